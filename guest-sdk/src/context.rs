@@ -1,0 +1,113 @@
+//! What can an orchestrator do? Everything it may ask of the host goes through its [`Context`].
+
+use std::borrow::Cow;
+use std::fmt;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use uuid::Uuid;
+
+use crate::bindings::exports::dacapo::guest::orchestrator::{Action, ActivityCall};
+use crate::executor::Ledger;
+use crate::{Activity, Error, Result, Task};
+
+/// An orchestrator's side of its execution. Clones are cheap and all the same.
+#[derive(Clone)]
+pub struct Context {
+    ledger: Rc<Ledger>,
+}
+
+impl Context {
+    pub(crate) fn new(ledger: Rc<Ledger>) -> Self {
+        Self { ledger }
+    }
+
+    /// Asks for a run of `activity`, which starts even before the task is awaited.
+    ///
+    /// The input may be anything that converts into what the activity takes, such as a `&str` for a `String`; a number
+    /// needs its type (`ctx.call(square, 7_u64)`), and an activity without input takes `()`. If the activity fails, its
+    /// error arrives here with its kind and message.
+    pub fn call<A: Activity>(&self, activity: fn() -> A, input: impl Into<A::Input>) -> Task<A::Output> {
+        let _ = activity; // Said all it has to say by its type.
+        self.ask_for_activity(Cow::Borrowed(A::NAME), &input.into())
+    }
+
+    /// Asks for a run of an activity that another module has, by its name.
+    ///
+    /// ```
+    /// # use dacapo_guest::prelude::*;
+    /// # async fn pay(ctx: Context) -> Result<()> {
+    /// let receipt = ctx.call_named::<String>("ChargeCard", &("alice", 12)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn call_named<Output: DeserializeOwned>(&self, name: &str, input: &impl Serialize) -> Task<Output> {
+        self.ask_for_activity(Cow::Owned(name.to_owned()), input)
+    }
+
+    /// The time of this turn. It moves only when the orchestrator gets to hear something, and is the same in replays.
+    pub fn now(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_millis(self.ledger.now_ms())
+    }
+
+    /// A new UUID (version 5) that is unique to this execution and the same in replays.
+    pub fn new_uuid(&self) -> Uuid {
+        let generation = Uuid::new_v5(&UUIDS, self.ledger.start.generation.as_bytes());
+        Uuid::new_v5(&generation, &self.ledger.next_uuid_number().to_be_bytes())
+    }
+
+    /// Shows `status` to whoever asks for this instance; `&()` takes it away. The last one of a turn is seen.
+    ///
+    /// # Errors
+    /// If `status` has no form in JSON.
+    pub fn set_custom_status(&self, status: &(impl Serialize + ?Sized)) -> Result<()> {
+        let json = serde_json::to_string(status)
+            .map_err(|error| Error::new("InvalidStatus", format!("a custom status has no form in JSON: {error}")))?;
+        self.ledger.set_custom_status(json);
+        Ok(())
+    }
+
+    /// The ID by which callers know this instance.
+    pub fn instance_id(&self) -> &str {
+        &self.ledger.start.instance_id
+    }
+
+    /// The instance that waits for this one, if any does.
+    pub fn parent(&self) -> Option<&str> {
+        self.ledger.start.parent.as_deref()
+    }
+
+    /// The labels this instance was started with, as names and values, sorted by name.
+    pub fn tags(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.ledger.start.tags.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    fn ask_for_activity<T>(&self, name: Cow<'static, str>, input: &impl Serialize) -> Task<T> {
+        let input = match serde_json::to_string(input) {
+            Ok(json) => json,
+            Err(error) => {
+                let message = format!("the input for activity {name} has no form in JSON: {error}");
+                return Task::refused(Error::new("InvalidInput", message).non_retriable());
+            }
+        };
+        let call = ActivityCall {
+            name: name.clone().into_owned(),
+            input,
+            attempt: 1,
+            first_attempt: None,
+            timeout_ms: None,
+            options: Vec::new(),
+        };
+        Task::ask(self.ledger.clone(), name, Action::Activity(call))
+    }
+}
+
+/// The namespace of all UUIDs made here. Changing it would make replays of recorded executions diverge.
+const UUIDS: Uuid = Uuid::from_u128(0xdaca_9000_6755_4573_8e1d_0b51_d1b2_77a4);
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Context({:?})", self.instance_id())
+    }
+}

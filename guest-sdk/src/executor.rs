@@ -1,0 +1,205 @@
+//! How does an orchestrator run? As one future, polled between events.
+//!
+//! The [`Executor`] owns the future; the [`Ledger`], which it shares with the future's context and tasks, knows what was
+//! asked for and what was answered. Called by `module.rs` with the host's events, and by tests with events of their own:
+//! nothing here needs a host.
+
+use std::cell::RefCell;
+use std::mem;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Wake, Waker};
+
+use crate::Context;
+use crate::bindings::exports::dacapo::guest::orchestrator::{Action, End, Event, Outcome, Progress, Start};
+use crate::function::Execution;
+
+/// Runs one execution of an orchestrator.
+pub(crate) struct Executor {
+    ledger: Rc<Ledger>,
+    /// `None` once it has ended.
+    root: Option<Execution>,
+    woken: Arc<Woken>,
+}
+
+impl Executor {
+    /// Prepares an execution. `run` makes its future and runs nothing yet.
+    pub(crate) fn new(mut start: Start, run: impl FnOnce(Context, String) -> Execution) -> Self {
+        let input = mem::take(&mut start.input);
+        let ledger = Rc::new(Ledger { start, entries: RefCell::default() });
+        let root = run(Context::new(ledger.clone()), input);
+        Self { ledger, root: Some(root), woken: Arc::new(Woken::yes()) }
+    }
+
+    /// Takes `events` one at a time: applies one, runs until everything waits, takes the next. So it makes no
+    /// difference how events are spread over calls.
+    pub(crate) fn advance(&mut self, events: Vec<Event>) -> Progress {
+        let mut outcome = None;
+        for event in events {
+            let asked_before = self.ledger.entries.borrow().actions.len();
+            self.ledger.apply(event);
+            if let Some(end) = self.run_until_blocked() {
+                self.ledger.forget_cancels_since(asked_before);
+                outcome = Some(end);
+            }
+        }
+        let mut entries = self.ledger.entries.borrow_mut();
+        Progress { actions: mem::take(&mut entries.actions), custom_status: entries.custom_status.take(), outcome }
+    }
+
+    /// Polls until nothing has woken the future since its last poll.
+    fn run_until_blocked(&mut self) -> Option<End> {
+        let waker = Waker::from(self.woken.clone());
+        while let Some(root) = &mut self.root
+            && self.woken.take()
+        {
+            if let Poll::Ready(result) = root.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
+                self.root = None;
+                return Some(match result {
+                    Ok(output) => End::Completed(output),
+                    Err(error) => End::Failed(error.into_failure()),
+                });
+            }
+        }
+        None
+    }
+}
+
+/// What an execution has asked for and been told, shared by the executor, the context and the tasks.
+///
+/// No waker is called or dropped while `entries` is borrowed: both may run code that comes back here.
+pub(crate) struct Ledger {
+    /// What the execution started with, but for the input, which the orchestrator has taken.
+    pub(crate) start: Start,
+    entries: RefCell<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    now_ms: u64,
+    uuids: u64,
+    /// By task number. Never shrinks: a number is never used again.
+    tasks: Vec<Slot>,
+    /// Since the last call of `advance`.
+    actions: Vec<Action>,
+    /// If set since the last call of `advance`.
+    custom_status: Option<String>,
+}
+
+/// What is known of one task.
+enum Slot {
+    /// Not answered. The waker of whoever polled last.
+    Open(Option<Waker>),
+    /// Answered, and nobody has taken the answer yet. Boxed, since most slots have no answer any more.
+    Answered(Box<Outcome>),
+    /// The answer was taken, or the task dropped.
+    Closed,
+}
+
+impl Ledger {
+    /// Asks for `action`, which has to be one that takes a number, and returns the number.
+    pub(crate) fn ask(&self, action: Action) -> u32 {
+        let mut entries = self.entries.borrow_mut();
+        let task = u32::try_from(entries.tasks.len()).expect("memory ends before the task numbers do");
+        entries.tasks.push(Slot::Open(None));
+        entries.actions.push(action);
+        task
+    }
+
+    /// Takes the answer to `task`, or remembers whom to wake when it comes.
+    pub(crate) fn poll_answer(&self, task: u32, waker: &Waker) -> Poll<Outcome> {
+        let slot = self.replace(task, Slot::Closed);
+        let waker = match slot {
+            Slot::Answered(outcome) => return Poll::Ready(*outcome),
+            Slot::Open(Some(known)) if known.will_wake(waker) => known,
+            Slot::Open(_) => waker.clone(),
+            Slot::Closed => panic!("task {task} was polled after it gave its answer"),
+        };
+        self.replace(task, Slot::Open(Some(waker)));
+        Poll::Pending
+    }
+
+    /// Nobody waits for `task` any more. Asks for its cancellation, unless it was answered.
+    pub(crate) fn drop_task(&self, task: u32) {
+        if let Slot::Open(_) = self.replace(task, Slot::Closed) {
+            self.entries.borrow_mut().actions.push(Action::Cancel(task));
+        }
+    }
+
+    /// The time of this turn.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.entries.borrow().now_ms
+    }
+
+    /// 0, 1, 2 and so on.
+    pub(crate) fn next_uuid_number(&self) -> u64 {
+        let uuids = &mut self.entries.borrow_mut().uuids;
+        *uuids += 1;
+        *uuids - 1
+    }
+
+    pub(crate) fn set_custom_status(&self, json: String) {
+        self.entries.borrow_mut().custom_status = Some(json);
+    }
+
+    fn apply(&self, event: Event) {
+        match event {
+            Event::TurnStarted(now_ms) => self.entries.borrow_mut().now_ms = now_ms,
+            Event::Resolved(answer) => self.answer(answer.task, answer.outcome),
+            // Nothing in this version of the SDK can wait for these; the host keeps them.
+            Event::Raised(_) | Event::Extension(_) => {}
+        }
+    }
+
+    /// Passes over a task that was dropped, or was never asked for: the host tells the latter as a divergence, with
+    /// more knowledge than the guest has.
+    fn answer(&self, task: u32, outcome: Outcome) {
+        let mut entries = self.entries.borrow_mut();
+        let Some(slot @ Slot::Open(_)) = entries.tasks.get_mut(task as usize) else { return };
+        let slot = mem::replace(slot, Slot::Answered(Box::new(outcome)));
+        drop(entries);
+        if let Slot::Open(Some(waker)) = slot {
+            waker.wake();
+        }
+    }
+
+    /// An end ends all tasks, so the cancels of those that the orchestrator still held when it returned say nothing.
+    fn forget_cancels_since(&self, index: usize) {
+        let actions = &mut self.entries.borrow_mut().actions;
+        let tail = actions.split_off(index);
+        actions.extend(tail.into_iter().filter(|action| !matches!(action, Action::Cancel(_))));
+    }
+
+    fn replace(&self, task: u32, slot: Slot) -> Slot {
+        mem::replace(&mut self.entries.borrow_mut().tasks[task as usize], slot)
+    }
+}
+
+/// A waker that sets a flag.
+#[derive(Default)]
+pub(crate) struct Woken(AtomicBool);
+
+impl Woken {
+    fn yes() -> Self {
+        Self(AtomicBool::new(true))
+    }
+
+    /// Whether it was woken since the last time somebody asked.
+    pub(crate) fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,312 @@
+//! Each test plays events to an orchestrator and reads what it asks for. See [`check`] for the notation.
+
+use std::cell::Cell;
+use std::pin::{Pin, pin};
+
+use futures::channel::oneshot;
+use futures::future::{Either, join_all, select};
+use serde::Serialize;
+
+use super::*;
+use crate::bindings::dacapo::guest::types::Failure;
+use crate::bindings::exports::dacapo::guest::orchestrator::Answer;
+use crate::prelude::*;
+
+#[activity]
+async fn echo(number: u32) -> Result<u32> {
+    Ok(number)
+}
+
+/// Plays `calls` to the orchestrator that `run` makes: events on the left, on the right what each call brings about.
+///
+/// Events: `turn 5` (a turn at 5 ms), `0=42` (task 0 gave 42), `0!Cold` (task 0 failed). Answers: `echo(1)`, `cancel 0`,
+/// `status "baking"`, `ended 42`, `failed Cold: message`.
+///
+/// Then plays the same events once more for every way to spread them over calls, and expects the same in sum.
+#[track_caller]
+fn check<T, F>(run: impl Fn(Context) -> F, calls: &[(&str, &str)])
+where
+    T: Serialize,
+    F: Future<Output = Result<T>> + 'static,
+{
+    let mut executor = start(&run);
+    for (events, expected) in calls {
+        let progress = executor.advance(events.split("; ").map(event).collect());
+        assert_eq!(describe(&[progress]), *expected, "after {events:?}");
+    }
+
+    let events: Vec<_> = calls.iter().flat_map(|(events, _)| events.split("; ")).collect();
+    let together = describe(&[start(&run).advance(events.iter().copied().map(event).collect())]);
+    for cuts in 0..1_u32 << (events.len() - 1) {
+        let mut executor = start(&run);
+        let mut batches = vec![vec![]];
+        for (index, text) in events.iter().enumerate() {
+            batches.last_mut().unwrap().push(event(text));
+            if cuts & (1 << index) != 0 {
+                batches.push(vec![]);
+            }
+        }
+        let progress: Vec<_> = batches.into_iter().map(|batch| executor.advance(batch)).collect();
+        assert_eq!(describe(&progress), together, "cut after the events with a bit in {cuts:b}");
+    }
+}
+
+fn start<T, F>(run: &impl Fn(Context) -> F) -> Executor
+where
+    T: Serialize,
+    F: Future<Output = Result<T>> + 'static,
+{
+    let start = Start {
+        function: "bake".to_owned(),
+        instance_id: "loaf".to_owned(),
+        generation: "0123456789abcdef0123456789abcdef".to_owned(),
+        input: "null".to_owned(),
+        parent: None,
+        tags: vec![],
+        extensions: vec![],
+    };
+    Executor::new(start, |context, _| {
+        let future = run(context);
+        Box::pin(async move { Ok(serde_json::to_string(&future.await?)?) })
+    })
+}
+
+fn event(text: &str) -> Event {
+    let (answer, sign) = match (text.strip_prefix("turn "), text.find(['=', '!'])) {
+        (Some(ms), _) => return Event::TurnStarted(ms.parse().unwrap()),
+        (None, Some(sign)) => (&text[sign + 1..], sign),
+        (None, None) => panic!("no event: {text}"),
+    };
+    let outcome = if text[sign..].starts_with('=') {
+        Outcome::Completed(answer.to_owned())
+    } else {
+        Outcome::Failed(Error::new(answer, "it went wrong").into_failure())
+    };
+    Event::Resolved(Answer { task: text[..sign].parse().unwrap(), outcome })
+}
+
+/// All actions, the last status and the end, if there is one, of a row of calls.
+fn describe(calls: &[Progress]) -> String {
+    let actions = calls.iter().flat_map(|call| &call.actions).map(|action| match action {
+        Action::Activity(call) => format!("{}({})", call.name, call.input),
+        Action::Cancel(task) => format!("cancel {task}"),
+        other => panic!("no test asks for {other:?}"),
+    });
+    let status = calls.iter().rev().find_map(|call| call.custom_status.as_ref());
+    let end = calls.iter().find_map(|call| call.outcome.as_ref()).map(|end| match end {
+        End::Completed(json) => format!("ended {json}"),
+        End::Failed(Failure { kind, message, .. }) => format!("failed {kind}: {message}"),
+        other => panic!("no test ends with {other:?}"),
+    });
+    let words: Vec<_> = actions.chain(status.map(|status| format!("status {status}"))).chain(end).collect();
+    words.join("; ")
+}
+
+/// Counts the polls of a future.
+struct Counted<F>(F, Rc<Cell<usize>>);
+
+impl<F: Future + Unpin> Future for Counted<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> Poll<F::Output> {
+        self.1.set(self.1.get() + 1);
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+#[test]
+fn a_sequence_asks_for_one_thing_after_the_other() {
+    async fn sequence(ctx: Context) -> Result<Vec<u32>> {
+        Ok(vec![ctx.call(echo, 1_u32).await?, ctx.call(echo, 2_u32).await?])
+    }
+    check(sequence, &[("turn 0", "echo(1)"), ("turn 1; 0=1", "echo(2)"), ("turn 2; 1=2", "ended [1,2]")]);
+}
+
+#[test]
+fn nothing_runs_before_the_first_event() {
+    let mut executor = start(&|ctx: Context| async move { ctx.call(echo, 1_u32).await });
+    assert_eq!(describe(&[executor.advance(vec![])]), "");
+    assert_eq!(describe(&[executor.advance(vec![event("turn 0")])]), "echo(1)");
+}
+
+#[test]
+fn tasks_made_before_the_first_await_run_side_by_side() {
+    async fn both(ctx: Context) -> Result<(u32, u32)> {
+        let first = ctx.call(echo, 1_u32);
+        let second = ctx.call(echo, 2_u32);
+        Ok((first.await?, second.await?))
+    }
+    check(both, &[("turn 0", "echo(1); echo(2)"), ("turn 1; 1=2", ""), ("turn 2; 0=1", "ended [1,2]")]);
+}
+
+#[test]
+fn a_join_waits_for_all() {
+    async fn join(ctx: Context) -> Result<(u32, u32)> {
+        futures::try_join!(ctx.call(echo, 1_u32), ctx.call(echo, 2_u32))
+    }
+    check(join, &[("turn 0", "echo(1); echo(2)"), ("turn 1; 1=2", ""), ("0=1", "ended [1,2]")]);
+    check(join, &[("turn 0", "echo(1); echo(2)"), ("turn 1; 1!Cold", "failed Cold: it went wrong")]);
+}
+
+/// The winner of two calls, and then a third one, so that there is a turn in which the loser matters.
+async fn race(ctx: Context) -> Result<u32> {
+    let winner = match select(ctx.call(echo, 1_u32), ctx.call(echo, 2_u32)).await {
+        Either::Left((answer, loser)) | Either::Right((answer, loser)) => {
+            drop(loser);
+            answer?
+        }
+    };
+    ctx.call(echo, winner + 10).await
+}
+
+#[test]
+fn the_loser_of_a_race_is_cancelled() {
+    check(race, &[("turn 0", "echo(1); echo(2)"), ("turn 1; 1=2", "cancel 0; echo(12)"), ("2=12", "ended 12")]);
+}
+
+#[test]
+fn the_first_of_two_events_in_one_call_wins_the_race() {
+    check(race, &[("turn 0", "echo(1); echo(2)"), ("turn 1; 0=1; 1=2", "cancel 1; echo(11)"), ("2=11", "ended 11")]);
+    check(race, &[("turn 0", "echo(1); echo(2)"), ("turn 1; 1=2; 0=1", "cancel 0; echo(12)"), ("2=12", "ended 12")]);
+}
+
+#[test]
+fn dropping_a_task_cancels_it_unless_it_was_answered() {
+    async fn drop_two(ctx: Context) -> Result<()> {
+        let answered = ctx.call(echo, 1_u32);
+        let open = ctx.call(echo, 2_u32);
+        ctx.call(echo, 3_u32).await?;
+        drop(answered);
+        drop(open);
+        ctx.call(echo, 4_u32).await?;
+        Ok(())
+    }
+    let calls = [
+        ("turn 0", "echo(1); echo(2); echo(3)"),
+        ("turn 1; 0=1", ""),
+        ("turn 2; 2=3", "cancel 1; echo(4)"),
+        ("turn 3; 3=4", "ended null"),
+    ];
+    check(drop_two, &calls);
+}
+
+#[test]
+fn an_end_cancels_nothing() {
+    async fn hold(ctx: Context) -> Result<u32> {
+        let _held = ctx.call(echo, 1_u32);
+        ctx.call(echo, 2_u32).await
+    }
+    check(hold, &[("turn 0", "echo(1); echo(2)"), ("turn 1; 1=2", "ended 2")]);
+}
+
+#[test]
+fn answers_to_strangers_and_second_answers_change_nothing() {
+    async fn sequence(ctx: Context) -> Result<u32> {
+        Ok(ctx.call(echo, 1_u32).await? + ctx.call(echo, 2_u32).await?)
+    }
+    check(sequence, &[("turn 0; 7=7", "echo(1)"), ("0=1; 0=5", "echo(2)"), ("1=2; 1=5; turn 9", "ended 3")]);
+}
+
+#[test]
+fn a_failure_arrives_with_kind_and_message() {
+    async fn catch(ctx: Context) -> Result<String> {
+        let error = ctx.call(echo, 1_u32).await.unwrap_err();
+        Ok(format!("caught {error}"))
+    }
+    check(catch, &[("turn 0", "echo(1)"), ("0!Cold", "ended \"caught Cold: it went wrong\"")]);
+    check(race, &[("turn 0", "echo(1); echo(2)"), ("0!Cold", "failed Cold: it went wrong")]);
+}
+
+#[test]
+fn an_answer_of_another_type_is_a_failure() {
+    async fn expect_number(ctx: Context) -> Result<u32> {
+        ctx.call_named("Weigh", &"rye").await
+    }
+    let failure = "failed InvalidOutput: activity Weigh gave something else than expected: \
+                   invalid type: string \"heavy\", expected u32 at line 1 column 7";
+    check(expect_number, &[("turn 0", "Weigh(\"rye\")"), ("0=\"heavy\"", failure)]);
+}
+
+#[test]
+fn an_input_without_a_form_in_json_is_never_asked_for() {
+    async fn unspeakable(ctx: Context) -> Result<()> {
+        ctx.call_named("Weigh", &std::collections::HashMap::from([((), 1)])).await
+    }
+    let failure = "failed InvalidInput: the input for activity Weigh has no form in JSON: key must be a string";
+    check(unspeakable, &[("turn 0", failure)]);
+}
+
+#[test]
+fn branches_may_wake_each_other() {
+    async fn pass_on(ctx: Context) -> Result<u32> {
+        let (sender, receiver) = oneshot::channel();
+        let listen = async { Ok::<_, Error>(receiver.await?) };
+        let speak = async {
+            sender.send(ctx.call(echo, 1_u32).await?).ok();
+            Ok(())
+        };
+        futures::try_join!(listen, speak).map(|(heard, ())| heard)
+    }
+    check(pass_on, &[("turn 0", "echo(1)"), ("0=1", "ended 1")]);
+}
+
+#[test]
+fn a_task_may_be_awaited_by_someone_else_than_who_polled_it_first() {
+    async fn hand_over(ctx: Context) -> Result<u32> {
+        let mut task = ctx.call(echo, 1_u32);
+        {
+            let elsewhere = Arc::new(Woken::default());
+            let waker = Waker::from(elsewhere);
+            assert!(pin!(&mut task).poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+        }
+        task.await
+    }
+    check(hand_over, &[("turn 0", "echo(1)"), ("0=1", "ended 1")]);
+}
+
+#[test]
+fn a_wide_join_polls_each_task_once_per_answer() {
+    const WIDTH: u32 = 10_000;
+    let polls = Rc::new(Cell::new(0));
+    let counter = polls.clone();
+    let mut executor = start(&move |ctx: Context| {
+        let tasks: Vec<_> = (0..WIDTH).map(|number| Counted(ctx.call(echo, number), counter.clone())).collect();
+        async move { join_all(tasks).await.into_iter().sum::<Result<u32>>() }
+    });
+    let asked = executor.advance(vec![event("turn 0")]).actions.len();
+    let answers = (0..WIDTH).rev().map(|task| event(&format!("{task}={task}"))).collect();
+    assert_eq!(describe(&[executor.advance(answers)]), "ended 49995000");
+    assert_eq!((asked, polls.get()), (10_000, 20_000));
+}
+
+#[test]
+fn the_last_custom_status_of_a_call_is_told() {
+    async fn tell(ctx: Context) -> Result<()> {
+        ctx.set_custom_status("mixing")?;
+        ctx.set_custom_status("baking")?;
+        ctx.call(echo, 1_u32).await?;
+        ctx.set_custom_status(&())
+    }
+    let calls = [("turn 0", "echo(1); status \"baking\""), ("turn 1", ""), ("0=1", "status null; ended null")];
+    check(tell, &calls);
+}
+
+#[test]
+fn the_clock_moves_with_the_turns() {
+    async fn measure(ctx: Context) -> Result<u128> {
+        let before = ctx.now();
+        ctx.call(echo, 1_u32).await?;
+        Ok(ctx.now().duration_since(before)?.as_millis())
+    }
+    check(measure, &[("turn 1000", "echo(1)"), ("turn 1250", ""), ("turn 3000; 0=1", "ended 2000")]);
+}
+
+#[test]
+fn uuids_differ_from_each_other_and_are_the_same_in_every_run() {
+    async fn two(ctx: Context) -> Result<String> {
+        Ok(format!("{} {}", ctx.new_uuid(), ctx.new_uuid()))
+    }
+    // Recorded histories hold such values: they must not change from one version of the SDK to the next.
+    let uuids = "06ba3860-ec0f-5ecc-a34a-92d57d105034 01542757-fbc4-5800-a453-67b9da56209d";
+    check(two, &[("turn 0", &format!("ended \"{uuids}\""))]);
+}

@@ -1,0 +1,240 @@
+//! Which URLs does the server hand out? All of them are made here, from what the client called us by.
+
+use std::net::SocketAddr;
+
+use hyper::http::request::Parts;
+use hyper::http::uri::Authority;
+use hyper::{HeaderMap, Uri, Version, header};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+
+use crate::model::{HubName, InstanceId};
+
+/// The prefix that generated URLs have, whichever the client came by.
+const PREFIX: &str = "/runtime/webhooks/durabletask";
+
+/// What is escaped in a part of a path or a value of a query.
+const ESCAPED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'!').remove(b'*').remove(b'(').remove(b')');
+
+/// Which hub and store a request acts on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    /// The hub, as the client spelled it.
+    pub(super) hub: HubName,
+    /// The name of the store.
+    pub(super) connection: &'static str,
+}
+
+/// Whom the client believes to talk to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Origin {
+    scheme: &'static str,
+    authority: Authority,
+}
+
+impl Origin {
+    /// Reads it from the request: from an absolute URI if there is one, else from `Host`; a client of HTTP/1.0 that says nothing
+    /// means `local`, the address it has connected to. `None` if `Host` is missing, given twice or no host.
+    pub(super) fn of(request: &Parts, local: SocketAddr) -> Option<Self> {
+        let mut hosts = request.headers.get_all(header::HOST).iter();
+        let host = match (hosts.next(), hosts.next()) {
+            (Some(host), None) => Some(plain_authority(host.to_str().ok()?)?),
+            (None, None) if request.version == Version::HTTP_10 => None,
+            _ => return None,
+        };
+        let authority = match request.uri.authority() {
+            Some(authority) => plain_authority(authority.as_str())?,
+            None => host.or_else(|| plain_authority(&local.to_string()))?,
+        };
+        Some(Self { scheme: "http", authority })
+    }
+
+    /// What a proxy in front of us says, if it says both the host and the scheme; else the same as before.
+    pub(super) fn forwarded(self, headers: &HeaderMap) -> Self {
+        let first = |name| headers.get(name)?.to_str().ok()?.split(',').next().map(str::trim);
+        let scheme =
+            first("x-forwarded-proto").and_then(|name| ["http", "https"].into_iter().find(|it| name.eq_ignore_ascii_case(it)));
+        match (scheme, first("x-forwarded-host").and_then(plain_authority)) {
+            (Some(scheme), Some(authority)) => Self { scheme, authority },
+            _ => self,
+        }
+    }
+
+    /// Host and port.
+    pub(super) fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// The absolute form of a URI of this server, with its whole query.
+    pub(super) fn url_of(&self, uri: &Uri) -> String {
+        format!("{}://{}{}", self.scheme, self.authority, uri.path_and_query().map_or("/", |it| it.as_str()))
+    }
+}
+
+/// Host and port without anything in front of them. `None` if it is something else.
+fn plain_authority(text: &str) -> Option<Authority> {
+    text.parse().ok().filter(|authority: &Authority| !authority.as_str().contains('@') && !authority.host().is_empty())
+}
+
+/// What every URL about the instances of one hub has in common.
+#[derive(Debug, Clone)]
+pub(super) struct Links {
+    base: String,
+    query: String,
+}
+
+/// What a client can do with an instance: the body of every 202 of a start.
+///
+/// `{eventName}` and `{text}` are placeholders that clients replace in the text, so their braces are not escaped.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CheckStatus {
+    id: String,
+    status_query_get_uri: String,
+    send_event_post_uri: String,
+    terminate_post_uri: String,
+    purge_history_delete_uri: String,
+    restart_post_uri: String,
+    suspend_post_uri: String,
+    resume_post_uri: String,
+    rewind_post_uri: String,
+}
+
+impl Links {
+    /// `code`: the key that the URLs carry, if the server asks for keys.
+    pub(super) fn new(origin: &Origin, target: &Target, code: Option<&str>) -> Self {
+        let mut query = format!("taskHub={}&connection={}", escaped(target.hub.as_str()), escaped(target.connection));
+        if let Some(code) = code {
+            query.push_str("&code=");
+            query.push_str(&escaped(code));
+        }
+        Self { base: format!("{}://{}{PREFIX}", origin.scheme, origin.authority), query }
+    }
+
+    /// Where to ask how an instance stands.
+    pub(super) fn status(&self, instance: &InstanceId) -> String {
+        format!("{}?{}", self.instance(instance), self.query)
+    }
+
+    /// All that can be done with an instance.
+    pub(super) fn check_status(&self, instance: &InstanceId) -> CheckStatus {
+        let url = self.instance(instance);
+        let query = &self.query;
+        CheckStatus {
+            id: instance.to_string(),
+            status_query_get_uri: self.status(instance),
+            send_event_post_uri: format!("{url}/raiseEvent/{{eventName}}?{query}"),
+            terminate_post_uri: format!("{url}/terminate?reason={{text}}&{query}"),
+            purge_history_delete_uri: format!("{url}?{query}"),
+            restart_post_uri: format!("{url}/restart?{query}"),
+            suspend_post_uri: format!("{url}/suspend?reason={{text}}&{query}"),
+            resume_post_uri: format!("{url}/resume?reason={{text}}&{query}"),
+            rewind_post_uri: format!("{url}/rewind?reason={{text}}&{query}"),
+        }
+    }
+
+    fn instance(&self, instance: &InstanceId) -> String {
+        format!("{}/instances/{}", self.base, escaped(instance.as_str()))
+    }
+}
+
+fn escaped(text: &str) -> String {
+    utf8_percent_encode(text, ESCAPED).to_string()
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use hyper::Request;
+
+    use super::*;
+
+    pub(in crate::api) fn request(text: &str) -> Parts {
+        let mut lines = text.lines();
+        let mut first = lines.next().unwrap().split(' ');
+        let mut request = Request::builder().method(first.next().unwrap()).uri(first.next().unwrap());
+        if first.next() == Some("HTTP/1.0") {
+            request = request.version(Version::HTTP_10);
+        }
+        for line in lines {
+            let (name, value) = line.split_once(':').unwrap();
+            request = request.header(name, value.trim());
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    pub(in crate::api) fn origin(text: &str) -> Option<Origin> {
+        Origin::of(&request(text), "127.0.0.1:7071".parse().unwrap())
+    }
+
+    pub(in crate::api) fn links(code: Option<&str>) -> Links {
+        let target = Target { hub: "Bakery".parse().unwrap(), connection: "Storage" };
+        Links::new(&origin("GET / HTTP/1.1\nHost: oven.example:7071").unwrap(), &target, code)
+    }
+
+    #[test]
+    fn the_origin_is_what_the_client_called_us_by() {
+        let check = |text: &str, expected: Option<&str>| {
+            let seen = origin(text).map(|origin| origin.url_of(&"/p?q=%20".parse().unwrap()));
+            assert_eq!(seen.as_deref(), expected, "{text}");
+        };
+        check("GET / HTTP/1.1\nHost: oven.example:7071", Some("http://oven.example:7071/p?q=%20"));
+        check("GET / HTTP/1.1\nHost: [::1]:80", Some("http://[::1]:80/p?q=%20"));
+        check("GET http://a.example/x HTTP/1.1\nHost: b.example", Some("http://a.example/p?q=%20"));
+        check("GET / HTTP/1.0", Some("http://127.0.0.1:7071/p?q=%20"));
+        check("GET / HTTP/1.1", None);
+        check("GET / HTTP/1.1\nHost: a\nHost: a", None);
+        check("GET / HTTP/1.1\nHost:", None);
+        check("GET / HTTP/1.1\nHost: user@a", None);
+        check("GET / HTTP/1.1\nHost: a/b", None);
+        check("GET / HTTP/1.1\nHost: a b", None);
+        check("GET / HTTP/1.1\nHost: ü", None);
+    }
+
+    #[test]
+    fn a_proxy_is_believed_only_if_it_names_host_and_scheme() {
+        let check = |headers: &str, expected: &str| {
+            let text = format!("GET / HTTP/1.1\nHost: inner{headers}");
+            let seen = origin(&text).unwrap().forwarded(&request(&text).headers);
+            assert_eq!(seen.url_of(&"/".parse().unwrap()), expected, "{headers}");
+        };
+        check("\nX-Forwarded-Host: outer:8443\nX-Forwarded-Proto: https", "https://outer:8443/");
+        check("\nX-Forwarded-Host: outer, other\nX-Forwarded-Proto: HTTPS, http", "https://outer/");
+        check("\nX-Forwarded-Host: outer", "http://inner/");
+        check("\nX-Forwarded-Proto: https", "http://inner/");
+        check("\nX-Forwarded-Host: a/b\nX-Forwarded-Proto: https", "http://inner/");
+        check("\nX-Forwarded-Host: outer\nX-Forwarded-Proto: gopher", "http://inner/");
+    }
+
+    #[test]
+    fn the_check_status_object_is_that_of_the_contract() {
+        let seen = serde_json::to_string_pretty(&links(Some("k1")).check_status(&"loaf-17".parse().unwrap())).unwrap();
+        let base = "http://oven.example:7071/runtime/webhooks/durabletask/instances/loaf-17";
+        let query = "taskHub=Bakery&connection=Storage&code=k1";
+        let expected = format!(
+            r#"{{
+  "id": "loaf-17",
+  "statusQueryGetUri": "{base}?{query}",
+  "sendEventPostUri": "{base}/raiseEvent/{{eventName}}?{query}",
+  "terminatePostUri": "{base}/terminate?reason={{text}}&{query}",
+  "purgeHistoryDeleteUri": "{base}?{query}",
+  "restartPostUri": "{base}/restart?{query}",
+  "suspendPostUri": "{base}/suspend?reason={{text}}&{query}",
+  "resumePostUri": "{base}/resume?reason={{text}}&{query}",
+  "rewindPostUri": "{base}/rewind?reason={{text}}&{query}"
+}}"#
+        );
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn ids_are_escaped_in_urls_so_that_they_come_back_as_they_were() {
+        for (id, path) in
+            [("a b", "a%20b"), ("a:b@c", "a%3Ab%40c"), ("-_.!*()", "-_.!*()"), ("ü+%", "%C3%BC%2B%25"), ("é~'", "%C3%A9%7E%27")]
+        {
+            let url = links(None).status(&id.parse().unwrap());
+            let base = "http://oven.example:7071/runtime/webhooks/durabletask/instances/";
+            assert_eq!(url, format!("{base}{path}?taskHub=Bakery&connection=Storage"));
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! How do clients reach the engine? Over HTTP: the wire contract of Durable Functions, and some paths of ours beside it.
+//!
+//! [`serve`] takes connections; for each request `route` chooses the endpoint, `auth` checks that the client may, `body` reads
+//! what is sent, and one handler (`start`, `status`, `modules`) answers. The wire types live here, spelled as clients expect
+//! them. The only folder that names hyper; calls `engine`.
+
+pub mod auth;
+mod body;
+mod error;
+mod history_view;
+mod links;
+mod modules;
+mod query;
+mod reply;
+mod route;
+mod start;
+mod status;
+mod time;
+
+use std::any::Any;
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Incoming};
+use hyper::http::request::Parts;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode, header};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use self::auth::{Access, Need};
+use self::error::ApiError;
+use self::links::{Links, Origin, Target};
+use self::query::Query;
+use self::reply::Reply;
+use self::route::{Door, Endpoint, Miss, route};
+use self::start::StartCall;
+use self::status::Wanted;
+pub use self::status::{Edition, UnknownEdition};
+use crate::engine::{Engine, Hub};
+use crate::model::HubName;
+
+/// How long the head of a request may take, and how long a connection may idle before it, in seconds. Longer than clients keep
+/// idle connections in their pools as a rule, so that we rarely close one that is just being used.
+const HEAD_S_MAX: u64 = 60;
+
+/// The largest head of a request, in bytes. Instance IDs, keys and queries are far below.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// How many connections are held at once; more wait in the system's backlog until one ends.
+const CONNECTIONS_MAX: usize = 10_000;
+
+/// How long requests in hand may take to end once the server is asked to stop, in seconds.
+const DRAIN_S_MAX: u64 = 5;
+
+/// How long to wait before the next connection is accepted when the system had no means left for one, in milliseconds.
+const ACCEPT_PAUSE_MS: u64 = 100;
+
+/// What the HTTP surface of a server needs.
+pub struct Api {
+    engine: Arc<Engine>,
+    settings: ApiSettings,
+}
+
+/// How a server presents itself over HTTP.
+#[derive(Clone)]
+pub struct ApiSettings {
+    /// Whom it serves.
+    pub access: Access,
+    /// The edition whose status codes hold for requests that ask for none.
+    pub edition: Edition,
+    /// The hub that is meant when a request names none.
+    pub default_hub: HubName,
+    /// Whether generated URLs follow `X-Forwarded-Host` and `X-Forwarded-Proto`. Only behind a proxy that sets both.
+    pub use_forwarded_host: bool,
+}
+
+impl Api {
+    /// The HTTP surface of `engine`.
+    pub fn new(engine: Arc<Engine>, settings: ApiSettings) -> Self {
+        Self { engine, settings }
+    }
+}
+
+/// Serves `listener` until `shutdown` is done, and then until the requests in hand are answered, for a few seconds at most.
+///
+/// # Errors
+/// If the listener has no address, that is, before anything was served.
+pub async fn serve(listener: TcpListener, api: Arc<Api>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    let local = listener.local_addr()?;
+    let (stop, stopping) = watch::channel(false);
+    let mut connections = JoinSet::new();
+    let mut shutdown = pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            // What ended is taken out, so that the set holds no more than what is open.
+            Some(_) = connections.join_next() => (),
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok((stream, _)) => _ = connections.spawn(connection(api.clone(), stream, local, Draining(stopping.clone()))),
+                Err(error) => {
+                    tracing::warn!("a connection could not be accepted: {error}");
+                    sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    stop.send_replace(true);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    if timeout(Duration::from_secs(DRAIN_S_MAX), drained).await.is_err() {
+        tracing::warn!("{} connections were cut off at shutdown", connections.len());
+    }
+    Ok(())
+}
+
+/// Knows when the server is asked to stop.
+#[derive(Debug)]
+struct Draining(watch::Receiver<bool>);
+
+impl Draining {
+    /// Returns when it is.
+    async fn begun(&self) {
+        // An error says that the server itself is gone, which comes to the same.
+        let _ = self.0.clone().wait_for(|stop| *stop).await;
+    }
+}
+
+/// Serves one connection to its end.
+async fn connection(api: Arc<Api>, stream: TcpStream, listener: SocketAddr, draining: Draining) {
+    // Without this the system may hold an answer back until the client acknowledges the one before, for 40 ms.
+    let _ = stream.set_nodelay(true);
+    let local = stream.local_addr().unwrap_or(listener);
+    let service = service_fn(|request| respond(&api, request, local, &draining));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(Duration::from_secs(HEAD_S_MAX))
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(HEAD_BYTES_MAX) // Or a head without an end is read up to 400 KB.
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = draining.begun() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!("a connection ended early: {error}");
+    }
+}
+
+/// Answers one request, whatever happens on the way.
+async fn respond(
+    api: &Api,
+    request: Request<Incoming>,
+    local: SocketAddr,
+    draining: &Draining,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (parts, mut body) = request.into_parts();
+    let answered = unpanicked(api.answer(&parts, &mut body, local, draining)).await;
+    let reply = answered.unwrap_or_else(|panic| Err(ApiError::internal(panic))).unwrap_or_else(ApiError::into_reply);
+    // Who asks before sending will not send what we do not want.
+    if !body.is_end_stream() && !parts.headers.contains_key(header::EXPECT) {
+        body::discard(&mut body).await;
+    }
+    // Not the query: it may hold a key.
+    tracing::debug!(method = %parts.method, path = parts.uri.path(), status = reply.status().as_u16(), "answered");
+    Ok(reply.into_response())
+}
+
+/// Runs `future`; a panic inside ends it, and its message is the error.
+async fn unpanicked<T>(future: impl Future<Output = T>) -> Result<T, String> {
+    let mut future = pin!(future);
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(polled) => polled.map(Ok),
+        Err(panic) => Poll::Ready(Err(format!("a request handler panicked: {}", message(&*panic)))),
+    })
+    .await
+}
+
+fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+impl Api {
+    /// Finds the endpoint, checks that the client may use it, reads the body if there is one to read, and calls the handler.
+    async fn answer(
+        &self,
+        request: &Parts,
+        body: &mut Incoming,
+        local: SocketAddr,
+        draining: &Draining,
+    ) -> Result<Reply, ApiError> {
+        let Api { engine, settings } = self;
+        let limits = engine.limits();
+        let origin = Origin::of(request, local)
+            .ok_or_else(|| ApiError::ours_bad_request("there must be one Host, and it must be a host"))?;
+        let query = Query::parse(request.uri.query().unwrap_or_default());
+
+        // Before anything is said about paths: who has no key learns nothing.
+        let endpoint = route(&request.method, request.uri.path(), settings.access.doors());
+        let need = endpoint.as_ref().map_or(Need::System, Endpoint::need);
+        settings.access.check(need, &request.headers, &query, &origin)?;
+        let endpoint = endpoint?;
+
+        let origin = if settings.use_forwarded_host { origin.forwarded(&request.headers) } else { origin };
+        match endpoint {
+            Endpoint::Start { function, instance } => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let call = StartCall::of(function, instance, &query)?;
+                let call = call.with_body(&body::read(body, limits.payload_bytes_max, "payload_bytes_max").await?)?;
+                let wanted = Wanted::of(&query, settings.edition, Door::Webhooks);
+                let links = Links::new(&origin, &target, settings.access.link_code());
+                start::start(self.hub(&target).as_deref(), call, wanted, &links, draining).await
+            }
+            Endpoint::Status { instance, door } => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let wanted = Wanted::of(&query, settings.edition, door);
+                let url = origin.url_of(&request.uri);
+                status::status(self.hub(&target).as_deref(), &instance, wanted, &url).await
+            }
+            Endpoint::Upload { module } => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::ours_bad_request)?;
+                let module = module.parse().map_err(ApiError::ours_bad_request)?;
+                let bytes = body::read(body, limits.module_bytes_max, "module_bytes_max").await?;
+                modules::upload(engine, &target.hub, &module, bytes).await
+            }
+            Endpoint::Modules => modules::list(self.admin_hub(&query)?.as_deref()).await,
+            Endpoint::Module { module } => modules::one(self.admin_hub(&query)?.as_deref(), &module).await,
+            Endpoint::ModuleBytes { module, digest } => {
+                modules::bytes(self.admin_hub(&query)?.as_deref(), &module, &digest).await
+            }
+            Endpoint::Health => Ok(health()),
+        }
+    }
+
+    fn hub(&self, target: &Target) -> Option<Arc<Hub>> {
+        self.engine.hub(&target.hub)
+    }
+
+    fn admin_hub(&self, query: &Query) -> Result<Option<Arc<Hub>>, ApiError> {
+        let target = query.target(&self.settings.default_hub).map_err(ApiError::ours_bad_request)?;
+        Ok(self.hub(&target))
+    }
+}
+
+/// `GET /healthz`: 200 while the server answers at all. Asks for no key.
+fn health() -> Reply {
+    Reply::json(StatusCode::OK, &serde_json::json!({ "status": "ok" }))
+}
+
+impl Endpoint {
+    /// What a request has to show to be let in.
+    fn need(&self) -> Need {
+        match self {
+            Self::Health => Need::Nothing,
+            Self::Start { .. } | Self::Status { .. } => Need::System,
+            Self::Upload { .. } | Self::Modules | Self::Module { .. } | Self::ModuleBytes { .. } => Need::Master,
+        }
+    }
+}
+
+impl From<Miss> for ApiError {
+    fn from(miss: Miss) -> Self {
+        match miss {
+            Miss::NotFound => Self::empty(StatusCode::NOT_FOUND),
+            Miss::Method { allow } => Self::method_not_allowed(allow),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_becomes_an_error_with_its_message() {
+        let fine = unpanicked(async { 1 }).await;
+        assert_eq!(fine, Ok(1));
+        let broken: Result<(), String> = unpanicked(async { panic!("no {}", "bread") }).await;
+        assert_eq!(broken, Err("a request handler panicked: no bread".into()));
+    }
+}

@@ -1,0 +1,166 @@
+//! How do modules come in, and what is there to know of them? Ours, outside the wire contract.
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use serde::Serialize;
+
+use super::error::ApiError;
+use super::reply::Reply;
+use super::time;
+use crate::engine::{Engine, Hub, ModuleVersion, ModuleView, UploadError};
+use crate::model::{Digest, HubName, ModuleName};
+
+/// A module in listings.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Module<'a> {
+    name: &'a str,
+    /// The digest that new instances run on.
+    current: Digest,
+    /// The newest upload first.
+    versions: Vec<Version<'a>>,
+}
+
+/// One version of a module.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Version<'a> {
+    digest: Digest,
+    uploaded_time: String,
+    bytes: u64,
+    generator: &'a str,
+    orchestrators: &'a [String],
+    activities: &'a [String],
+    live_instances: u64,
+}
+
+/// What an upload has made current.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Uploaded<'a> {
+    name: &'a ModuleName,
+    task_hub: &'a HubName,
+    #[serde(flatten)]
+    version: Version<'a>,
+}
+
+/// `PUT /admin/modules/{name}`: takes a module and makes it the current version under its name.
+///
+/// 201 if this digest is new under this name, 200 if it is known; both with what was taken. 400 if the name is ill-formed or the
+/// bytes are no module that can run here, 409 if another module has one of its functions, 413 if it is too large.
+pub(super) async fn upload(engine: &Engine, hub: &HubName, name: &ModuleName, bytes: Bytes) -> Result<Reply, ApiError> {
+    let uploaded = engine.upload(hub, name, bytes).await?;
+    let code = if uploaded.new { StatusCode::CREATED } else { StatusCode::OK };
+    Ok(Reply::json(code, &Uploaded { name, task_hub: hub, version: (&uploaded.version).into() }))
+}
+
+/// `GET /admin/modules`: 200 with all modules of a hub; none of an unknown one.
+pub(super) async fn list(hub: Option<&Hub>) -> Result<Reply, ApiError> {
+    let views = all(hub).await?;
+    Ok(Reply::json(StatusCode::OK, &views.iter().map(Module::from).collect::<Vec<_>>()))
+}
+
+/// `GET /admin/modules/{name}`: 200 with one module, 404 if there is none of this name.
+pub(super) async fn one(hub: Option<&Hub>, name: &str) -> Result<Reply, ApiError> {
+    let view = find(hub, name).await?;
+    Ok(Reply::json(StatusCode::OK, &Module::from(&view)))
+}
+
+/// `GET /admin/modules/{name}/versions/{digest}`: 200 with the bytes as they were uploaded, 404 if the module has no such
+/// version.
+pub(super) async fn bytes(hub: Option<&Hub>, name: &str, digest: &str) -> Result<Reply, ApiError> {
+    let unknown = || not_found(format!("module {name:?} has no version {digest:?} in this task hub"));
+    let view = find(hub, name).await?;
+    let digest: Digest = digest.parse().map_err(|_| unknown())?;
+    let hub = hub.filter(|_| view.versions.iter().any(|version| version.digest == digest)).ok_or_else(unknown)?;
+    let bytes = hub.module_bytes(digest).await.map_err(ApiError::ours_internal)?.ok_or_else(unknown)?;
+    Ok(Reply::bytes("application/wasm", bytes.into()))
+}
+
+async fn all(hub: Option<&Hub>) -> Result<Vec<ModuleView>, ApiError> {
+    match hub {
+        Some(hub) => hub.modules().await.map_err(ApiError::ours_internal),
+        None => Ok(Vec::new()),
+    }
+}
+
+async fn find(hub: Option<&Hub>, name: &str) -> Result<ModuleView, ApiError> {
+    let found = all(hub).await?.into_iter().find(|view| view.name == name);
+    found.ok_or_else(|| not_found(format!("there is no module {name:?} in this task hub")))
+}
+
+fn not_found(message: String) -> ApiError {
+    ApiError::ours(StatusCode::NOT_FOUND, "not_found", message)
+}
+
+impl<'a> From<&'a ModuleView> for Module<'a> {
+    fn from(view: &'a ModuleView) -> Self {
+        Self { name: &view.name, current: view.current, versions: view.versions.iter().map(Version::from).collect() }
+    }
+}
+
+impl<'a> From<&'a ModuleVersion> for Version<'a> {
+    fn from(version: &'a ModuleVersion) -> Self {
+        Self {
+            digest: version.digest,
+            uploaded_time: time::whole_seconds(version.uploaded_ms),
+            bytes: version.bytes,
+            generator: &version.generator,
+            orchestrators: &version.orchestrators,
+            activities: &version.activities,
+            live_instances: version.live_instances,
+        }
+    }
+}
+
+impl From<UploadError> for ApiError {
+    fn from(error: UploadError) -> Self {
+        match &error {
+            UploadError::Invalid(_) => Self::ours(StatusCode::BAD_REQUEST, "invalid_module", error),
+            UploadError::FunctionTaken { .. } => Self::ours(StatusCode::CONFLICT, "function_taken", error),
+            UploadError::Internal(_) => Self::ours_internal(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_is_listed_with_its_versions_and_who_needs_them() {
+        let version = ModuleVersion {
+            digest: Digest([0xab; 32]),
+            uploaded_ms: 1_772_352_000_999,
+            bytes: 123,
+            generator: "dacapo-guest 0.1.0".into(),
+            orchestrators: vec!["Bake".into()],
+            activities: vec![],
+            live_instances: 2,
+        };
+        let view = ModuleView { name: "bakery".into(), current: version.digest, versions: vec![version.clone()] };
+        let digest = "ab".repeat(32);
+        let shown = format!(
+            r#""digest":"{digest}","uploadedTime":"2026-03-01T08:00:00Z","bytes":123,"generator":"dacapo-guest 0.1.0","orchestrators":["Bake"],"activities":[],"liveInstances":2"#
+        );
+        let module = serde_json::to_string(&Module::from(&view)).unwrap();
+        assert_eq!(module, format!(r#"{{"name":"bakery","current":"{digest}","versions":[{{{shown}}}]}}"#));
+        let (name, hub) = ("bakery".parse().unwrap(), HubName::default_hub());
+        let uploaded = Uploaded { name: &name, task_hub: &hub, version: (&version).into() };
+        let uploaded = serde_json::to_string(&uploaded).unwrap();
+        assert_eq!(uploaded, format!(r#"{{"name":"bakery","taskHub":"DurableFunctionsHub",{shown}}}"#));
+    }
+
+    #[test]
+    fn every_reason_against_an_upload_has_its_code() {
+        let taken = UploadError::FunctionTaken { function: "Bake".into(), owner: "bakery".into() };
+        for (error, expected) in [
+            (UploadError::Invalid("not wasm".into()), r#"400  {"error":{"code":"invalid_module","message":"not wasm"}}"#),
+            (taken, r#"409  {"error":{"code":"function_taken","message":"function \"Bake\" belongs to module \"bakery\""#),
+            (UploadError::Internal("disk".into()), r#"500  {"error":{"code":"internal","message":"an internal error"#),
+        ] {
+            let shown = ApiError::from(error).into_reply().shown();
+            assert!(shown.starts_with(expected), "{shown}");
+        }
+    }
+}

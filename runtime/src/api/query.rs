@@ -1,0 +1,143 @@
+//! What does a query string say? The contract's own reading of it, which is more forgiving than most.
+
+use super::links::Target;
+use crate::model::HubName;
+
+/// The name of the one store that there is so far.
+const CONNECTION: &str = "Storage";
+
+/// The parameters of a request. Names count without regard to case; what nobody asks for is ignored.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Reads a query string. A piece without `=` is ignored, and the values of a repeated name are joined with commas.
+    pub(super) fn parse(text: &str) -> Self {
+        let mut parameters: Vec<(String, String)> = Vec::new();
+        for piece in text.split('&').filter(|piece| piece.contains('=')) {
+            for (name, value) in form_urlencoded::parse(piece.as_bytes()) {
+                let (name, value) = (name.trim(), value.trim());
+                match parameters.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
+                    Some((_, values)) => {
+                        values.push(',');
+                        values.push_str(value);
+                    }
+                    None => parameters.push((name.to_owned(), value.to_owned())),
+                }
+            }
+        }
+        Self(parameters)
+    }
+
+    /// The value of a parameter, without the blanks around it; it may be empty.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// `true` or `false` in any case. Anything else, `1` and `yes` too, counts as absent.
+    pub(super) fn flag(&self, name: &str) -> Option<bool> {
+        let value = self.text(name)?;
+        [true, false].into_iter().find(|flag| value.eq_ignore_ascii_case(if *flag { "true" } else { "false" }))
+    }
+
+    /// A decimal number of seconds, perhaps with a sign and a fraction. Anything else counts as absent.
+    pub(super) fn seconds(&self, name: &str) -> Option<f64> {
+        let value = self.text(name)?;
+        // Rust would also read "inf", "nan" and "1e9".
+        let decimal = value.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'+' | b'-'));
+        value.parse().ok().filter(|seconds: &f64| decimal && seconds.is_finite())
+    }
+
+    /// Which hub and which store are meant; blank or absent means the default one.
+    ///
+    /// # Errors
+    /// If the hub's name is ill-formed or the store is none that is configured: one sentence that says so.
+    pub(super) fn target(&self, default_hub: &HubName) -> Result<Target, String> {
+        let given = |name| self.text(name).filter(|value| !value.is_empty());
+        let hub = match given("taskHub") {
+            None => default_hub.clone(),
+            Some(name) => name.parse().map_err(|error| format!("{error}"))?,
+        };
+        match given("connection") {
+            Some(name) if !name.eq_ignore_ascii_case(CONNECTION) => {
+                Err(format!("connection {name:?} is not configured; there is {CONNECTION:?}, which is also the default"))
+            }
+            _ => Ok(Target { hub, connection: CONNECTION }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_no_case_and_values_no_blanks_around() {
+        for (query, expected) in [
+            ("", None),
+            ("hub", None),
+            ("hub=", Some("")),
+            ("hub=a", Some("a")),
+            ("HUB=a", Some("a")),
+            ("x=1&hub=a&y=2", Some("a")),
+            ("+hub+=+a+b+", Some("a b")),
+            ("hub=a%20b%2B", Some("a b+")),
+            ("hub=a=b", Some("a=b")),
+            ("hub=a&hub=b&Hub=c", Some("a,b,c")),
+            ("hub=a&hub&&=&", Some("a")),
+            ("h%75b=a", Some("a")),
+            ("hub=%FF%zz", Some("\u{fffd}%zz")),
+        ] {
+            assert_eq!(Query::parse(query).text("hub"), expected, "{query}");
+        }
+    }
+
+    #[test]
+    fn only_true_and_false_are_booleans() {
+        for (text, expected) in
+            [("true", Some(true)), ("True", Some(true)), ("+FALSE+", Some(false)), ("1", None), ("yes", None), ("", None)]
+        {
+            assert_eq!(Query::parse(&format!("x={text}")).flag("x"), expected, "{text}");
+        }
+        assert_eq!(Query::parse("x=true&x=true").flag("x"), None);
+    }
+
+    #[test]
+    fn only_plain_decimal_numbers_are_seconds() {
+        for (text, expected) in [
+            ("5", Some(5.0)),
+            ("0.5", Some(0.5)),
+            ("-1", Some(-1.0)),
+            ("%2B2", Some(2.0)),
+            (".25", Some(0.25)),
+            ("1e3", None),
+            ("inf", None),
+            ("NaN", None),
+            ("0,5", None),
+            ("5s", None),
+            ("", None),
+            (&"9".repeat(400), None),
+        ] {
+            assert_eq!(Query::parse(&format!("x={text}")).seconds("x"), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_target_is_the_default_one_unless_named() {
+        let check = |query: &str, expected: Result<&str, &str>| {
+            let seen = Query::parse(query).target(&HubName::default_hub());
+            let seen = seen.map(|target| format!("{} {}", target.hub, target.connection));
+            match expected {
+                Ok(target) => assert_eq!(seen.as_deref(), Ok(target), "{query}"),
+                Err(part) => assert!(seen.as_ref().is_err_and(|error| error.contains(part)), "{query}: {seen:?}"),
+            }
+        };
+        check("", Ok("DurableFunctionsHub Storage"));
+        check("taskHub=+&connection=", Ok("DurableFunctionsHub Storage"));
+        check("TASKHUB=Bakery&connection=storage", Ok("Bakery Storage"));
+        check("taskHub=b-c", Err("task hub name \"b-c\" must be"));
+        check("taskHub=Bakery&taskHub=Bakery", Err("task hub name"));
+        check("connection=Elsewhere", Err("connection \"Elsewhere\" is not configured"));
+        check("connectionName=Elsewhere", Ok("DurableFunctionsHub Storage"));
+    }
+}

@@ -1,0 +1,246 @@
+//! Which endpoint does a path mean? Every path and alias of the server, in one table.
+//!
+//! The wire contract's rules fit no router: literal parts match in any case, the path is form-decoded before it is split, slashes
+//! at both ends do not count, and a wrong GET, POST or DELETE is a 404. Pure; called by the server for each request.
+
+use std::borrow::Cow;
+
+use hyper::Method;
+
+/// What a request asks for, with the variable parts of its path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    /// Start an instance.
+    Start { function: String, instance: Option<String> },
+    /// How an instance stands.
+    Status { instance: String, door: Door },
+    /// Take a module.
+    Upload { module: String },
+    /// All modules of a hub.
+    Modules,
+    /// One module with its versions.
+    Module { module: String },
+    /// The bytes of one version.
+    ModuleBytes { module: String, digest: String },
+    /// Whether the server is alive.
+    Health,
+}
+
+/// Through which door a request came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Door {
+    /// One of the three webhook prefixes, or a path of ours.
+    Webhooks,
+    /// The prefix for workers, which asks for no key.
+    Rpc,
+}
+
+/// Why there is no endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Miss {
+    /// 404.
+    NotFound,
+    /// 405, with the methods that are understood here.
+    Method { allow: String },
+}
+
+/// The operations of the wire contract live under each of these.
+const PREFIXES: [(&str, Door); 4] = [
+    ("runtime/webhooks/durabletask", Door::Webhooks),
+    ("admin/extensions/DurableTaskExtension", Door::Webhooks),
+    ("webhookextensions/handler/DurableTaskExtension", Door::Webhooks),
+    ("durabletask", Door::Rpc),
+];
+
+/// A line of the table: method, path with `{}` for each variable part, and what to make of the parts.
+type Line = (Method, &'static str, fn(&[&str], Door) -> Endpoint);
+
+/// Behind the prefixes of the wire contract.
+static OPERATIONS: [Line; 3] = [
+    (Method::POST, "orchestrators/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: None }),
+    (Method::POST, "orchestrators/{}/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: Some(part[1].into()) }),
+    (Method::GET, "instances/{}", |part, door| Endpoint::Status { instance: part[0].into(), door }),
+];
+
+/// Ours, from the root.
+static OURS: [Line; 7] = [
+    (Method::POST, "api/orchestrators/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: None }),
+    (Method::POST, "api/orchestrators/{}/{}", |part, _| Endpoint::Start {
+        function: part[0].into(),
+        instance: Some(part[1].into()),
+    }),
+    (Method::GET, "admin/modules", |_, _| Endpoint::Modules),
+    (Method::PUT, "admin/modules/{}", |part, _| Endpoint::Upload { module: part[0].into() }),
+    (Method::GET, "admin/modules/{}", |part, _| Endpoint::Module { module: part[0].into() }),
+    (Method::GET, "admin/modules/{}/versions/{}", |part, _| Endpoint::ModuleBytes {
+        module: part[0].into(),
+        digest: part[1].into(),
+    }),
+    (Method::GET, "healthz", |_, _| Endpoint::Health),
+];
+
+/// Finds the endpoint that `path`, as it was sent, names for `method`, behind one of the doors that are open.
+pub(super) fn route(method: &Method, path: &str, open: &[Door]) -> Result<Endpoint, Miss> {
+    let path = decode(path).ok_or(Miss::NotFound)?;
+    let path = path.strip_prefix('/').ok_or(Miss::NotFound)?;
+    for (prefix, door) in PREFIXES.into_iter().filter(|(_, door)| open.contains(door)) {
+        if let Some(rest) = behind(path, prefix) {
+            return if [Method::GET, Method::POST, Method::DELETE].contains(method) {
+                OPERATIONS.iter().find_map(|line| make(line, method, rest, door)).ok_or(Miss::NotFound)
+            } else {
+                Err(Miss::Method { allow: "GET, POST, DELETE".into() })
+            };
+        }
+    }
+    let found = OURS.iter().find_map(|line| make(line, method, path, Door::Webhooks));
+    found.ok_or_else(|| {
+        let here = OURS.iter().filter(|(_, pattern, _)| parts(pattern, path).is_some());
+        match here.map(|(method, ..)| method.as_str()).collect::<Vec<_>>().join(", ") {
+            none if none.is_empty() => Miss::NotFound,
+            allow => Miss::Method { allow },
+        }
+    })
+}
+
+/// Decodes `%XX` and `+`, once. `None` if a `%` has no two hex digits behind it, or the bytes are not UTF-8.
+fn decode(path: &str) -> Option<String> {
+    let hex = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_hexdigit());
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' && !(hex(bytes.next()) && hex(bytes.next())) {
+            return None;
+        }
+    }
+    let spaced: Cow<'_, str> = if path.contains('+') { path.replace('+', " ").into() } else { path.into() };
+    percent_encoding::percent_decode_str(&spaced).decode_utf8().ok().map(Cow::into_owned)
+}
+
+/// What follows `prefix`, which matches in any case and ends where a part ends.
+fn behind<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
+    let (start, rest) = path.split_at_checked(prefix.len())?;
+    (start.eq_ignore_ascii_case(prefix) && (rest.is_empty() || rest.starts_with('/'))).then_some(rest)
+}
+
+/// The endpoint of `line`, if it is this method and path.
+fn make((wanted, pattern, make): &Line, method: &Method, path: &str, door: Door) -> Option<Endpoint> {
+    if wanted != method {
+        return None;
+    }
+    parts(pattern, path).map(|parts| make(&parts, door))
+}
+
+/// The variable parts of `path`, if it has the form of `pattern`. No part is empty; slashes at the ends do not count.
+fn parts<'a>(pattern: &str, path: &'a str) -> Option<Vec<&'a str>> {
+    let mut variable = Vec::new();
+    let mut wanted = pattern.split('/');
+    for part in path.trim_matches('/').split('/') {
+        match wanted.next()? {
+            "{}" if part.is_empty() => return None,
+            "{}" => variable.push(part),
+            literal if literal.eq_ignore_ascii_case(part) => (),
+            _ => return None,
+        }
+    }
+    wanted.next().is_none().then_some(variable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(request: &str, open: &[Door]) -> String {
+        let (method, path) = request.split_once(' ').unwrap();
+        match route(&method.parse().unwrap(), path, open) {
+            Ok(Endpoint::Start { function, instance }) => format!("start {function:?} {instance:?}"),
+            Ok(Endpoint::Status { instance, door }) => format!("status {instance:?} {door:?}"),
+            Ok(other) => format!("{other:?}"),
+            Err(Miss::NotFound) => "404".into(),
+            Err(Miss::Method { allow }) => format!("405 {allow}"),
+        }
+    }
+
+    fn check(request: &str, expected: &str) {
+        assert_eq!(shown(request, &[Door::Webhooks]), expected, "{request}");
+    }
+
+    #[test]
+    fn every_operation_answers_under_every_webhook_prefix() {
+        for (prefix, _) in &PREFIXES[..3] {
+            let prefix = format!("/{prefix}");
+            check(&format!("POST {prefix}/orchestrators/Bake"), r#"start "Bake" None"#);
+            check(&format!("POST {prefix}/orchestrators/Bake/loaf-17"), r#"start "Bake" Some("loaf-17")"#);
+            check(&format!("GET {prefix}/instances/loaf-17"), r#"status "loaf-17" Webhooks"#);
+            check(&format!("GET {}/INSTANCES/Loaf/", prefix.to_uppercase()), r#"status "Loaf" Webhooks"#);
+        }
+    }
+
+    #[test]
+    fn ours_are_found_too() {
+        check("POST /api/orchestrators/Bake", r#"start "Bake" None"#);
+        check("POST /api/orchestrators/Bake/loaf-17", r#"start "Bake" Some("loaf-17")"#);
+        check("PUT /admin/modules/bakery", r#"Upload { module: "bakery" }"#);
+        check("GET /admin/modules", "Modules");
+        check("GET /admin/modules/", "Modules");
+        check("GET /admin/modules/bakery", r#"Module { module: "bakery" }"#);
+        check("GET /admin/modules/bakery/versions/ab12", r#"ModuleBytes { module: "bakery", digest: "ab12" }"#);
+        check("GET /healthz", "Health");
+    }
+
+    #[test]
+    fn a_prefix_is_there_only_if_its_door_is_open() {
+        assert_eq!(shown("GET /durabletask/instances/a", &[Door::Webhooks, Door::Rpc]), r#"status "a" Rpc"#);
+        assert_eq!(shown("POST /DurableTask/orchestrators/Bake", &[Door::Rpc]), r#"start "Bake" None"#);
+        check("GET /durabletask/instances/a", "404");
+        assert_eq!(shown("GET /runtime/webhooks/durabletask/instances/a", &[Door::Rpc]), "404");
+    }
+
+    #[test]
+    fn a_path_is_form_decoded_once_before_it_is_split() {
+        let status = |id: &str| format!("GET /runtime/webhooks/durabletask/instances/{id}");
+        check(&status("a%20b"), r#"status "a b" Webhooks"#);
+        check(&status("a+b"), r#"status "a b" Webhooks"#);
+        check(&status("a%2Bb"), r#"status "a+b" Webhooks"#);
+        check(&status("a%2520b"), r#"status "a%20b" Webhooks"#);
+        check(&status("%C3%9C%3a1"), r#"status "Ü:1" Webhooks"#);
+        check(&status("a%2F"), r#"status "a" Webhooks"#);
+        check(&status("a%2Fb"), "404");
+        check(&status("a%"), "404");
+        check(&status("a%2"), "404");
+        check(&status("a%zzb"), "404");
+        check(&status("%FF"), "404");
+        check(&status("%C3"), "404");
+    }
+
+    #[test]
+    fn a_wrong_verb_of_the_three_is_404_and_any_other_405() {
+        let path = "/runtime/webhooks/durabletask";
+        check(&format!("GET {path}/orchestrators/Bake"), "404");
+        check(&format!("POST {path}/instances/a"), "404");
+        check(&format!("DELETE {path}/instances/a/b"), "404");
+        check(&format!("POST {path}/makebread"), "404");
+        for method in ["PUT", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT", "BREW"] {
+            check(&format!("{method} {path}/instances/a"), "405 GET, POST, DELETE");
+            check(&format!("{method} {path}"), "405 GET, POST, DELETE");
+        }
+        check("DELETE /admin/modules", "405 GET");
+        check("POST /admin/modules/bakery", "405 PUT, GET");
+        check("GET /api/orchestrators/Bake", "405 POST");
+        check("HEAD /healthz", "405 GET");
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_not_there() {
+        for path in
+            ["", "*", "/", "//", "/runtime", "/runtime/webhooks/durabletask", "/runtime/webhooks/durabletasks/instances/a"]
+        {
+            check(&format!("GET {path}"), "404");
+        }
+        for path in ["/instances/a", "//healthz/x", "/admin/modules/a/versions", "/admin/modules//versions/b", "/healthz/x"] {
+            check(&format!("GET {path}"), "404");
+        }
+        check("POST /runtime/webhooks/durabletask/orchestrators", "404");
+        check("POST /runtime/webhooks/durabletask/orchestrators//a", "404");
+        check("POST /runtime/webhooks/durabletask/orchestrators/a/b/c", "404");
+        check("GET /\u{fc}\u{fc}/webhooks/durabletask", "404");
+    }
+}

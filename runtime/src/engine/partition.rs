@@ -1,0 +1,383 @@
+//! What happens next to an instance? One partition of a hub: a pure state machine that owns its instances.
+//!
+//! Inputs in, effects out; the shell moves both. It names no tokio, no wasm, no SQL, reads no clock, and never waits: at most one
+//! turn or commit of an instance is in flight, and all other instances go on. The order of the effects is the
+//! durability argument: **turn, commit, act**. What an instance is in memory is the fold of what is stored
+//! ([`Execution`]), plus what has arrived and is not recorded yet; so it can be dropped and loaded again at any moment.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::instance::{Instance, Phase};
+use crate::limits::Limits;
+use crate::model::{
+    Action, Digest, End, ExecutionKey, Execution, HubKey, InstanceId, LogLine, Outcome, Progress, RuntimeStatus, Started, TaskId,
+};
+use crate::replay::TurnError;
+use crate::store::{Change, Commit, CommitOutcome, EncodedEvents, InstanceRow, NewInstance, StoreError};
+
+/// Whom to answer: a number that the shell gives out and finds the caller by.
+pub type Token = u64;
+
+/// Something that happens to a partition.
+#[derive(Debug)]
+pub enum Input {
+    /// Somebody wants an instance to start.
+    Start(Token, Box<Start>),
+    /// Somebody wants to know how an instance ends.
+    Wait(Token, InstanceId),
+    /// The one who waited has gone.
+    Forget(Token, InstanceId),
+    /// The store has this open instance: found when the server starts.
+    Found(Box<InstanceRow>),
+    /// What [`Effect::Load`] asked for.
+    Loaded(ExecutionKey, Result<Box<Execution>, LoadError>),
+    /// What [`Effect::RunTurn`] asked for.
+    TurnDone(ExecutionKey, Result<TurnResult, TurnFailure>),
+    /// The commit is durable, or refused.
+    Committed(ExecutionKey, CommitOutcome),
+    /// The commit did not go through.
+    CommitFailed(ExecutionKey, Arc<StoreError>),
+    /// An activity has come to its end. `ran` is the module that had it.
+    ActivityDone {
+        /// Whose task it was.
+        execution: ExecutionKey,
+        /// Which one.
+        task: TaskId,
+        /// How it came out.
+        outcome: Outcome,
+        /// The module that ran, if one did.
+        ran: Option<Digest>,
+    },
+    /// The time of an [`Effect::Arm`] has come.
+    TimerDue(ExecutionKey),
+}
+
+/// An instance to start. Whoever asks draws what has to be random and looks up what has to be known.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The hub, which the partition is one of.
+    pub hub: HubKey,
+    /// The first event of the new execution.
+    pub started: Started,
+}
+
+/// What a turn gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TurnResult {
+    /// What it brought about.
+    pub progress: Progress,
+    /// What the guest said in it.
+    pub lines: Vec<LogLine>,
+}
+
+/// Why a turn gave nothing. The guest is gone in each case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TurnFailure {
+    /// The guest's doing.
+    Guest(TurnError),
+    /// The host could not do its part: it could not read the history, or not get hold of the module. To be tried again.
+    Host(String),
+}
+
+/// Why an execution could not be loaded.
+#[derive(Debug, Clone)]
+pub enum LoadError {
+    /// It may work a little later.
+    Passing(String),
+    /// What is stored cannot be read.
+    Damaged(String),
+}
+
+/// Something that the shell has to do for a partition, in this order.
+#[derive(Debug)]
+pub enum Effect {
+    /// Run a turn; answer with [`Input::TurnDone`].
+    RunTurn(Box<TurnOrder>),
+    /// Write this; answer with [`Input::Committed`] or [`Input::CommitFailed`].
+    Commit(Box<Commit>),
+    /// Read an execution from the store; answer with [`Input::Loaded`].
+    Load(ExecutionKey),
+    /// Run an activity, which is scheduled durably; answer with [`Input::ActivityDone`].
+    Dispatch(Box<ActivityOrder>),
+    /// Tell this activity to stop, if it runs.
+    Cancel(ExecutionKey, TaskId),
+    /// Answer with [`Input::TimerDue`] at this time, in milliseconds since 1970.
+    Arm(ExecutionKey, u64),
+    /// Answer a caller.
+    Reply(Token, Answer),
+    /// Drop the guest of this execution, if one is alive.
+    Evict(ExecutionKey),
+    /// Show what a guest said in a turn that is recorded now.
+    Log(InstanceId, Vec<LogLine>),
+}
+
+/// A turn to run.
+#[derive(Debug, Clone)]
+pub struct TurnOrder {
+    /// Of which execution.
+    pub execution: ExecutionKey,
+    /// Its code.
+    pub module: Digest,
+    /// How many turns are recorded: a living guest that has played another number of them is not this one.
+    pub turns: u32,
+    /// The start, if it is all that is recorded; then nobody needs to read the history.
+    pub started: Option<Started>,
+    /// The guest's time in this turn, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// What it gets.
+    pub inputs: Vec<crate::model::Input>,
+    /// The number of the next task that it asks for.
+    pub next_task: TaskId,
+}
+
+/// An activity to run.
+#[derive(Debug, Clone)]
+pub struct ActivityOrder {
+    /// For which execution.
+    pub execution: ExecutionKey,
+    /// For which task of it.
+    pub task: TaskId,
+    /// What was asked for.
+    pub action: Action,
+    /// The instance.
+    pub instance: InstanceId,
+    /// The execution's generation.
+    pub generation: crate::model::Generation,
+    /// The execution's own code, which runs the activity if no current module has it.
+    pub module: Digest,
+}
+
+/// What a caller gets to know.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// The start is durable.
+    Started,
+    /// A live instance has that ID, in this status. Nothing has changed.
+    Exists(RuntimeStatus),
+    /// The start could not be recorded.
+    Failed(Arc<StoreError>),
+    /// The instance has ended; it is durable.
+    Ended(End),
+    /// No such instance is open here: it has ended, or never was.
+    NotOpen,
+}
+
+/// How often a turn may use up its bounds before the instance is failed.
+const TRIES_MAX: u8 = 3;
+
+/// How long to wait before something is tried again that failed on our side, in milliseconds.
+const RETRY_MS: u64 = 1_000;
+
+/// The owner of a part of a hub's instances.
+pub struct Partition {
+    next: ExecutionKey,
+    instances: HashMap<ExecutionKey, Instance>,
+    by_id: HashMap<InstanceId, ExecutionKey>,
+    limits: Limits,
+}
+
+impl Partition {
+    /// A partition whose executions so far all have numbers below `next`.
+    pub fn new(next: ExecutionKey, limits: Limits) -> Self {
+        Self { next, instances: HashMap::new(), by_id: HashMap::new(), limits }
+    }
+
+    /// How many instances are open.
+    pub fn open_instances(&self) -> usize {
+        self.instances.len()
+    }
+
+    /// Takes `input` at `now_ms`, milliseconds since 1970, and says what there is to do.
+    pub fn on(&mut self, now_ms: u64, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match input {
+            Input::Start(token, start) => self.start(token, *start, &mut effects),
+            Input::Wait(token, id) => match self.by_id.get(&id).and_then(|key| self.instances.get_mut(key)) {
+                Some(instance) => instance.waiters.push(token),
+                None => effects.push(Effect::Reply(token, Answer::NotOpen)),
+            },
+            Input::Forget(token, id) => {
+                if let Some(instance) = self.by_id.get(&id).and_then(|key| self.instances.get_mut(key)) {
+                    instance.waiters.retain(|waiter| *waiter != token);
+                }
+            }
+            Input::Found(row) => self.found(*row, &mut effects),
+            Input::Loaded(key, Ok(execution)) => self.loaded(now_ms, key, *execution, &mut effects),
+            Input::Loaded(key, Err(error)) => self.not_loaded(now_ms, key, &error, &mut effects),
+            Input::TurnDone(key, result) => self.turn_done(now_ms, key, result, &mut effects),
+            Input::Committed(key, outcome) => self.committed(now_ms, key, outcome, &mut effects),
+            Input::CommitFailed(key, error) => self.commit_failed(now_ms, key, error, &mut effects),
+            Input::ActivityDone { execution, task, outcome, ran } => {
+                if let Some(instance) = self.instances.get_mut(&execution) {
+                    instance.answer(now_ms, task, outcome, ran);
+                    instance.go_on(now_ms, &mut effects);
+                }
+            }
+            Input::TimerDue(key) => {
+                if let Some(instance) = self.instances.get_mut(&key)
+                    && matches!(instance.phase, Phase::Resting)
+                {
+                    instance.phase = Phase::Loading;
+                    effects.push(Effect::Load(key));
+                }
+            }
+        }
+        effects
+    }
+
+    /// Only the store knows whether the ID is free: the commit finds out, and creates the instance in the same step.
+    fn start(&mut self, token: Token, start: Start, effects: &mut Vec<Effect>) {
+        let id = start.started.instance.clone();
+        if let Some(instance) = self.by_id.get(&id).and_then(|key| self.instances.get_mut(key)) {
+            match &mut instance.phase {
+                // Whether the ID is free turns out when the other start is committed.
+                Phase::Starting { contenders, .. } => contenders.push((token, start)),
+                _ => effects.push(Effect::Reply(token, Answer::Exists(instance.status()))),
+            }
+            return;
+        }
+        let key = self.next;
+        self.next = key.next();
+        let Start { hub, started } = start;
+        effects.push(Effect::Commit(Box::new(Commit {
+            instance: key.instance(),
+            execution: key,
+            events: EncodedEvents::of(&[crate::model::Event::Started(started.clone())]),
+            change: Change::Create(NewInstance {
+                hub,
+                id: id.clone(),
+                function: started.function.clone(),
+                module: started.module,
+                created_ms: started.at_ms,
+            }),
+        })));
+        let phase = Phase::Starting { token, started: Box::new(started), contenders: Vec::new() };
+        self.by_id.insert(id.clone(), key);
+        self.instances.insert(key, Instance::new(key.instance(), key, id, phase));
+    }
+
+    fn found(&mut self, row: InstanceRow, effects: &mut Vec<Effect>) {
+        // Started in this life of the server, before the recovery came to it.
+        if self.instances.contains_key(&row.execution) {
+            return;
+        }
+        self.by_id.insert(row.id.clone(), row.execution);
+        self.instances.insert(row.execution, Instance::new(row.key, row.execution, row.id, Phase::Loading));
+        effects.push(Effect::Load(row.execution));
+    }
+
+    /// Takes the store's word for where the execution stands, and acts on what follows from it.
+    fn loaded(&mut self, now_ms: u64, key: ExecutionKey, execution: Execution, effects: &mut Vec<Effect>) {
+        let Some(instance) = self.instances.get_mut(&key) else { return };
+        instance.execution = Some(execution);
+        instance.phase = Phase::Idle;
+        instance.reconcile(effects);
+        if !self.finish(key, effects) {
+            self.go_on(now_ms, key, effects);
+        }
+    }
+
+    fn not_loaded(&mut self, now_ms: u64, key: ExecutionKey, error: &LoadError, effects: &mut Vec<Effect>) {
+        let Some(instance) = self.instances.get_mut(&key) else { return };
+        match error {
+            LoadError::Passing(_) => {
+                instance.phase = Phase::Resting;
+                effects.push(Effect::Arm(key, now_ms + RETRY_MS));
+            }
+            // Nothing that we could do would be right. The instance stays as it is, for people to look at.
+            LoadError::Damaged(_) => instance.phase = Phase::Halted,
+        }
+    }
+
+    fn turn_done(&mut self, now_ms: u64, key: ExecutionKey, result: Result<TurnResult, TurnFailure>, effects: &mut Vec<Effect>) {
+        let Some(instance) = self.instances.get_mut(&key) else { return };
+        match result {
+            Ok(TurnResult { progress, lines }) => instance.record(now_ms, progress, lines, &self.limits, effects),
+            Err(TurnFailure::Host(_)) => {
+                instance.take_back();
+                instance.phase = Phase::Resting;
+                effects.push(Effect::Arm(key, now_ms + RETRY_MS));
+            }
+            Err(TurnFailure::Guest(error)) => {
+                instance.tries += 1;
+                let again = matches!(error, TurnError::Fault(crate::replay::Fault::Exhausted(_))) && instance.tries < TRIES_MAX;
+                if again {
+                    instance.take_back();
+                    instance.phase = Phase::Idle;
+                    instance.go_on(now_ms, effects);
+                } else {
+                    instance.record_fault(now_ms, error, effects);
+                }
+            }
+        }
+    }
+
+    fn committed(&mut self, now_ms: u64, key: ExecutionKey, outcome: CommitOutcome, effects: &mut Vec<Effect>) {
+        let Some(instance) = self.instances.get_mut(&key) else { return };
+        match (std::mem::replace(&mut instance.phase, Phase::Idle), outcome) {
+            (Phase::Starting { token, started, contenders }, CommitOutcome::Done) => {
+                instance.execution = Some(Execution::new(*started));
+                effects.push(Effect::Reply(token, Answer::Started));
+                effects.extend(contenders.into_iter().map(|(token, _)| Effect::Reply(token, Answer::Exists(RuntimeStatus::Pending))));
+                self.go_on(now_ms, key, effects);
+            }
+            (Phase::Starting { token, contenders, .. }, CommitOutcome::Refused(status)) => {
+                let tokens = std::iter::once(token).chain(contenders.into_iter().map(|(token, _)| token));
+                effects.extend(tokens.map(|token| Effect::Reply(token, Answer::Exists(status))));
+                self.drop_instance(key, Answer::NotOpen, effects);
+            }
+            (Phase::Committing { events, lines }, CommitOutcome::Done) => {
+                instance.commit_done(&events, lines, effects);
+                if !self.finish(key, effects) {
+                    self.go_on(now_ms, key, effects);
+                }
+            }
+            (phase, outcome) => panic!("instance {key:?} got {outcome:?} in {phase:?}: no commit of that kind is in flight"),
+        }
+    }
+
+    fn commit_failed(&mut self, now_ms: u64, key: ExecutionKey, error: Arc<StoreError>, effects: &mut Vec<Effect>) {
+        let Some(instance) = self.instances.get_mut(&key) else { return };
+        let may_pass = !matches!(*error, StoreError::Fenced { .. } | StoreError::Poisoned(_));
+        if let Phase::Starting { token, contenders, .. } = &mut instance.phase {
+            effects.push(Effect::Reply(*token, Answer::Failed(error)));
+            let contenders = std::mem::take(contenders);
+            self.drop_instance(key, Answer::NotOpen, effects);
+            for (token, start) in contenders {
+                self.start(token, start, effects);
+            }
+            return;
+        }
+        // The guest is ahead of the store. Whether the commit went through after all, only the store can tell.
+        instance.take_back();
+        effects.push(Effect::Evict(key));
+        if may_pass {
+            instance.phase = Phase::Resting;
+            effects.push(Effect::Arm(key, now_ms + RETRY_MS));
+        } else {
+            instance.phase = Phase::Halted;
+        }
+    }
+
+    fn go_on(&mut self, now_ms: u64, key: ExecutionKey, effects: &mut Vec<Effect>) {
+        if let Some(instance) = self.instances.get_mut(&key) {
+            instance.go_on(now_ms, effects);
+        }
+    }
+
+    /// If the execution has ended: tells who waits for it, and forgets it.
+    fn finish(&mut self, key: ExecutionKey, effects: &mut Vec<Effect>) -> bool {
+        let end = self.instances.get(&key).and_then(|instance| instance.execution.as_ref()?.end.clone());
+        let Some(end) = end else { return false };
+        self.drop_instance(key, Answer::Ended(end), effects);
+        effects.push(Effect::Evict(key));
+        true
+    }
+
+    fn drop_instance(&mut self, key: ExecutionKey, answer: Answer, effects: &mut Vec<Effect>) {
+        let instance = self.instances.remove(&key).expect("the caller has just found it");
+        self.by_id.remove(&instance.id);
+        effects.extend(instance.waiters.into_iter().map(|token| Effect::Reply(token, answer.clone())));
+    }
+}

@@ -1,0 +1,186 @@
+//! How do the guest contract's types and ours turn into each other? Bindings of `guest-sdk/wit`, version 0.1.0.
+//!
+//! Everything that comes from a guest passes through here and is checked: text that is not JSON, and cases that this host does
+//! not offer, become failures that name them.
+
+use super::state::{GuestState, PanicNote};
+use crate::model::{Action, Ask, Cause, End, Failure, Input, LogLevel, Outcome, Payload, Progress, Started, TaskId};
+
+mod bindings {
+    #![allow(unsafe_code, missing_docs, unreachable_pub, dead_code, unused_variables, clippy::all, reason = "generated")]
+
+    wasmtime::component::bindgen!({
+        path: "../guest-sdk/wit",
+        world: "module",
+        exports: { "dacapo:guest/activity.invoke": async },
+    });
+}
+
+pub(super) use bindings::dacapo::guest::{log, types};
+pub(super) use bindings::exports::dacapo::guest::{activity, catalog, orchestrator};
+
+/// The version of the contract that these bindings speak.
+pub(super) const VERSION: &str = "0.1.0";
+
+/// What a module exports to have a role, and what it may import beside WASI.
+pub(super) const CATALOG: &str = "dacapo:guest/catalog@0.1.0";
+pub(super) const ORCHESTRATOR: &str = "dacapo:guest/orchestrator@0.1.0";
+pub(super) const ACTIVITY: &str = "dacapo:guest/activity@0.1.0";
+pub(super) const LOG: &str = "dacapo:guest/log@0.1.0";
+pub(super) const TYPES: &str = "dacapo:guest/types@0.1.0";
+
+/// The largest custom status, in bytes of UTF-16: the figure of Durable Functions.
+const CUSTOM_STATUS_BYTES_MAX: usize = 16 << 10;
+
+/// What `begin` is told. `function` is spelled as the catalog spells it.
+pub(super) fn start(started: &Started, function: &str) -> orchestrator::Start {
+    orchestrator::Start {
+        function: function.to_owned(),
+        instance_id: started.instance.to_string(),
+        generation: started.generation.to_string(),
+        input: started.input.text().to_owned(),
+        parent: None,
+        tags: Vec::new(),
+        extensions: Vec::new(),
+    }
+}
+
+/// One turn's events.
+pub(super) fn events(at_ms: u64, inputs: &[Input]) -> Vec<orchestrator::Event> {
+    let answers = inputs.iter().map(|Input::Resolved { task, outcome }| {
+        let outcome = match outcome {
+            Outcome::Completed(output) => orchestrator::Outcome::Completed(output.text().to_owned()),
+            Outcome::Failed(failure) => orchestrator::Outcome::Failed(to_guest(failure)),
+        };
+        orchestrator::Event::Resolved(orchestrator::Answer { task: task.0, outcome })
+    });
+    std::iter::once(orchestrator::Event::TurnStarted(at_ms)).chain(answers).collect()
+}
+
+/// What a turn brought about.
+///
+/// # Errors
+/// Says what in it is not as the contract wants it.
+pub(super) fn progress(progress: orchestrator::Progress, payload_bytes_max: usize) -> Result<Progress, Failure> {
+    let payload = |text: String, what: &str| payload(text, what, payload_bytes_max);
+    let asks = progress.actions.into_iter().map(|action| ask(action, payload_bytes_max)).collect::<Result<_, _>>()?;
+    let custom_status = progress.custom_status.map(|text| payload(text, "the custom status")).transpose()?;
+    if let Some(status) = &custom_status {
+        let bytes = 2 * status.text().encode_utf16().count();
+        if bytes > CUSTOM_STATUS_BYTES_MAX {
+            let message = format!("the custom status has {bytes} bytes in UTF-16, and may have {CUSTOM_STATUS_BYTES_MAX}");
+            return Err(Failure::new("LimitExceeded", message));
+        }
+    }
+    let end = match progress.outcome {
+        None => None,
+        Some(orchestrator::End::Completed(output)) => Some(End::Completed(payload(output, "the orchestrator's result")?)),
+        Some(orchestrator::End::Failed(failure)) => Some(End::Failed(from_guest(failure, payload_bytes_max)?)),
+        Some(orchestrator::End::ContinuedAsNew(_)) => return Err(not_offered("to continue as new")),
+        Some(orchestrator::End::Extension((name, _))) => return Err(not_offered(&format!("for the end {name:?}"))),
+    };
+    Ok(Progress { asks, custom_status, end })
+}
+
+fn ask(action: orchestrator::Action, payload_bytes_max: usize) -> Result<Ask, Failure> {
+    use orchestrator::Action as Asked;
+    let what = match action {
+        Asked::Cancel(task) => return Ok(Ask::Cancel(TaskId(task))),
+        Asked::Activity(call) => {
+            let input = payload(call.input, &format!("the input of activity {:?}", call.name), payload_bytes_max)?;
+            return Ok(Ask::Schedule(Action::Activity {
+                name: call.name,
+                input,
+                attempt: call.attempt,
+                first_attempt: call.first_attempt.map(TaskId),
+                timeout_ms: call.timeout_ms,
+            }));
+        }
+        Asked::Timer(_) => "for a timer",
+        Asked::WaitEvent(_) => "to wait for an event",
+        Asked::SubOrchestration(_) => "for a sub-orchestration",
+        Asked::StartDetached(_) => "to start an orchestration",
+        Asked::SendEvent(_) => "to send an event",
+        Asked::Http(_) => "for an HTTP request",
+        Asked::EntityCall(_) | Asked::EntitySignal(_) => "for an entity",
+        Asked::Lock(_) | Asked::Unlock(_) => "for a lock",
+        Asked::Extension((name, _)) => return Err(not_offered(&format!("for {name:?}"))),
+    };
+    Err(not_offered(what))
+}
+
+fn not_offered(what: &str) -> Failure {
+    Failure::new("NotOffered", format!("the module asks {what}, which this version of Dacapo does not offer"))
+}
+
+/// Text from a guest as a payload.
+///
+/// # Errors
+/// If it is not JSON, or too large; `what` says in the message which text it is.
+pub(super) fn payload(text: String, what: &str, bytes_max: usize) -> Result<Payload, Failure> {
+    if text.len() > bytes_max {
+        let message = format!("{what} has {} bytes, and may have {bytes_max} (limit payload_bytes_max)", text.len());
+        return Err(Failure::new("LimitExceeded", message));
+    }
+    Payload::parse(text).map_err(|error| Failure::new("InvalidJson", format!("{what} is not JSON: {error}")))
+}
+
+/// A guest's failure as ours.
+///
+/// # Errors
+/// If its details are not JSON, or too large.
+pub(super) fn from_guest(failure: types::Failure, payload_bytes_max: usize) -> Result<Failure, Failure> {
+    let details = |text: Option<String>| text.map(|text| payload(text, "a failure's details", payload_bytes_max)).transpose();
+    let causes = failure.causes.into_iter().map(|cause| {
+        Ok(Cause { kind: cause.kind, message: cause.message, details: details(cause.details)? })
+    });
+    Ok(Failure {
+        causes: causes.collect::<Result<_, Failure>>()?,
+        kind: failure.kind,
+        message: failure.message,
+        details: details(failure.details)?,
+        stack_trace: failure.stack_trace,
+        non_retriable: failure.non_retriable,
+    })
+}
+
+fn to_guest(failure: &Failure) -> types::Failure {
+    let text = |details: &Option<Payload>| details.as_ref().map(|payload| payload.text().to_owned());
+    types::Failure {
+        kind: failure.kind.clone(),
+        message: failure.message.clone(),
+        details: text(&failure.details),
+        stack_trace: failure.stack_trace.clone(),
+        non_retriable: failure.non_retriable,
+        causes: failure
+            .causes
+            .iter()
+            .map(|cause| types::Cause {
+                kind: cause.kind.clone(),
+                message: cause.message.clone(),
+                details: text(&cause.details),
+            })
+            .collect(),
+    }
+}
+
+/// A line's level as ours.
+pub(super) fn level(level: log::Level) -> LogLevel {
+    match level {
+        log::Level::Trace => LogLevel::Trace,
+        log::Level::Debug => LogLevel::Debug,
+        log::Level::Info => LogLevel::Info,
+        log::Level::Warn => LogLevel::Warn,
+        log::Level::Error => LogLevel::Error,
+    }
+}
+
+impl log::Host for GuestState {
+    fn write(&mut self, at: log::Level, target: String, message: String) {
+        self.lines.push(level(at), target, message);
+    }
+
+    fn panicked(&mut self, message: String, location: String) {
+        self.panic = Some(PanicNote { message, location });
+    }
+}

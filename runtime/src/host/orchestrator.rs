@@ -1,0 +1,114 @@
+//! How is an orchestrator run? One component instance per execution, called synchronously, turn by turn.
+
+use std::sync::Arc;
+
+use wasmtime::component::{Component, InstancePre, Linker};
+use wasmtime::{Engine, Store};
+
+use super::contract::{self, orchestrator as bindings};
+use super::module::Catalog;
+use super::state::GuestState;
+use super::{fault, state, wasi};
+use crate::limits::Limits;
+use crate::model::{Failure, Input, LogLine, Progress, Started};
+use crate::replay::{Fault, Guest};
+
+/// The orchestrator role of a module, ready to be instantiated.
+pub(super) struct OrchestratorCode {
+    pre: InstancePre<GuestState>,
+    indices: bindings::GuestIndices,
+}
+
+/// Links `component` with the deterministic world.
+///
+/// # Errors
+/// If an import does not have the type that it should have.
+pub(super) fn link(engine: &Engine, component: &Component) -> wasmtime::Result<InstancePre<GuestState>> {
+    use wasmtime::component::types::ComponentItem;
+    let mut linker: Linker<GuestState> = Linker::new(engine);
+    for (import, item) in component.component_type().imports(engine) {
+        let ComponentItem::ComponentInstance(interface) = item.ty else { continue };
+        if import == contract::LOG {
+            contract::log::add_to_linker::<_, wasmtime::component::HasSelf<_>>(&mut linker, |state| state)?;
+            continue;
+        }
+        let name = import.split_once('@').map_or(import, |(name, _version)| name);
+        let mut instance = linker.instance(import)?;
+        for (item, is) in interface.exports(engine) {
+            match is.ty {
+                ComponentItem::ComponentFunc(_) => wasi::define(&mut instance, name, item)?,
+                ComponentItem::Resource(_) => instance.resource(item, wasi::resource_type(), |_, _| Ok(()))?,
+                _ => (), // Types need no definition.
+            }
+        }
+    }
+    linker.instantiate_pre(component)
+}
+
+impl OrchestratorCode {
+    pub(super) fn new(pre: InstancePre<GuestState>) -> wasmtime::Result<Self> {
+        Ok(Self { indices: bindings::GuestIndices::new(&pre)?, pre })
+    }
+}
+
+/// A live guest that runs one execution. Between turns it costs the memory pages it has touched, and nothing else.
+pub struct OrchestratorGuest {
+    store: Store<GuestState>,
+    guest: bindings::Guest,
+    catalog: Arc<Catalog>,
+    payload_bytes_max: usize,
+    memory_bytes_max: u64,
+}
+
+impl OrchestratorGuest {
+    /// A new instance, before `begin`.
+    pub(super) fn new(code: &OrchestratorCode, catalog: Arc<Catalog>, limits: &Limits) -> wasmtime::Result<Self> {
+        let state = GuestState::new(limits.guest_memory_bytes_max, limits.turn_cpu_ms_max);
+        let mut store = Store::new(code.pre.engine(), state);
+        state::bind(&mut store);
+        store.set_epoch_deadline(1);
+        let instance = code.pre.instantiate(&mut store)?;
+        let guest = code.indices.load(&mut store, &instance)?;
+        let memory_bytes_max = limits.guest_memory_bytes_max;
+        Ok(Self { store, guest, catalog, payload_bytes_max: limits.payload_bytes_max, memory_bytes_max })
+    }
+
+    /// What the guest said since this was last called.
+    pub fn take_lines(&mut self) -> Vec<LogLine> {
+        self.store.data_mut().lines.take()
+    }
+
+    /// By how many bytes the guest has grown beyond what it came with.
+    pub fn grown_bytes(&self) -> usize {
+        self.store.data().memory.grown()
+    }
+
+    /// One call into the guest, held to its bounds.
+    fn call<R>(&mut self, call: impl FnOnce(&bindings::Guest, &mut Store<GuestState>) -> wasmtime::Result<R>) -> Result<R, Fault> {
+        self.store.data_mut().budget.begin();
+        self.store.set_epoch_deadline(1);
+        call(&self.guest, &mut self.store).map_err(|error| fault::of(&error, self.store.data_mut().panic.take()))
+    }
+}
+
+impl Guest for OrchestratorGuest {
+    fn begin(&mut self, started: &Started) -> Result<(), Fault> {
+        let Some(function) = self.catalog.orchestrator(&started.function) else {
+            let message = format!("module {} has no orchestrator named {:?}", started.module, started.function);
+            return Err(Fault::Certain(Failure::new("UnknownFunction", message)));
+        };
+        let start = contract::start(started, function);
+        let state = self.store.data_mut();
+        state.now_ms = started.at_ms;
+        state.random = wasi::random(started.seed);
+        state.memory.set_max(started.memory_bytes_max.min(self.memory_bytes_max));
+        self.call(|guest, store| guest.call_begin(store, &start))
+    }
+
+    fn advance(&mut self, at_ms: u64, inputs: &[Input]) -> Result<Progress, Fault> {
+        self.store.data_mut().now_ms = at_ms;
+        let events = contract::events(at_ms, inputs);
+        let progress = self.call(|guest, store| guest.call_advance(store, &events))?;
+        contract::progress(progress, self.payload_bytes_max).map_err(Fault::Certain)
+    }
+}

@@ -1,0 +1,57 @@
+//! What may a guest ask for, and what does one turn bring about?
+
+use serde::{Deserialize, Serialize};
+
+use super::{End, Payload, TaskId};
+
+/// What a guest asks for and then awaits. Each takes the next task number of its execution.
+///
+/// Tags and field names are the stored format, as in [`super::Event`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Run an activity, in whichever module of the hub has it.
+    Activity {
+        /// The activity's name, as the guest spells it.
+        name: String,
+        /// Its input.
+        input: Payload,
+        /// Which attempt of the guest's retry policy this is, counted from 1.
+        #[serde(default = "first", skip_serializing_if = "is_first")]
+        attempt: u32,
+        /// The task of attempt 1, if this is a later one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        first_attempt: Option<TaskId>,
+        /// How long it may take, in milliseconds; the server's limit if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_ms: Option<u64>,
+    },
+}
+
+fn first() -> u32 {
+    1
+}
+
+fn is_first(attempt: &u32) -> bool {
+    *attempt == 1
+}
+
+/// One thing that a guest asks for within a turn, in the order of asking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// A new task. Its number is its position among all that the execution has scheduled.
+    Schedule(Action),
+    /// The guest has dropped this task.
+    Cancel(TaskId),
+}
+
+/// What one turn brings about.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// What was asked for.
+    pub asks: Vec<Ask>,
+    /// The custom status, if the turn set it.
+    pub custom_status: Option<Payload>,
+    /// How the execution ended, if it did.
+    pub end: Option<End>,
+}

@@ -1,0 +1,217 @@
+//! What does a history amount to? The state that the engine needs to go on, folded from the events.
+//!
+//! The engine keeps no other state of an execution: what it holds in memory is this fold of what is stored, so
+//! an execution can be dropped from memory and folded again at any time.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{Action, End, Event, Outcome, Started, TaskId};
+
+/// Something from outside that a turn hands to the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// The answer to a task.
+    Resolved {
+        /// Which one.
+        task: TaskId,
+        /// What it is.
+        outcome: Outcome,
+    },
+}
+
+/// An execution as its history so far describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Execution {
+    /// The first event.
+    pub started: Started,
+    /// How many events there are.
+    pub length: u32,
+    /// How many turns have begun.
+    pub turns: u32,
+    /// The guest's time in the last of them; before the first, when the start was asked for.
+    pub turn_at_ms: u64,
+    /// The number that the next task gets.
+    pub next_task: TaskId,
+    /// The tasks that have neither been answered nor dropped, with what they are.
+    pub open: BTreeMap<TaskId, Action>,
+    /// What is recorded, but no turn has taken yet; the oldest first.
+    pub unread: VecDeque<Input>,
+    /// How it ended, if it did.
+    pub end: Option<End>,
+}
+
+/// A history that no engine of ours can have written: the store is damaged or was changed from outside.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("event {position} of the history cannot be: {why}")]
+pub struct CorruptHistory {
+    /// Which event, counted from 0.
+    pub position: u32,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl Execution {
+    /// The execution after its first event.
+    pub fn new(started: Started) -> Self {
+        Self {
+            turn_at_ms: started.at_ms,
+            started,
+            length: 1,
+            turns: 0,
+            next_task: TaskId::default(),
+            open: BTreeMap::new(),
+            unread: VecDeque::new(),
+            end: None,
+        }
+    }
+
+    /// Folds a whole history.
+    ///
+    /// # Errors
+    /// If an event cannot stand where it does.
+    pub fn fold<'a>(history: impl IntoIterator<Item = &'a Event>) -> Result<Self, CorruptHistory> {
+        let mut events = history.into_iter();
+        let Some(Event::Started(started)) = events.next() else {
+            return Err(CorruptHistory { position: 0, why: "it has to be `started`".into() });
+        };
+        let mut execution = Self::new(started.clone());
+        for event in events {
+            execution.apply(event)?;
+        }
+        Ok(execution)
+    }
+
+    /// Takes in the event that follows.
+    ///
+    /// # Errors
+    /// If it cannot stand here; the execution is then not to be used any more.
+    pub fn apply(&mut self, event: &Event) -> Result<(), CorruptHistory> {
+        let position = self.length;
+        let corrupt = |why: String| Err(CorruptHistory { position, why });
+        if self.end.is_some() {
+            return corrupt("the execution has ended".into());
+        }
+        match event {
+            Event::Started(_) => return corrupt("the execution has started".into()),
+            Event::TurnStarted { at_ms, consumes } => {
+                if *at_ms < self.turn_at_ms {
+                    return corrupt(format!("its time {at_ms} is before {}", self.turn_at_ms));
+                }
+                let consumes = *consumes as usize;
+                if consumes > self.unread.len() {
+                    return corrupt(format!("it takes {consumes} inputs of {}", self.unread.len()));
+                }
+                self.unread.drain(..consumes);
+                self.turns += 1;
+                self.turn_at_ms = *at_ms;
+            }
+            Event::Scheduled { task, action } => {
+                if *task != self.next_task {
+                    return corrupt(format!("it schedules task {task} where {} is next", self.next_task));
+                }
+                self.open.insert(*task, action.clone());
+                self.next_task = task.next();
+            }
+            Event::Cancelled { task } => {
+                if *task >= self.next_task {
+                    return corrupt(format!("it cancels task {task}, which was never scheduled"));
+                }
+                self.open.remove(task);
+            }
+            Event::Resolved { task, outcome, .. } => {
+                if self.open.remove(task).is_none() {
+                    return corrupt(format!("it answers task {task}, which is not open"));
+                }
+                self.unread.push_back(Input::Resolved { task: *task, outcome: outcome.clone() });
+            }
+            Event::Ended { end, .. } => {
+                self.end = Some(end.clone());
+                self.open.clear();
+            }
+        }
+        self.length += 1;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::model::{Digest, Generation, Payload, Seed, Versions};
+
+    pub(crate) fn started() -> Started {
+        Started {
+            at_ms: 1_000,
+            instance: "loaf-17".parse().unwrap(),
+            module: Digest([1; 32]),
+            function: "BakeBread".into(),
+            input: Payload::null(),
+            generation: Generation([2; 16]),
+            seed: Seed([3; 16]),
+            memory_bytes_max: 1 << 26,
+            made_by: Versions { contract: "0.1.0".into(), host: "0.1.0".into(), generator: "by hand".into() },
+        }
+    }
+
+    pub(crate) fn turn(at_ms: u64, consumes: u32) -> Event {
+        Event::TurnStarted { at_ms, consumes }
+    }
+
+    pub(crate) fn scheduled(task: u32, name: &str) -> Event {
+        Event::Scheduled { task: TaskId(task), action: activity(name) }
+    }
+
+    pub(crate) fn activity(name: &str) -> Action {
+        Action::Activity { name: name.into(), input: Payload::null(), attempt: 1, first_attempt: None, timeout_ms: None }
+    }
+
+    pub(crate) fn resolved(task: u32) -> Event {
+        let outcome = Outcome::Completed(Payload::of(&task));
+        Event::Resolved { task: TaskId(task), at_ms: 1_500, outcome, ran: None }
+    }
+
+    pub(crate) fn ended() -> Event {
+        Event::Ended { at_ms: 2_000, end: End::Completed(Payload::null()) }
+    }
+
+    fn check(events: &[Event], expected: &str) {
+        let history: Vec<Event> = std::iter::once(Event::Started(started())).chain(events.iter().cloned()).collect();
+        let seen = match Execution::fold(&history) {
+            Err(error) => error.to_string(),
+            Ok(it) => {
+                let open: Vec<u32> = it.open.keys().map(|task| task.0).collect();
+                let ended = if it.end.is_some() { ", ended" } else { "" };
+                format!("{} turns, open {open:?}, unread {}, next {}{ended}", it.turns, it.unread.len(), it.next_task)
+            }
+        };
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn a_history_folds_to_what_is_open_and_unread() {
+        check(&[], "0 turns, open [], unread 0, next 0");
+        check(&[turn(1_000, 0), scheduled(0, "Mix"), scheduled(1, "Heat")], "1 turns, open [0, 1], unread 0, next 2");
+        let both = [turn(1_000, 0), scheduled(0, "Mix"), scheduled(1, "Heat"), resolved(1), resolved(0)];
+        check(&both, "1 turns, open [], unread 2, next 2");
+        check(&[&both[..], &[turn(1_600, 1)]].concat(), "2 turns, open [], unread 1, next 2");
+        check(&[&both[..3], &[Event::Cancelled { task: TaskId(0) }]].concat(), "1 turns, open [1], unread 0, next 2");
+        check(&[&both[..3], &[ended()]].concat(), "1 turns, open [], unread 0, next 2, ended");
+    }
+
+    #[test]
+    fn a_history_that_cannot_be_is_refused_with_the_event_at_fault() {
+        let first = [turn(1_000, 0), scheduled(0, "Mix")];
+        let after = |event: Event| [&first[..], &[event]].concat();
+        check(&after(Event::Started(started())), "event 3 of the history cannot be: the execution has started");
+        check(&after(turn(999, 0)), "event 3 of the history cannot be: its time 999 is before 1000");
+        check(&after(turn(1_000, 1)), "event 3 of the history cannot be: it takes 1 inputs of 0");
+        check(&after(scheduled(0, "Mix")), "event 3 of the history cannot be: it schedules task 0 where 1 is next");
+        check(&after(resolved(1)), "event 3 of the history cannot be: it answers task 1, which is not open");
+        check(
+            &after(Event::Cancelled { task: TaskId(1) }),
+            "event 3 of the history cannot be: it cancels task 1, which was never scheduled",
+        );
+        check(&[ended(), turn(3_000, 0)], "event 2 of the history cannot be: the execution has ended");
+        assert!(Execution::fold(&[ended()]).is_err());
+    }
+}

@@ -1,0 +1,21 @@
+//! What is a hub's world made of? Plain data: names and numbers, the events of a history, what a guest may ask for.
+//!
+//! Pure: nothing here reads a clock, a file or a socket. Everything else in the crate is built on these types.
+
+pub mod action;
+pub mod event;
+pub mod execution;
+pub mod failure;
+pub mod id;
+pub mod log;
+pub mod payload;
+pub mod status;
+
+pub use action::{Action, Ask, Progress};
+pub use event::{End, Event, Outcome, Started, Versions};
+pub use execution::{CorruptHistory, Execution, Input};
+pub use failure::{Cause, Failure};
+pub use id::{Digest, ExecutionKey, Generation, HubKey, HubName, InstanceId, InstanceKey, ModuleName, Seed, TaskId};
+pub use log::{LogLevel, LogLine};
+pub use payload::Payload;
+pub use status::RuntimeStatus;

@@ -1,0 +1,47 @@
+//! Where does an instance stand, as its callers see it?
+
+use std::fmt;
+
+/// The runtime status of an instance. The numbers are those of the wire contract and of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum RuntimeStatus {
+    /// Its code has run at least once and waits for something.
+    Running = 0,
+    /// It returned a value.
+    Completed = 1,
+    /// It returned an error, or its guest was at fault.
+    Failed = 3,
+    /// It is accepted and on disk; its code has not run yet.
+    Pending = 6,
+}
+
+impl RuntimeStatus {
+    const ALL: [Self; 4] = [Self::Running, Self::Completed, Self::Failed, Self::Pending];
+
+    /// The status that the store keeps as `number`.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| *status as u8 == number)
+    }
+
+    /// Whether the instance has come to its end.
+    pub fn is_ended(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed)
+    }
+
+    /// The name that the wire uses.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "Running",
+            Self::Completed => "Completed",
+            Self::Failed => "Failed",
+            Self::Pending => "Pending",
+        }
+    }
+}
+
+impl fmt::Display for RuntimeStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

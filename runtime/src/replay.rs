@@ -1,0 +1,345 @@
+//! Does a guest still do what its history says? One turn, and all recorded turns, played to a guest.
+//!
+//! Pure but for the guest: no clock, store, randomness or logging. Called by the engine for each new turn, and to bring a
+//! fresh guest to where its execution stands.
+
+use std::fmt::Write as _;
+
+use crate::model::{Action, Ask, CorruptHistory, End, Event, Execution, Failure, Input, Progress, Started, TaskId};
+
+/// A guest that runs one execution: a component instance, or what a test puts in its place.
+pub trait Guest {
+    /// Prepares the execution. Called once, before anything else.
+    ///
+    /// # Errors
+    /// The guest is then not to be used any more.
+    fn begin(&mut self, started: &Started) -> Result<(), Fault>;
+
+    /// Runs one turn: at `at_ms` the guest gets `inputs`, one at a time in this order, and runs until all of it waits.
+    ///
+    /// # Errors
+    /// The guest is then not to be used any more.
+    fn advance(&mut self, at_ms: u64, inputs: &[Input]) -> Result<Progress, Fault>;
+}
+
+/// What a guest did wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// It would do the same again: a panic, a trap, an answer that makes no sense. Recorded at once.
+    Certain(Failure),
+    /// It used up its time, its memory or its stack, which another try may not: nothing is recorded at first.
+    Exhausted(Failure),
+}
+
+impl Fault {
+    /// What to tell people.
+    pub fn failure(&self) -> &Failure {
+        match self {
+            Self::Certain(failure) | Self::Exhausted(failure) => failure,
+        }
+    }
+}
+
+/// Why a turn has no result. Nothing has been written in any case.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TurnError {
+    /// The guest asked for something else than its history says. The text shows both sides.
+    #[error("{0}")]
+    Diverged(String),
+    /// The guest was at fault.
+    #[error("{}", .0.failure().message)]
+    Fault(Fault),
+    /// The history cannot be.
+    #[error(transparent)]
+    Corrupt(#[from] CorruptHistory),
+}
+
+/// Plays one turn to `guest` and returns what it brings about.
+///
+/// `next_task` is the number that the turn's first new task gets. `recorded` is what history has of this turn; `None` for a
+/// turn that is new.
+///
+/// # Errors
+/// As [`TurnError`] says. Nothing has been written, and the guest is not to be used any more.
+pub fn turn(
+    guest: &mut dyn Guest,
+    at_ms: u64,
+    inputs: &[Input],
+    next_task: TaskId,
+    recorded: Option<&Recorded>,
+) -> Result<Progress, TurnError> {
+    let progress = guest.advance(at_ms, inputs).map_err(TurnError::Fault)?;
+    check_numbers(next_task, &progress.asks).map_err(|failure| TurnError::Fault(Fault::Certain(failure)))?;
+    match recorded {
+        Some(recorded) => recorded.compare(next_task, &progress).map_err(TurnError::Diverged)?,
+        None => (),
+    }
+    Ok(progress)
+}
+
+/// Brings a fresh `guest` to where `history` ends, checking every recorded turn on the way.
+///
+/// The last turn of an execution that ended with the guest at fault is not played: it has no result to compare with.
+///
+/// # Errors
+/// As [`TurnError`] says; the guest is not to be used any more.
+pub fn replay(history: &[Event], guest: &mut dyn Guest) -> Result<Execution, TurnError> {
+    let Some((Event::Started(started), rest)) = history.split_first() else {
+        return Err(Execution::fold(history).expect_err("an execution starts with `started`").into());
+    };
+    guest.begin(started).map_err(TurnError::Fault)?;
+    let mut execution = Execution::new(started.clone());
+    for (position, event) in rest.iter().enumerate() {
+        if let Event::TurnStarted { at_ms, consumes } = event {
+            let next_task = execution.next_task;
+            let inputs: Vec<Input> = execution.unread.iter().take(*consumes as usize).cloned().collect();
+            execution.apply(event)?;
+            let recorded = Recorded::after(&rest[position + 1..]);
+            if !matches!(recorded.end, Some(End::Faulted(_))) {
+                turn(guest, *at_ms, &inputs, next_task, Some(&recorded))?;
+            }
+        } else {
+            execution.apply(event)?;
+        }
+    }
+    Ok(execution)
+}
+
+/// What history has of one turn: the events that stand directly behind its `turn_started`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recorded {
+    asks: Vec<Ask>,
+    end: Option<End>,
+}
+
+impl Recorded {
+    fn after(events: &[Event]) -> Self {
+        let mut recorded = Self::default();
+        for event in events {
+            match event {
+                Event::Scheduled { action, .. } => recorded.asks.push(Ask::Schedule(action.clone())),
+                Event::Cancelled { task } => recorded.asks.push(Ask::Cancel(*task)),
+                Event::Ended { end, .. } => {
+                    recorded.end = Some(end.clone());
+                    break;
+                }
+                Event::Started(_) | Event::TurnStarted { .. } | Event::Resolved { .. } => break,
+            }
+        }
+        recorded
+    }
+
+    fn compare(&self, next_task: TaskId, progress: &Progress) -> Result<(), String> {
+        let mut task = next_task;
+        for position in 0..self.asks.len().max(progress.asks.len()) {
+            let (then, now) = (self.asks.get(position), progress.asks.get(position));
+            if then != now {
+                return Err(difference(task, then, now));
+            }
+            if let Some(Ask::Schedule(_)) = then {
+                task = task.next();
+            }
+        }
+        if self.end == progress.end {
+            return Ok(());
+        }
+        let side = |end: &Option<End>| end.as_ref().map_or_else(|| "goes on".to_owned(), describe_end);
+        Err(format!("after task {next_task}: in history the orchestrator {}, the guest now {}", side(&self.end), side(&progress.end)))
+    }
+}
+
+/// The guest may only cancel what it has asked for.
+fn check_numbers(mut next_task: TaskId, asks: &[Ask]) -> Result<(), Failure> {
+    for ask in asks {
+        match ask {
+            Ask::Schedule(_) => next_task = next_task.next(),
+            Ask::Cancel(task) if *task < next_task => (),
+            Ask::Cancel(task) => {
+                let message = format!("the module cancels task {task}, but has only asked for {next_task} tasks; its SDK is at fault");
+                return Err(Failure::new("InvalidAction", message));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn difference(task: TaskId, then: Option<&Ask>, now: Option<&Ask>) -> String {
+    let mut text = format!("task {task}: ");
+    match (then, now) {
+        (
+            Some(Ask::Schedule(Action::Activity { name: then, input: old, .. })),
+            Some(Ask::Schedule(Action::Activity { name: now, input: new, .. })),
+        ) if then == now => {
+            let (old, new) = (shortened(old.text()), shortened(new.text()));
+            let _ = write!(text, "history has activity {then:?} with {old}, the guest now calls it with {new}");
+        }
+        (then, now) => {
+            let then = then.map_or_else(|| "nothing".to_owned(), describe);
+            let now = now.map_or_else(|| "for nothing".to_owned(), |ask| format!("for {}", describe(ask)));
+            let _ = write!(text, "history has {then}, the guest now asks {now}");
+        }
+    }
+    text
+}
+
+fn describe(ask: &Ask) -> String {
+    match ask {
+        Ask::Schedule(Action::Activity { name, .. }) => format!("activity {name:?}"),
+        Ask::Cancel(task) => format!("the cancellation of task {task}"),
+    }
+}
+
+fn describe_end(end: &End) -> String {
+    match end {
+        End::Completed(output) => format!("returns {}", shortened(output.text())),
+        End::Failed(failure) => format!("fails with {:?}", failure.message),
+        End::Faulted(failure) => format!("is at fault: {}", failure.message),
+    }
+}
+
+/// Enough of a payload to recognise it by, cut at a character.
+fn shortened(text: &str) -> String {
+    const CHARACTERS_MAX: usize = 60;
+    match text.char_indices().nth(CHARACTERS_MAX) {
+        Some((cut, _)) => format!("{}… ({} bytes)", &text[..cut], text.len()),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::execution::tests::{activity, ended, resolved, scheduled, started, turn as turn_started};
+    use crate::model::{Outcome, Payload};
+
+    /// A guest that has its turns written down, and notes what it is given.
+    struct Scripted {
+        turns: Vec<Result<Progress, Fault>>,
+        given: Vec<String>,
+    }
+
+    impl Guest for Scripted {
+        fn begin(&mut self, started: &Started) -> Result<(), Fault> {
+            self.given.push(format!("begin {}", started.function));
+            Ok(())
+        }
+
+        fn advance(&mut self, at_ms: u64, inputs: &[Input]) -> Result<Progress, Fault> {
+            let inputs: Vec<u32> = inputs.iter().map(|Input::Resolved { task, .. }| task.0).collect();
+            self.given.push(format!("{at_ms} {inputs:?}"));
+            self.turns.remove(0)
+        }
+    }
+
+    fn asks(asks: impl IntoIterator<Item = Ask>) -> Result<Progress, Fault> {
+        Ok(Progress { asks: asks.into_iter().collect(), ..Progress::default() })
+    }
+
+    fn call(name: &str) -> Ask {
+        Ask::Schedule(activity(name))
+    }
+
+    fn end() -> Result<Progress, Fault> {
+        Ok(Progress { end: Some(End::Completed(Payload::null())), ..Progress::default() })
+    }
+
+    fn check(history: &[Event], turns: impl IntoIterator<Item = Result<Progress, Fault>>, expected: &str) {
+        let history: Vec<Event> = std::iter::once(Event::Started(started())).chain(history.iter().cloned()).collect();
+        let mut guest = Scripted { turns: turns.into_iter().collect(), given: Vec::new() };
+        let seen = match replay(&history, &mut guest) {
+            Ok(execution) => {
+                assert_eq!(Ok(execution), Execution::fold(&history), "a replay ends where the fold ends");
+                guest.given.join("; ")
+            }
+            Err(error) => error.to_string(),
+        };
+        assert_eq!(seen, expected);
+    }
+
+    fn sequence() -> Vec<Event> {
+        vec![turn_started(1_000, 0), scheduled(0, "Mix"), resolved(0), turn_started(1_500, 1), scheduled(1, "Bake")]
+    }
+
+    #[test]
+    fn a_replay_hands_every_recorded_turn_its_own_inputs() {
+        check(&sequence(), [asks([call("Mix")]), asks([call("Bake")])], "begin BakeBread; 1000 []; 1500 [0]");
+        let both = [turn_started(1_000, 0), scheduled(0, "Mix"), scheduled(1, "Heat"), resolved(1), resolved(0)];
+        let in_one = [&both[..], &[turn_started(1_500, 2), ended()]].concat();
+        check(&in_one, [asks([call("Mix"), call("Heat")]), end()], "begin BakeBread; 1000 []; 1500 [1, 0]");
+        let in_two = [&both[..], &[turn_started(1_500, 1), turn_started(1_501, 1), ended()]].concat();
+        let turns = [asks([call("Mix"), call("Heat")]), asks([]), end()];
+        check(&in_two, turns, "begin BakeBread; 1000 []; 1500 [1]; 1501 [0]");
+    }
+
+    #[test]
+    fn a_divergence_shows_both_sides() {
+        let mix = || asks([call("Mix")]);
+        check(&sequence(), [asks([])], r#"task 0: history has activity "Mix", the guest now asks for nothing"#);
+        check(
+            &sequence(),
+            [mix(), asks([call("Fry")])],
+            r#"task 1: history has activity "Bake", the guest now asks for activity "Fry""#,
+        );
+        check(
+            &sequence(),
+            [asks([call("Mix"), call("Heat")])],
+            r#"task 1: history has nothing, the guest now asks for activity "Heat""#,
+        );
+        check(
+            &sequence(),
+            [mix(), asks([Ask::Cancel(TaskId(0))])],
+            r#"task 1: history has activity "Bake", the guest now asks for the cancellation of task 0"#,
+        );
+        let other_input = Action::Activity {
+            name: "Mix".into(),
+            input: Payload::of(&"x".repeat(80)),
+            attempt: 1,
+            first_attempt: None,
+            timeout_ms: None,
+        };
+        let long = format!("\"{}… (82 bytes)", "x".repeat(59));
+        check(
+            &sequence(),
+            [asks([Ask::Schedule(other_input)])],
+            &format!(r#"task 0: history has activity "Mix" with null, the guest now calls it with {long}"#),
+        );
+    }
+
+    #[test]
+    fn an_end_at_another_place_is_a_divergence() {
+        check(
+            &[turn_started(1_000, 0), scheduled(0, "Mix")],
+            [Ok(Progress { asks: vec![call("Mix")], end: Some(End::Completed(Payload::null())), ..Progress::default() })],
+            "after task 0: in history the orchestrator goes on, the guest now returns null",
+        );
+        check(
+            &[turn_started(1_000, 0), ended()],
+            [asks([])],
+            "after task 0: in history the orchestrator returns null, the guest now goes on",
+        );
+    }
+
+    #[test]
+    fn a_guest_at_fault_in_its_last_turn_replays_up_to_it() {
+        let fault = End::Faulted(Failure::new("Panic", "the oven is cold"));
+        let history = [&sequence()[..4], &[Event::Ended { at_ms: 1_501, end: fault }]].concat();
+        check(&history, [asks([call("Mix")])], "begin BakeBread; 1000 []");
+    }
+
+    #[test]
+    fn a_guest_that_lies_about_task_numbers_is_at_fault() {
+        let message = "the module cancels task 1, but has only asked for 1 tasks; its SDK is at fault";
+        check(&sequence(), [asks([call("Mix"), Ask::Cancel(TaskId(1))])], message);
+    }
+
+    #[test]
+    fn a_fault_during_replay_is_reported_as_it_is() {
+        check(&sequence(), [Err(Fault::Exhausted(Failure::new("Time", "no time left")))], "no time left");
+        let unasked = [turn_started(1_000, 0), resolved(0)];
+        check(&unasked, [asks([])], "event 2 of the history cannot be: it answers task 0, which is not open");
+        let failed = Outcome::Failed(Failure::new("Cold", "the oven is cold"));
+        let answer = Event::Resolved { task: TaskId(0), at_ms: 1, outcome: failed, ran: None };
+        let history = [turn_started(1_000, 0), scheduled(0, "Mix"), answer, turn_started(1_500, 1)];
+        check(&history, [asks([call("Mix")]), asks([])], "begin BakeBread; 1000 []; 1500 [0]");
+    }
+}

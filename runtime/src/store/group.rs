@@ -1,0 +1,278 @@
+//! How do hundreds of instances share one sync? A thread that writes whatever has come in while it wrote the last batch.
+//!
+//! Group commit stands here, once, above [`Store`]. Called by the engine's shell; calls a store.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
+
+use super::{Commit, CommitOutcome, Store, StoreError};
+
+/// The most commits in a batch. More of them gain little and make the first one wait.
+const BATCH_COMMITS_MAX: usize = 512;
+
+/// The most event bytes in a batch, in bytes; a single larger commit is a batch of its own.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// What a commit has come to. One error may be shared by a whole batch.
+pub type CommitResult = Result<CommitOutcome, Arc<StoreError>>;
+
+/// Gathers commits into batches and writes them, on a thread of its own.
+///
+/// No commit waits so that others may join it: a batch is what has come in while the one before was written.
+/// Dropping it writes everything that was submitted, and answers it, before it returns.
+pub struct Committer {
+    jobs: Option<Sender<Job>>,
+    queued: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Job {
+    commit: Commit,
+    done: Box<dyn FnOnce(CommitResult) + Send>,
+}
+
+impl Committer {
+    /// Starts the thread.
+    ///
+    /// # Panics
+    /// If the system cannot start a thread.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        let (jobs, inbox) = mpsc::channel();
+        let queued = Arc::new(AtomicUsize::new(0));
+        let writing = Writing { store, inbox, queued: Arc::clone(&queued) };
+        let thread = thread::Builder::new().name("commit".into()).spawn(move || writing.run());
+        let thread = thread.expect("a server that cannot start this one thread cannot run");
+        Self { jobs: Some(jobs), queued, thread: Some(thread) }
+    }
+
+    /// Hands over a commit and returns at once. `done` hears what it has come to: `Ok` means that it is durable.
+    ///
+    /// `done` runs on the thread that commits, so it must be short, must not wait for another commit and must not panic. Commits
+    /// of one instance go through in the order of submission, each in a batch of its own. If a batch fails, its commits are
+    /// tried one by one, so that only the offender hears of it.
+    pub fn submit(&self, commit: Commit, done: impl FnOnce(CommitResult) + Send + 'static) {
+        self.queued.fetch_add(1, Ordering::Relaxed);
+        let jobs = self.jobs.as_ref().expect("only a drop takes the sender away");
+        if let Err(mpsc::SendError(job)) = jobs.send(Job { commit, done: Box::new(done) }) {
+            // Only after a panic on the other side.
+            self.queued.fetch_sub(1, Ordering::Relaxed);
+            (job.done)(Err(Arc::new(StoreError::Other("the thread that commits is gone".into()))));
+        }
+    }
+
+    /// How many commits have been submitted and not been answered. There is no bound here: whoever lets work in looks at
+    /// this.
+    pub fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.jobs = None;
+        let Some(thread) = self.thread.take() else { return };
+        // An answer may hold the last reference to us; then the thread ends by itself, as soon as it has nothing left to do.
+        if thread.thread().id() != thread::current().id() && thread.join().is_err() {
+            tracing::error!("the thread that commits has panicked");
+        }
+    }
+}
+
+/// The thread's side.
+struct Writing {
+    store: Arc<dyn Store>,
+    inbox: Receiver<Job>,
+    queued: Arc<AtomicUsize>,
+}
+
+impl Writing {
+    fn run(self) {
+        let mut held = None;
+        let mut instances = HashSet::new();
+        while let Some(first) = held.take().or_else(|| self.inbox.recv().ok()) {
+            let (mut commits, mut dones) = (Vec::new(), Vec::new());
+            let mut bytes = 0;
+            let mut next = Some(first);
+            while let Some(job) = next {
+                let over = !commits.is_empty() && bytes + job.commit.events.json.len() > BATCH_BYTES_MAX;
+                if over || !instances.insert(job.commit.instance) {
+                    held = Some(job); // It opens the next batch, so that commits of one instance keep their order.
+                    break;
+                }
+                bytes += job.commit.events.json.len();
+                commits.push(job.commit);
+                dones.push(job.done);
+                next = if commits.len() < BATCH_COMMITS_MAX { self.inbox.try_recv().ok() } else { None };
+            }
+            instances.clear();
+            self.write(&commits, dones);
+        }
+    }
+
+    fn write(&self, commits: &[Commit], dones: Vec<Box<dyn FnOnce(CommitResult) + Send>>) {
+        match self.store.commit(commits) {
+            Ok(outcomes) => {
+                assert_eq!(outcomes.len(), commits.len(), "a store answers every commit");
+                for (done, outcome) in dones.into_iter().zip(outcomes) {
+                    self.answer(done, Ok(outcome));
+                }
+            }
+            Err(error) if commits.len() == 1 || concerns_all(&error) => {
+                let error = Arc::new(error);
+                for done in dones {
+                    self.answer(done, Err(Arc::clone(&error)));
+                }
+            }
+            Err(error) => {
+                tracing::warn!("a batch of {} commits is tried one by one: {error}", commits.len());
+                for (commit, done) in commits.iter().zip(dones) {
+                    self.write(std::slice::from_ref(commit), vec![done]);
+                }
+            }
+        }
+    }
+
+    fn answer(&self, done: Box<dyn FnOnce(CommitResult) + Send>, result: CommitResult) {
+        self.queued.fetch_sub(1, Ordering::Relaxed);
+        done(result);
+    }
+}
+
+/// Whether every commit would meet this error, so that there is no sense in trying them one by one.
+fn concerns_all(error: &StoreError) -> bool {
+    matches!(error, StoreError::Fenced { .. } | StoreError::Poisoned(_) | StoreError::Full)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Barrier, Mutex};
+
+    use super::*;
+    use crate::store::memory::{Fault, MemoryStore};
+    use crate::store::suite::{self, World};
+
+    /// Submits `commits` so that they queue up behind a first one, and tells how each went and how many batches they took.
+    fn check(world: &World, store: &Arc<MemoryStore>, faults: &[Fault], commits: Vec<Commit>, batches: u64, expected: &[&str]) {
+        let committer = Committer::new(Arc::clone(store) as Arc<dyn Store>);
+        let busy = Arc::new(Barrier::new(2));
+        let free = Arc::new(Barrier::new(2));
+        let (arrived, go_on) = (Arc::clone(&busy), Arc::clone(&free));
+        committer.submit(world.create(9_999, "first"), move |_| {
+            arrived.wait();
+            go_on.wait();
+        });
+        busy.wait();
+        let writes = store.writes();
+        faults.iter().for_each(|fault| store.fail_next(*fault));
+        let seen = Arc::new(Mutex::new(vec![String::new(); commits.len()]));
+        for (n, commit) in commits.into_iter().enumerate() {
+            let seen = Arc::clone(&seen);
+            committer.submit(commit, move |result| {
+                seen.lock().unwrap()[n] = match result {
+                    Ok(CommitOutcome::Done) => "done".into(),
+                    Ok(CommitOutcome::Refused(status)) => format!("refused, {status}"),
+                    Err(error) => error.to_string(),
+                }
+            });
+        }
+        assert_eq!(committer.queued(), expected.len());
+        free.wait();
+        drop(committer);
+        assert_eq!(*seen.lock().unwrap(), expected);
+        assert_eq!(store.writes() - writes, batches);
+    }
+
+    fn world() -> (World, Arc<MemoryStore>) {
+        let store = Arc::new(MemoryStore::new());
+        (World::new(&*store), store)
+    }
+
+    #[test]
+    fn what_queues_up_becomes_one_batch() {
+        let (world, store) = world();
+        let commits = vec![world.create(1, "a"), world.create(2, "b"), world.create(3, "a")];
+        check(&world, &store, &[], commits, 1, &["done", "done", "refused, Pending"]);
+    }
+
+    #[test]
+    fn only_the_commit_at_fault_fails() {
+        let (world, store) = world();
+        let commits = vec![world.create(1, "a"), world.advance(7, 3), world.create(2, "b")];
+        let at_fault = format!("execution {} is not at 3 events", world.execution(7).0);
+        check(&world, &store, &[], commits, 4, &["done", &at_fault, "done"]);
+    }
+
+    #[test]
+    fn a_batch_that_fails_once_goes_through_one_by_one() {
+        let (world, store) = world();
+        check(&world, &store, &[Fault::Refuse], vec![world.create(1, "a"), world.create(2, "b")], 3, &["done", "done"]);
+    }
+
+    #[test]
+    fn a_failed_sync_fails_the_batch_and_all_that_follow() {
+        for (fault, written) in [(Fault::Poison, false), (Fault::RefuseAfterWriting, true)] {
+            let (world, store) = world();
+            let poisoned = StoreError::Poisoned("a sync that failed on demand".into()).to_string();
+            check(&world, &store, &[fault], vec![world.create(1, "a"), world.create(2, "b")], 1, &[&poisoned, &poisoned]);
+            assert!(matches!(store.commit(&[world.create(3, "c")]), Err(StoreError::Poisoned(_))));
+            let id = suite::id("b");
+            assert_eq!(store.reopen().instance(world.hub, &id).unwrap().is_some(), written);
+        }
+    }
+
+    #[test]
+    fn a_stale_owner_fails_as_a_whole() {
+        let (world, store) = world();
+        let committer = Committer::new(Arc::clone(&store) as Arc<dyn Store>);
+        drop(store.reopen());
+        let (tell, told) = mpsc::channel();
+        committer.submit(world.create(1, "a"), move |result| tell.send(result).unwrap());
+        let error = told.recv().unwrap().unwrap_err();
+        assert!(matches!(*error, StoreError::Fenced { .. }), "{error}");
+    }
+
+    #[test]
+    fn commits_of_one_instance_go_in_order_and_apart() {
+        let (world, store) = world();
+        let commits = vec![world.create(1, "a"), world.advance(1, 1), world.advance(1, 3), world.create(2, "b")];
+        check(&world, &store, &[], commits, 3, &["done", "done", "done", "done"]);
+    }
+
+    #[test]
+    fn a_batch_ends_at_a_megabyte_and_at_512_commits() {
+        let (world, store) = world();
+        let large = |n: i64| Commit { events: suite::filler(600_000), ..world.create(n, &format!("large-{n}")) };
+        check(&world, &store, &[], (1..=3).map(large).collect(), 3, &["done"; 3]);
+        let small = (10..1_034).map(|n| world.create(n, &format!("small-{n}"))).collect();
+        check(&world, &store, &[], small, 2, &["done"; 1_024]);
+    }
+
+    #[test]
+    fn a_drop_writes_everything_that_was_submitted() {
+        let (world, store) = world();
+        let committer = Committer::new(Arc::clone(&store) as Arc<dyn Store>);
+        for n in 0..2_000 {
+            committer.submit(world.create(n, &format!("loaf-{n}")), |result| assert!(result.is_ok()));
+        }
+        drop(committer);
+        assert_eq!(store.instances(world.hub, None, usize::MAX).unwrap().len(), 2_000);
+    }
+
+    #[test]
+    fn the_last_answer_may_drop_the_committer() {
+        let (world, store) = world();
+        let committer = Arc::new(Mutex::new(Some(Committer::new(store))));
+        let (tell, told) = mpsc::channel();
+        let last = Arc::clone(&committer);
+        let guard = committer.lock().unwrap();
+        guard.as_ref().unwrap().submit(world.create(1, "a"), move |_| {
+            drop(last.lock().unwrap().take());
+            tell.send(()).unwrap();
+        });
+        drop(guard);
+        told.recv().unwrap();
+    }
+}

@@ -1,0 +1,341 @@
+//! What would a store do that fails just now? The store of tests: in memory, deterministic, failing where it is told to.
+//!
+//! [`MemoryStore::reopen`] gives what a restarted process would find, and locks the old one out, as a new owner does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::schema::{HUB_KEY_MAX, PARTITIONS};
+use super::{Change, Commit, CommitOutcome, HubRow, InstanceRow, ModuleRow, NewInstance, Store, StoreError, Upload, Uploaded};
+use crate::model::{Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, RuntimeStatus};
+
+/// How a write fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing is written, and the store says so with [`StoreError::Other`]. The next write may go through.
+    Refuse,
+    /// There is no space: nothing is written, and the store says so with [`StoreError::Full`]. The next write may go through.
+    Full,
+    /// A sync fails before anything is on disk: [`StoreError::Poisoned`], now and until the store is reopened.
+    Poison,
+    /// A sync fails, but everything is on disk: the same error, yet the write is there after reopening.
+    RefuseAfterWriting,
+}
+
+/// A store in memory. Clones of its contents are shared between all that were reopened from one another.
+pub struct MemoryStore {
+    disk: Arc<Mutex<Disk>>,
+    epoch: i64,
+    orders: Mutex<Orders>,
+}
+
+/// What tests want of the writes to come.
+#[derive(Default)]
+struct Orders {
+    writes: u64,
+    faults: BTreeMap<u64, Fault>,
+    poisoned: bool,
+}
+
+/// What survives.
+#[derive(Default)]
+struct Disk {
+    epoch: i64,
+    hubs: Vec<HubRow>,
+    bytes: BTreeMap<Digest, Vec<u8>>,
+    /// In the order of upload.
+    versions: Vec<(HubKey, ModuleRow)>,
+    instances: BTreeMap<InstanceKey, (HubKey, InstanceRow)>,
+    ids: BTreeMap<(HubKey, InstanceId), InstanceKey>,
+    /// The JSON of one commit, by execution and number of its first event.
+    history: BTreeMap<(ExecutionKey, u32), String>,
+    superseded: BTreeSet<ExecutionKey>,
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::on(Arc::default())
+    }
+}
+
+impl MemoryStore {
+    /// An empty store, which fails nowhere.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What a restarted process finds: everything that was written, and no faults. This one is refused from now on.
+    pub fn reopen(&self) -> Self {
+        Self::on(Arc::clone(&self.disk))
+    }
+
+    /// Makes the next write fail; or the one after those that are to fail already.
+    pub fn fail_next(&self, fault: Fault) {
+        let mut orders = self.orders();
+        let next = orders.faults.last_key_value().map_or(0, |(at, _)| at + 1).max(orders.writes);
+        orders.faults.insert(next, fault);
+    }
+
+    /// Makes the write fail before which there were `writes` others, see [`Self::writes`].
+    pub fn fail_at(&self, writes: u64, fault: Fault) {
+        self.orders().faults.insert(writes, fault);
+    }
+
+    /// How many writes were tried since it was opened: batches, uploads and sweeps, whatever became of them.
+    pub fn writes(&self) -> u64 {
+        self.orders().writes
+    }
+
+    fn on(disk: Arc<Mutex<Disk>>) -> Self {
+        let epoch = {
+            let mut disk = disk.lock().expect(NO_PANIC);
+            disk.epoch += 1;
+            disk.epoch
+        };
+        Self { disk, epoch, orders: Mutex::default() }
+    }
+
+    fn orders(&self) -> MutexGuard<'_, Orders> {
+        self.orders.lock().expect(NO_PANIC)
+    }
+
+    fn disk(&self) -> MutexGuard<'_, Disk> {
+        self.disk.lock().expect(NO_PANIC)
+    }
+
+    /// One write, with what was ordered for it. `work` must change nothing if it fails.
+    fn write<T>(&self, work: impl FnOnce(&mut Disk) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let poisoned = || StoreError::Poisoned("a sync that failed on demand".into());
+        let mut orders = self.orders();
+        let at = orders.writes;
+        orders.writes += 1;
+        let fault = orders.faults.remove(&at);
+        if orders.poisoned {
+            return Err(poisoned());
+        }
+        let mut disk = self.disk();
+        if disk.epoch != self.epoch {
+            return Err(StoreError::Fenced { epoch: self.epoch });
+        }
+        orders.poisoned = matches!(fault, Some(Fault::Poison | Fault::RefuseAfterWriting));
+        match fault {
+            None => work(&mut disk),
+            Some(Fault::Refuse) => Err(StoreError::Other("a write that failed on demand".into())),
+            Some(Fault::Full) => Err(StoreError::Full),
+            Some(Fault::Poison) => Err(poisoned()),
+            Some(Fault::RefuseAfterWriting) => work(&mut disk).and_then(|_| Err(poisoned())),
+        }
+    }
+}
+
+const NO_PANIC: &str = "nothing panics while it holds the store";
+
+impl Store for MemoryStore {
+    fn commit(&self, batch: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError> {
+        self.write(|disk| {
+            // Later commits of a batch see what earlier ones did, and an error takes all of it back.
+            let before = (disk.instances.clone(), disk.ids.clone(), disk.superseded.clone());
+            let mut appended = Vec::new();
+            let result: Result<_, StoreError> = batch.iter().map(|commit| disk.commit(commit, &mut appended)).collect();
+            if result.is_err() {
+                (disk.instances, disk.ids, disk.superseded) = before;
+                appended.iter().for_each(|row| drop(disk.history.remove(row)));
+            }
+            result
+        })
+    }
+
+    fn upload(&self, upload: &Upload<'_>) -> Result<Uploaded, StoreError> {
+        self.write(|disk| {
+            let hub = disk.make_hub(upload.hub)?;
+            disk.bytes.entry(upload.digest).or_insert_with(|| upload.bytes.to_vec());
+            let mut known = false;
+            for (_, row) in disk.versions.iter_mut().filter(|(of, row)| *of == hub && row.name == *upload.name) {
+                row.current = row.digest == upload.digest;
+                known |= row.current;
+            }
+            if known {
+                return Ok(Uploaded::Known);
+            }
+            let row = ModuleRow {
+                name: upload.name.clone(),
+                digest: upload.digest,
+                current: true,
+                uploaded_ms: upload.at_ms,
+                bytes: upload.bytes.len() as u64,
+                catalog: upload.catalog.to_owned(),
+            };
+            disk.versions.push((hub, row));
+            Ok(Uploaded::New)
+        })
+    }
+
+    fn hubs(&self) -> Result<Vec<HubRow>, StoreError> {
+        Ok(self.disk().hubs.clone())
+    }
+
+    fn modules(&self, hub: HubKey) -> Result<Vec<ModuleRow>, StoreError> {
+        let disk = self.disk();
+        let newest_first = disk.versions.iter().rev().filter(|(of, _)| *of == hub);
+        let mut rows: Vec<_> = newest_first.map(|(_, row)| row.clone()).collect();
+        rows.sort_by(|a, b| a.name.cmp(&b.name).then(b.uploaded_ms.cmp(&a.uploaded_ms)));
+        Ok(rows)
+    }
+
+    fn module_bytes(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.disk().bytes.get(&digest).cloned())
+    }
+
+    fn live_instances(&self, hub: HubKey) -> Result<Vec<(Digest, u64)>, StoreError> {
+        let mut counts = BTreeMap::new();
+        for row in self.open_instances(hub, None, usize::MAX)? {
+            *counts.entry(row.module).or_default() += 1;
+        }
+        Ok(counts.into_iter().collect())
+    }
+
+    fn instance(&self, hub: HubKey, id: &InstanceId) -> Result<Option<InstanceRow>, StoreError> {
+        let disk = self.disk();
+        let key = disk.ids.get(&(hub, id.clone()));
+        Ok(key.map(|key| disk.instances[key].1.clone()))
+    }
+
+    fn open_instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError> {
+        let disk = self.disk();
+        Ok(disk.rows(hub, after).filter(|row| !row.status.is_ended()).take(max).cloned().collect())
+    }
+
+    fn instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError> {
+        Ok(self.disk().rows(hub, after).take(max).cloned().collect())
+    }
+
+    fn history(&self, execution: ExecutionKey) -> Result<Vec<Event>, StoreError> {
+        let disk = self.disk();
+        let mut events = Vec::new();
+        for json in disk.events(execution) {
+            events.append(&mut parse(json)?);
+        }
+        Ok(events)
+    }
+
+    fn first_and_last_event(&self, execution: ExecutionKey) -> Result<Option<(Event, Event)>, StoreError> {
+        let mut events = self.history(execution)?;
+        let Some(last) = events.pop() else { return Ok(None) };
+        let first = events.into_iter().next();
+        Ok(Some((first.unwrap_or_else(|| last.clone()), last)))
+    }
+
+    fn last_execution(&self, first: ExecutionKey, end: ExecutionKey) -> Result<Option<ExecutionKey>, StoreError> {
+        Ok(self.disk().history.range((first, 0)..(end, 0)).next_back().map(|((execution, _), _)| *execution))
+    }
+
+    fn sweep(&self, rows_max: usize) -> Result<usize, StoreError> {
+        self.write(|disk| {
+            let mut swept = 0;
+            while swept < rows_max
+                && let Some(execution) = disk.superseded.first().copied()
+            {
+                let rows: Vec<_> = disk.history.range((execution, 0)..=(execution, u32::MAX)).map(|(key, _)| *key).collect();
+                if rows.len() < rows_max - swept {
+                    disk.superseded.remove(&execution);
+                }
+                for row in rows.into_iter().rev().take(rows_max - swept) {
+                    disk.history.remove(&row);
+                    swept += 1;
+                }
+            }
+            Ok(swept)
+        })
+    }
+}
+
+impl Disk {
+    fn make_hub(&mut self, name: &HubName) -> Result<HubKey, StoreError> {
+        if let Some(hub) = self.hubs.iter().find(|hub| hub.name == *name) {
+            return Ok(hub.key);
+        }
+        let key = HubKey(u32::try_from(self.hubs.len()).expect("far fewer hubs") + 1);
+        assert!(key.0 <= HUB_KEY_MAX, "far fewer hubs");
+        self.hubs.push(HubRow { key, name: name.clone(), partitions: PARTITIONS });
+        Ok(key)
+    }
+
+    fn rows(&self, hub: HubKey, after: Option<InstanceKey>) -> impl Iterator<Item = &InstanceRow> {
+        let after = after.unwrap_or(InstanceKey(i64::MIN));
+        let behind = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+        self.instances.range(behind).filter(move |(_, (of, _))| *of == hub).map(|(_, (_, row))| row)
+    }
+
+    fn events(&self, execution: ExecutionKey) -> impl Iterator<Item = &String> {
+        self.history.range((execution, 0)..=(execution, u32::MAX)).map(|(_, json)| json)
+    }
+
+    /// One commit, whose row of history is noted in `appended`. An error may leave a part of it.
+    fn commit(&mut self, commit: &Commit, appended: &mut Vec<(ExecutionKey, u32)>) -> Result<CommitOutcome, StoreError> {
+        let seq = match &commit.change {
+            Change::Create(new) => {
+                if let Some(status) = self.create(commit, new)? {
+                    return Ok(CommitOutcome::Refused(status));
+                }
+                0
+            }
+            Change::Advance { expected_length, status, updated_ms, custom_status } => {
+                let row = self.instances.get_mut(&commit.instance).map(|(_, row)| row);
+                let row = row.filter(|row| (row.execution, row.length) == (commit.execution, *expected_length));
+                let row = row.ok_or(StoreError::Conflict { execution: commit.execution, expected: *expected_length })?;
+                row.length += commit.events.count;
+                row.status = *status;
+                row.updated_ms = *updated_ms;
+                if custom_status.is_some() {
+                    row.custom_status.clone_from(custom_status);
+                }
+                *expected_length
+            }
+        };
+        let at = (commit.execution, seq);
+        if self.history.contains_key(&at) {
+            return Err(StoreError::Conflict { execution: commit.execution, expected: seq });
+        }
+        self.history.insert(at, commit.events.json.clone());
+        appended.push(at);
+        Ok(CommitOutcome::Done)
+    }
+
+    /// Makes the row; or says in which status the live instance is that has the ID already.
+    fn create(&mut self, commit: &Commit, new: &NewInstance) -> Result<Option<RuntimeStatus>, StoreError> {
+        if !self.bytes.contains_key(&new.module) {
+            return Err(StoreError::Other(format!("module {} is not in the store", new.module)));
+        }
+        let id = (new.hub, new.id.clone());
+        if let Some(holder) = self.ids.get(&id).copied().filter(|holder| *holder != commit.instance) {
+            let row = &self.instances[&holder].1;
+            if !row.status.is_ended() {
+                return Ok(Some(row.status));
+            }
+            self.superseded.insert(row.execution);
+            self.instances.remove(&holder);
+        }
+        if self.instances.contains_key(&commit.instance) {
+            return Err(StoreError::Conflict { execution: commit.execution, expected: 0 });
+        }
+        let row = InstanceRow {
+            key: commit.instance,
+            execution: commit.execution,
+            length: commit.events.count,
+            id: new.id.clone(),
+            function: new.function.clone(),
+            module: new.module,
+            status: RuntimeStatus::Pending,
+            created_ms: new.created_ms,
+            updated_ms: new.created_ms,
+            custom_status: None,
+        };
+        self.ids.insert(id, commit.instance);
+        self.instances.insert(commit.instance, (new.hub, row));
+        Ok(None)
+    }
+}
+
+fn parse(json: &str) -> Result<Vec<Event>, StoreError> {
+    serde_json::from_str(json).map_err(|error| StoreError::Corrupt(error.to_string()))
+}

@@ -1,0 +1,268 @@
+//! What has to be kept, and what is durable when? The one door between the engine and a database.
+//!
+//! [`Store`] has a method per need of the engine. SQLite (`sqlite.rs`) is the store of a single machine, `memory.rs` that of tests,
+//! which can fail at any write; one suite holds both to the same behaviour. Group commit lives above the trait, once
+//! (`group.rs`). Only this folder knows SQL.
+
+pub mod group;
+#[cfg(test)]
+pub mod memory;
+pub mod schema;
+pub mod sqlite;
+#[cfg(test)]
+mod suite;
+
+use crate::model::{Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, ModuleName, Payload, RuntimeStatus};
+
+/// Events that are printed already, so that the writer only copies bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedEvents {
+    /// A JSON array of [`Event`]s.
+    pub json: String,
+    /// How many there are; at least one.
+    pub count: u32,
+}
+
+impl EncodedEvents {
+    /// Prints `events`.
+    pub fn of(events: &[Event]) -> Self {
+        let count = u32::try_from(events.len()).expect("the limit on history is far below");
+        let json = serde_json::to_string(events).expect("events have string keys and print without errors");
+        Self { json, count }
+    }
+}
+
+/// What one step of one instance adds to the store: all of it or nothing.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// Which instance.
+    pub instance: InstanceKey,
+    /// Which execution of it.
+    pub execution: ExecutionKey,
+    /// Appended behind what the execution has.
+    pub events: EncodedEvents,
+    /// What becomes of the instance's row.
+    pub change: Change,
+}
+
+/// What a [`Commit`] does to the row of its instance.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// The instance comes into being, in the place of an ended one with the same ID if there is one: then the
+    /// old row goes at once and its history in slices.
+    Create(NewInstance),
+    /// The instance goes on.
+    Advance {
+        /// How many events the execution must have before this commit.
+        expected_length: u32,
+        /// Its status from now on.
+        status: RuntimeStatus,
+        /// When this step happened, in milliseconds since 1970.
+        updated_ms: u64,
+        /// The new custom status, if it changed.
+        custom_status: Option<Payload>,
+    },
+}
+
+/// What is known about an instance when it starts. Its status is `Pending`.
+#[derive(Debug, Clone)]
+pub struct NewInstance {
+    /// Its hub.
+    pub hub: HubKey,
+    /// Its ID, unique in the hub.
+    pub id: InstanceId,
+    /// The orchestrator's name, as the caller spelled it.
+    pub function: String,
+    /// The code.
+    pub module: Digest,
+    /// When the start was asked for, in milliseconds since 1970.
+    pub created_ms: u64,
+}
+
+/// What became of one [`Commit`] of a batch that went through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitOutcome {
+    /// It is durable.
+    Done,
+    /// Nothing of it was written: a live instance has this ID, in this status. Only for [`Change::Create`].
+    Refused(RuntimeStatus),
+}
+
+/// Why the store did not do what it was asked. In every case nothing of the request is visible, with one exception that
+/// its variant names.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another owner has taken over. This one must not write any more.
+    #[error("another server has taken over this store (its epoch is past {epoch})")]
+    Fenced {
+        /// The epoch of the owner that was refused.
+        epoch: i64,
+    },
+    /// An execution does not have the length that the commit was made for.
+    #[error("execution {} is not at {expected} events", execution.0)]
+    Conflict {
+        /// Which one.
+        execution: ExecutionKey,
+        /// What the commit expected.
+        expected: u32,
+    },
+    /// A sync failed, now or earlier. What the disk holds is unknown; nothing is written until the server is restarted.
+    #[error("a sync of the store has failed; nothing is written until the server is restarted: {0}")]
+    Poisoned(String),
+    /// There is no space left. Writing may work again later.
+    #[error("the disk of the store is full")]
+    Full,
+    /// The file was written by a newer version of this program.
+    #[error("the store has schema version {found}, and this program knows versions up to {known}; run a newer version of it")]
+    Newer {
+        /// What the file says.
+        found: i64,
+        /// What this program reads.
+        known: i64,
+    },
+    /// Another process has the store open.
+    #[error("another process has {0} open; stop it first, or choose another data directory")]
+    Locked(String),
+    /// Something stored cannot be read.
+    #[error("the store is damaged: {0}")]
+    Corrupt(String),
+    /// Anything else that the database or the file system says.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// A hub as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubRow {
+    /// Its number.
+    pub key: HubKey,
+    /// Its name, as it was first written.
+    pub name: HubName,
+    /// How many partitions it has, fixed when it came into being.
+    pub partitions: u32,
+}
+
+/// An instance as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceRow {
+    /// Its number.
+    pub key: InstanceKey,
+    /// The number of its current execution.
+    pub execution: ExecutionKey,
+    /// How many events that has.
+    pub length: u32,
+    /// Its ID.
+    pub id: InstanceId,
+    /// The orchestrator's name, as the caller spelled it.
+    pub function: String,
+    /// The code of the current execution.
+    pub module: Digest,
+    /// Where it stands.
+    pub status: RuntimeStatus,
+    /// When it was started, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// When it last got on, in milliseconds since 1970.
+    pub updated_ms: u64,
+    /// What its code last said of itself.
+    pub custom_status: Option<Payload>,
+}
+
+/// A module to keep, with what its catalog says.
+#[derive(Debug, Clone)]
+pub struct Upload<'a> {
+    /// The hub, which comes into being with its first module.
+    pub hub: &'a HubName,
+    /// The module's name.
+    pub name: &'a ModuleName,
+    /// The digest of `bytes`.
+    pub digest: Digest,
+    /// As they were uploaded.
+    pub bytes: &'a [u8],
+    /// The catalog, as JSON that only the engine reads.
+    pub catalog: &'a str,
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+/// What an upload changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Uploaded {
+    /// The module has not had this digest before.
+    New,
+    /// It has; this is its current version now.
+    Known,
+}
+
+/// One version of a module as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModuleRow {
+    /// The module's name.
+    pub name: ModuleName,
+    /// This version.
+    pub digest: Digest,
+    /// Whether new instances get it.
+    pub current: bool,
+    /// When it was first uploaded, in milliseconds since 1970.
+    pub uploaded_ms: u64,
+    /// How large it is.
+    pub bytes: u64,
+    /// Its catalog, as it was given.
+    pub catalog: String,
+}
+
+/// The store of a server. All methods block until they have an answer.
+pub trait Store: Send + Sync + 'static {
+    /// Writes a batch: all commits that are not refused, or none. Outcomes are in the order of the batch. On return they are
+    /// durable: they survive a kill and a power loss.
+    ///
+    /// A batch must not hold two commits of one instance. The module of a new instance must have been uploaded, and the key
+    /// lie in the range of its hub ([`ExecutionKey::range`]).
+    ///
+    /// # Errors
+    /// Nothing of the batch is written, unless the error is [`StoreError::Poisoned`]: then nobody knows.
+    /// [`StoreError::Conflict`] also for a [`Change::Create`] whose instance is there already.
+    fn commit(&self, batch: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError>;
+
+    /// Keeps a module and makes it the current version under its name. Durable on return.
+    ///
+    /// # Errors
+    /// Nothing has changed then, but for [`StoreError::Poisoned`].
+    fn upload(&self, upload: &Upload<'_>) -> Result<Uploaded, StoreError>;
+
+    /// All hubs, by number.
+    fn hubs(&self) -> Result<Vec<HubRow>, StoreError>;
+
+    /// All versions of all modules of a hub, by name, the newest upload first.
+    fn modules(&self, hub: HubKey) -> Result<Vec<ModuleRow>, StoreError>;
+
+    /// The bytes of a module, as they were uploaded to any hub.
+    fn module_bytes(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// How many instances that have not ended run on each digest.
+    fn live_instances(&self, hub: HubKey) -> Result<Vec<(Digest, u64)>, StoreError>;
+
+    /// One instance by its ID.
+    fn instance(&self, hub: HubKey, id: &InstanceId) -> Result<Option<InstanceRow>, StoreError>;
+
+    /// Instances of a hub that have not ended, ascending by key from behind `after`, at most `max`.
+    fn open_instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError>;
+
+    /// All instances of a hub, ascending by key from behind `after`, at most `max`.
+    fn instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError>;
+
+    /// The whole history of an execution; empty if there is none.
+    fn history(&self, execution: ExecutionKey) -> Result<Vec<Event>, StoreError>;
+
+    /// The first and the last event of an execution, which hold its input and its end; they may be one and the same.
+    fn first_and_last_event(&self, execution: ExecutionKey) -> Result<Option<(Event, Event)>, StoreError>;
+
+    /// The highest execution number below `end` and not below `first` that was ever used and is still stored anywhere.
+    fn last_execution(&self, first: ExecutionKey, end: ExecutionKey) -> Result<Option<ExecutionKey>, StoreError>;
+
+    /// Deletes up to `rows_max` rows of histories that no instance points at any more, each from its end; how many it were. Short, so that live
+    /// work never waits for it.
+    ///
+    /// # Errors
+    /// As [`Store::commit`]; to be called again later.
+    fn sweep(&self, rows_max: usize) -> Result<usize, StoreError>;
+}

@@ -1,0 +1,225 @@
+//! How is the write-ahead log kept short? By a thread that moves it into the database file while commits go on.
+//!
+//! A checkpoint beside the writer never catches up with it, and SQLite starts the log over only when all of it is in the file.
+//! So each one ends with a short checkpoint between two batches, under the writer's mutex. Started by `SqliteStore::open`.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use super::write::Writer;
+use super::{BUSY_MS_MAX, StoreError};
+
+/// Pages of the log that start a checkpoint: 64 MB.
+const DUE_PAGES: u64 = 16_384;
+
+/// Pages of the log between one checkpoint and the next if the log could not be started over: 16 MB. Also what is left to be
+/// moved while the writer waits.
+const STEP_PAGES: u64 = 4_096;
+
+/// Pages of the log from which the writer waits for readers that hold on to an old part of it: 128 MB.
+const PATIENCE_PAGES: u64 = 32_768;
+
+/// How long it then waits. No reader of ours takes that long, see `read.rs`.
+const READERS_MS_MAX: u64 = 250;
+
+/// Rounds beside the writer before a checkpoint ends: a writer that is always faster has to be stopped some time.
+const ROUNDS_MAX: u32 = 3;
+
+/// After this long without a commit the log is emptied.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// How a checkpoint treats others who use the log. The names are SQLite's.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Mode {
+    /// Moves nothing, tells only how long the log is.
+    Noop,
+    /// Moves what can be moved without waiting for anybody.
+    Passive,
+    /// Moves everything, and waits until no reader needs the log.
+    Restart,
+    /// The same, and empties the log's file.
+    Truncate,
+}
+
+/// Runs one checkpoint on `conn`; how many pages the log has, and how many of them are in the file now.
+pub(super) fn checkpoint(conn: &Connection, mode: Mode) -> Result<(u64, u64), StoreError> {
+    let sql = match mode {
+        Mode::Noop => "PRAGMA wal_checkpoint(NOOP)",
+        Mode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
+        Mode::Restart => "PRAGMA wal_checkpoint(RESTART)",
+        Mode::Truncate => "PRAGMA wal_checkpoint(TRUNCATE)",
+    };
+    // SQLite answers -1 when there is no log yet.
+    let pages = |row: &rusqlite::Row<'_>, at| row.get::<_, i64>(at).map(|pages| u64::try_from(pages).unwrap_or(0));
+    Ok(conn.prepare_cached(sql)?.query_row([], |row| Ok((pages(row, 1)?, pages(row, 2)?)))?)
+}
+
+/// Where the writer tells the checkpoint thread how long the log has become.
+#[derive(Debug, Default)]
+pub(super) struct Signal {
+    log: Mutex<Log>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct Log {
+    /// Its length after the last batch.
+    pages: u64,
+    /// From which length on the next checkpoint is due.
+    due_pages: u64,
+    /// Batches so far, to see whether there was any lately.
+    batches: u64,
+    /// The store is being closed.
+    stop: bool,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { pages: 0, due_pages: DUE_PAGES, batches: 0, stop: false }
+    }
+}
+
+/// What the thread wakes up for.
+enum Call {
+    Due,
+    Idle,
+    Stop,
+}
+
+impl Signal {
+    /// A batch is durable, and the log now has this many pages.
+    pub(super) fn wrote(&self, pages: u64) {
+        let mut log = self.lock();
+        let (was_empty, started_over) = (log.pages == 0, pages < log.pages);
+        if started_over {
+            log.due_pages = DUE_PAGES;
+        }
+        log.pages = pages;
+        log.batches += 1;
+        // The thread looks by itself now and then while there is a log, so that most batches need not wake it.
+        if was_empty || pages >= log.due_pages {
+            self.changed.notify_one();
+        }
+    }
+
+    fn wait(&self) -> Call {
+        let mut log = self.lock();
+        loop {
+            if log.stop {
+                return Call::Stop;
+            }
+            if log.pages >= log.due_pages {
+                return Call::Due;
+            }
+            if log.pages == 0 {
+                log = self.changed.wait(log).expect(NO_PANIC);
+                continue;
+            }
+            let batches = log.batches;
+            let (after, timeout) = self.changed.wait_timeout(log, IDLE).expect(NO_PANIC);
+            log = after;
+            if timeout.timed_out() && log.batches == batches {
+                return Call::Idle;
+            }
+        }
+    }
+
+    fn pages(&self) -> u64 {
+        self.lock().pages
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().expect(NO_PANIC)
+    }
+}
+
+const NO_PANIC: &str = "nothing in this file panics while it holds the lock";
+
+/// The checkpoint thread, for as long as the store is open.
+pub(super) struct Checkpointer {
+    signal: Arc<Signal>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Checkpointer {
+    /// Starts the thread, which has the connection `own` to itself.
+    pub(super) fn start(own: Connection, writer: Arc<Mutex<Writer>>, signal: Arc<Signal>) -> Result<Self, StoreError> {
+        own.pragma_update(None, "synchronous", "full")?;
+        let heard = Arc::clone(&signal);
+        let run = move || {
+            loop {
+                let shorten_or_empty = match heard.wait() {
+                    Call::Due => shorten,
+                    Call::Idle => empty,
+                    Call::Stop => return,
+                };
+                // After a failed sync the file may lack what the log has, so the log is left alone.
+                if lock(&writer).is_poisoned() {
+                    return;
+                }
+                if let Err(error) = shorten_or_empty(&own, &writer, &heard) {
+                    tracing::warn!("checkpoint of the store: {error}");
+                    lock(&writer).note(&error);
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("checkpoint".into()).spawn(run);
+        let thread = thread.map_err(|error| StoreError::Other(format!("start the checkpoint thread: {error}")))?;
+        Ok(Self { signal, thread: Some(thread) })
+    }
+
+    /// Ends the thread, after the checkpoint in hand.
+    pub(super) fn stop(&mut self) {
+        self.signal.lock().stop = true;
+        self.signal.changed.notify_one();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the checkpoint thread of the store has panicked");
+        }
+    }
+}
+
+/// Moves the log into the file so far that the next batch starts it over.
+fn shorten(own: &Connection, writer: &Mutex<Writer>, signal: &Signal) -> Result<(), StoreError> {
+    let result = (|| {
+        for _ in 0..ROUNDS_MAX {
+            let (_, moved) = checkpoint(own, Mode::Passive)?;
+            if signal.pages().saturating_sub(moved) < STEP_PAGES {
+                break;
+            }
+        }
+        let writer = lock(writer);
+        // Usually nobody waits here. But readers may follow one another so closely that there is always one with an old part.
+        let mode = if signal.pages() < PATIENCE_PAGES { Mode::Passive } else { Mode::Restart };
+        between_batches(&writer, mode).map(drop)
+    })();
+    // Whatever came of it: not again at once.
+    let mut log = signal.lock();
+    log.due_pages = log.pages.max(DUE_PAGES) + STEP_PAGES;
+    result
+}
+
+/// Moves the whole log into the file and empties it, so that an idle store is one file.
+fn empty(own: &Connection, writer: &Mutex<Writer>, signal: &Signal) -> Result<(), StoreError> {
+    checkpoint(own, Mode::Passive)?;
+    let writer = lock(writer);
+    let (pages, _) = between_batches(&writer, Mode::Truncate)?;
+    signal.lock().pages = pages;
+    Ok(())
+}
+
+/// One checkpoint on the writer's connection. On another one, it would throw away what the writer has cached.
+pub(super) fn between_batches(writer: &Writer, mode: Mode) -> Result<(u64, u64), StoreError> {
+    writer.conn().busy_timeout(Duration::from_millis(READERS_MS_MAX))?;
+    let result = checkpoint(writer.conn(), mode);
+    writer.conn().busy_timeout(Duration::from_millis(BUSY_MS_MAX))?;
+    result
+}
+
+fn lock(writer: &Mutex<Writer>) -> MutexGuard<'_, Writer> {
+    writer.lock().expect("no thread panics while it holds the writer")
+}

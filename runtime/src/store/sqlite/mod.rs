@@ -1,0 +1,212 @@
+//! How does one file keep everything, and survive a power cut? SQLite with a write-ahead log, synced at every batch.
+//!
+//! One connection writes, behind a mutex (`write.rs`); a few read, each from a consistent snapshot, and never wait for the
+//! writer (`read.rs`); one moves the log into the file (`checkpoint.rs`). Group commit is not here but in `store::group`.
+
+mod checkpoint;
+mod read;
+mod write;
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+
+use self::checkpoint::Checkpointer;
+use self::read::Readers;
+use self::write::Writer;
+use super::schema::{self, MIGRATIONS};
+use super::{Commit, CommitOutcome, HubRow, InstanceRow, ModuleRow, Store, StoreError, Upload, Uploaded};
+use crate::model::{Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey};
+
+/// How long the writer waits for somebody from outside who has the file locked, for example a copying tool.
+const BUSY_MS_MAX: u64 = 5_000;
+
+/// Pages that the writer keeps in memory, in KiB. Filled only as far as they are used; four times as much made no difference
+/// that `benches/store.rs` could see.
+const WRITER_CACHE_KIB: i64 = 32 * 1024;
+
+/// The store of a single machine: `dacapo.db` in a directory of its own, with SQLite's two files beside it.
+///
+/// # Durability
+/// Every method that writes returns after its transaction has been synced. The directory is locked for as long as the store
+/// is open, and a clean close leaves everything in the one file.
+pub struct SqliteStore {
+    readers: Readers,
+    checkpointer: Checkpointer,
+    writer: Arc<Mutex<Writer>>,
+    wal: PathBuf,
+    /// Locked until this is dropped, so it has to be the last field.
+    _lock: File,
+}
+
+impl SqliteStore {
+    /// Opens the store in `dir`, and makes it if there is none; what it makes is for its owner's eyes only. From now on, whoever
+    /// had it open before is refused.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] if another process has it open, [`StoreError::Newer`] if it was written by a newer version.
+    pub fn open(dir: &Path) -> Result<Self, StoreError> {
+        let lock = make_files(dir)?;
+        Self::open_locked(dir, lock)
+    }
+
+    /// How large the write-ahead log is, in bytes.
+    pub fn wal_bytes(&self) -> u64 {
+        std::fs::metadata(&self.wal).map_or(0, |file| file.len())
+    }
+
+    /// As a second machine would that does not see the lock.
+    #[cfg(test)]
+    pub(super) fn take_over(dir: &Path) -> Result<Self, StoreError> {
+        let unlocked = File::open(dir).map_err(|error| StoreError::Other(error.to_string()))?;
+        Self::open_locked(dir, unlocked)
+    }
+
+    fn open_locked(dir: &Path, lock: File) -> Result<Self, StoreError> {
+        let path = dir.join("dacapo.db");
+        let mut conn = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        schema::version(&conn, MIGRATIONS)?; // A newer file is refused before anything in it changes.
+        conn.pragma_update(None, "page_size", 4096)?;
+        conn.pragma_update(None, "journal_mode", "wal")?;
+        conn.pragma_update(None, "synchronous", "full")?;
+        conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+        conn.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
+        schema::migrate(&mut conn, MIGRATIONS)?;
+
+        let signal = Arc::default();
+        let writer = Arc::new(Mutex::new(Writer::new(conn, Arc::clone(&signal))?));
+        let own = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let checkpointer = Checkpointer::start(own, Arc::clone(&writer), signal)?;
+        Ok(Self { readers: Readers::new(path), checkpointer, writer, wal: dir.join("dacapo.db-wal"), _lock: lock })
+    }
+
+    fn writing<T>(&self, write: impl FnOnce(&mut Writer) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        write(&mut self.writer.lock().expect("no thread panics while it holds the writer"))
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.checkpointer.stop();
+        if let Ok(mut writer) = self.writer.lock() {
+            writer.close();
+        }
+    }
+}
+
+impl Store for SqliteStore {
+    fn commit(&self, batch: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError> {
+        self.writing(|writer| writer.commit(batch))
+    }
+
+    fn upload(&self, upload: &Upload<'_>) -> Result<Uploaded, StoreError> {
+        self.writing(|writer| writer.upload(upload))
+    }
+
+    fn hubs(&self) -> Result<Vec<HubRow>, StoreError> {
+        read::hubs(&*self.readers.take()?)
+    }
+
+    fn modules(&self, hub: HubKey) -> Result<Vec<ModuleRow>, StoreError> {
+        read::modules(&*self.readers.take()?, hub)
+    }
+
+    fn module_bytes(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        read::module_bytes(&*self.readers.take()?, digest)
+    }
+
+    fn live_instances(&self, hub: HubKey) -> Result<Vec<(Digest, u64)>, StoreError> {
+        read::live_instances(&*self.readers.take()?, hub)
+    }
+
+    fn instance(&self, hub: HubKey, id: &InstanceId) -> Result<Option<InstanceRow>, StoreError> {
+        read::instance(&*self.readers.take()?, hub, id)
+    }
+
+    fn open_instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError> {
+        read::open_instances(&*self.readers.take()?, hub, after, max)
+    }
+
+    fn instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError> {
+        read::instances(&*self.readers.take()?, hub, after, max)
+    }
+
+    fn history(&self, execution: ExecutionKey) -> Result<Vec<Event>, StoreError> {
+        // The texts are copied out first: parsing a long history must not hold a snapshot, and with it the log.
+        let rows = read::history(&*self.readers.take()?, execution)?;
+        read::parse_history(execution, rows)
+    }
+
+    fn first_and_last_event(&self, execution: ExecutionKey) -> Result<Option<(Event, Event)>, StoreError> {
+        read::first_and_last_event(&*self.readers.take()?, execution)
+    }
+
+    fn last_execution(&self, first: ExecutionKey, end: ExecutionKey) -> Result<Option<ExecutionKey>, StoreError> {
+        read::last_execution(&*self.readers.take()?, first, end)
+    }
+
+    fn sweep(&self, rows_max: usize) -> Result<usize, StoreError> {
+        self.writing(|writer| writer.sweep(rows_max))
+    }
+}
+
+/// Makes directory, lock file and database file where they are missing, and takes the lock, which the file returned holds.
+fn make_files(dir: &Path) -> Result<File, StoreError> {
+    let failed = |what: &str| {
+        let what = format!("{what} {}", dir.display());
+        move |error: io::Error| StoreError::Other(format!("{what}: {error}"))
+    };
+    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("make directory"))?;
+    let touch = |name| OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(dir.join(name));
+
+    let lock = touch("dacapo.lock").map_err(failed("make the lock file in"))?;
+    lock.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => StoreError::Locked(dir.display().to_string()),
+        TryLockError::Error(error) => failed("lock")(error),
+    })?;
+    // SQLite would give its file the rights that the umask leaves, and gives the files beside it the rights of this one.
+    touch("dacapo.db").map_err(failed("make the database in"))?;
+    // A file is only as durable as its name: in its directory, and in the directory above.
+    for dir in [Some(dir), dir.parent()].into_iter().flatten().filter(|dir| !dir.as_os_str().is_empty()) {
+        File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync"))?;
+    }
+    Ok(lock)
+}
+
+/// A connection that neither checkpoints by itself nor minds the order in which rows of different tables are written.
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let conn = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    conn.busy_timeout(Duration::from_millis(BUSY_MS_MAX))?;
+    conn.set_prepared_statement_cache_capacity(32);
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    conn.pragma_update(None, "foreign_keys", false)?;
+    Ok(conn)
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        use rusqlite::Error::{FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error};
+        let text = error.to_string();
+        match error {
+            FromSqlConversionFailure(..) | IntegralValueOutOfRange(..) | InvalidColumnType(..) | Utf8Error(..) => {
+                Self::Corrupt(text)
+            }
+            rusqlite::Error::SqliteFailure(cause, _) => match (cause.code, cause.extended_code) {
+                (_, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => Self::Poisoned(text),
+                (ErrorCode::DiskFull, _) => Self::Full,
+                (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => Self::Corrupt(text),
+                _ => Self::Other(text),
+            },
+            _ => Self::Other(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

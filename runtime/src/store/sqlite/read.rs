@@ -1,0 +1,274 @@
+//! What is in the file? The queries, and the connections that they run on.
+//!
+//! Every query is one statement, so its snapshot ends with it: a snapshot that stays keeps the log from being started over.
+//! Nothing that lies in the file is trusted: what cannot be is [`StoreError::Corrupt`].
+
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, ToSql, params};
+use serde_json::value::RawValue;
+
+use super::{StoreError, connect};
+use crate::model::{Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey, Payload, RuntimeStatus};
+use crate::store::schema::{HUB_KEY_MAX, OPEN, PARTITIONS};
+use crate::store::{HubRow, InstanceRow, ModuleRow};
+
+/// Connections that read at the same time; more readers wait for one. Each keeps up to 2 MB of pages in memory.
+pub(super) const READERS_MAX: usize = 8;
+
+const NO_PANIC: &str = "nothing panics while it holds the pool";
+
+/// Read-only connections, opened when they are first needed.
+pub(super) struct Readers {
+    path: PathBuf,
+    pool: Mutex<Pool>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct Pool {
+    idle: Vec<Connection>,
+    open: usize,
+}
+
+/// A connection on loan.
+pub(super) struct Reader<'pool> {
+    readers: &'pool Readers,
+    conn: Option<Connection>,
+}
+
+impl Readers {
+    /// None is open yet.
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, pool: Mutex::default(), returned: Condvar::new() }
+    }
+
+    /// A connection that nobody else uses until it is dropped.
+    pub(super) fn take(&self) -> Result<Reader<'_>, StoreError> {
+        let mut pool = self.lock();
+        loop {
+            if let Some(conn) = pool.idle.pop() {
+                return Ok(Reader { readers: self, conn: Some(conn) });
+            }
+            if pool.open < READERS_MAX {
+                pool.open += 1;
+                break;
+            }
+            pool = self.returned.wait(pool).expect(NO_PANIC);
+        }
+        drop(pool);
+        // From here on the loan gives its place back, also if there comes no connection of it.
+        let mut reader = Reader { readers: self, conn: None };
+        reader.conn = Some(connect(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?);
+        Ok(reader)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pool> {
+        self.pool.lock().expect(NO_PANIC)
+    }
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        let mut pool = self.readers.lock();
+        match self.conn.take() {
+            Some(conn) => pool.idle.push(conn),
+            None => pool.open -= 1,
+        }
+        self.readers.returned.notify_one();
+    }
+}
+
+impl Deref for Reader<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.conn.as_ref().expect("only empty while it is being opened")
+    }
+}
+
+/// As [`crate::store::Store::hubs`].
+pub(super) fn hubs(conn: &Connection) -> Result<Vec<HubRow>, StoreError> {
+    all(conn, "SELECT id, name, partitions FROM hub ORDER BY id", params![], |row| {
+        let key = row.get(0)?;
+        if !(1..=HUB_KEY_MAX).contains(&key) {
+            return Err(StoreError::Corrupt(format!("hub number {key}")));
+        }
+        Ok(HubRow { key: HubKey(key), name: name(row, 1)?, partitions: row.get(2)? })
+    })
+}
+
+/// As [`crate::store::Store::modules`].
+pub(super) fn modules(conn: &Connection, hub: HubKey) -> Result<Vec<ModuleRow>, StoreError> {
+    let sql = "SELECT version.name, digest, module.current IS version.module, uploaded, length(bytes), catalog FROM version
+        LEFT JOIN blob ON blob.id = version.module
+        LEFT JOIN module ON module.hub = version.hub AND module.name = version.name
+        WHERE version.hub = ?1 ORDER BY version.name, uploaded DESC, version.rowid DESC";
+    all(conn, sql, params![hub.0], |row| {
+        Ok(ModuleRow {
+            name: name(row, 0)?,
+            digest: Digest(row.get(1)?),
+            current: row.get(2)?,
+            uploaded_ms: row.get::<_, i64>(3)?.cast_unsigned(),
+            bytes: row.get::<_, i64>(4)?.cast_unsigned(),
+            catalog: row.get(5)?,
+        })
+    })
+}
+
+/// As [`crate::store::Store::module_bytes`].
+pub(super) fn module_bytes(conn: &Connection, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+    let mut statement = conn.prepare_cached("SELECT bytes FROM blob WHERE digest = ?1")?;
+    Ok(statement.query_row([digest.0], |row| row.get(0)).optional()?)
+}
+
+/// As [`crate::store::Store::live_instances`].
+pub(super) fn live_instances(conn: &Connection, hub: HubKey) -> Result<Vec<(Digest, u64)>, StoreError> {
+    let sql = format!(
+        "SELECT digest, count(*) FROM instance INDEXED BY instance_open LEFT JOIN blob ON blob.id = instance.module
+        WHERE hub = ?1 AND {OPEN} GROUP BY module ORDER BY digest"
+    );
+    all(conn, &sql, params![hub.0], |row| Ok((Digest(row.get(0)?), row.get::<_, i64>(1)?.cast_unsigned())))
+}
+
+/// As [`crate::store::Store::instance`].
+pub(super) fn instance(conn: &Connection, hub: HubKey, id: &InstanceId) -> Result<Option<InstanceRow>, StoreError> {
+    let sql = format!("{INSTANCE} LEFT JOIN blob ON blob.id = instance.module WHERE hub = ?1 AND instance.id = ?2");
+    Ok(all(conn, &sql, params![hub.0, id.as_str()], instance_row)?.pop())
+}
+
+/// As [`crate::store::Store::open_instances`].
+pub(super) fn open_instances(
+    conn: &Connection,
+    hub: HubKey,
+    after: Option<InstanceKey>,
+    max: usize,
+) -> Result<Vec<InstanceRow>, StoreError> {
+    let sql = format!(
+        "{INSTANCE} INDEXED BY instance_open LEFT JOIN blob ON blob.id = instance.module
+        WHERE hub = ?1 AND {OPEN} AND key > ?2 ORDER BY key LIMIT ?3"
+    );
+    let after = after.map_or(i64::MIN, |key| key.0);
+    all(conn, &sql, params![hub.0, after, i64::try_from(max).unwrap_or(i64::MAX)], instance_row)
+}
+
+/// As [`crate::store::Store::instances`]. A hub's keys are one range of the table, so that no index is needed.
+pub(super) fn instances(
+    conn: &Connection,
+    hub: HubKey,
+    after: Option<InstanceKey>,
+    max: usize,
+) -> Result<Vec<InstanceRow>, StoreError> {
+    let sql = format!(
+        "{INSTANCE} NOT INDEXED LEFT JOIN blob ON blob.id = instance.module
+        WHERE hub = ?1 AND key > ?2 AND key < ?3 ORDER BY key LIMIT ?4"
+    );
+    let (first, _) = ExecutionKey::range(hub, 0);
+    let (_, end) = ExecutionKey::range(hub, PARTITIONS - 1);
+    let after = after.map_or(first.0 - 1, |key| key.0);
+    all(conn, &sql, params![hub.0, after, end.0, i64::try_from(max).unwrap_or(i64::MAX)], instance_row)
+}
+
+/// The rows of an execution's history in order, each with the number of its first event.
+pub(super) fn history(conn: &Connection, execution: ExecutionKey) -> Result<Vec<(u32, String)>, StoreError> {
+    let sql = "SELECT seq, events FROM history WHERE execution = ?1 ORDER BY seq";
+    all(conn, sql, params![execution.0], |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+/// The events of what [`history`] has read.
+pub(super) fn parse_history(execution: ExecutionKey, rows: Vec<(u32, String)>) -> Result<Vec<Event>, StoreError> {
+    let mut events = Vec::new();
+    for (seq, json) in rows {
+        if seq as usize != events.len() {
+            let why = format!("execution {} has {} events before number {seq}", execution.0, events.len());
+            return Err(StoreError::Corrupt(why));
+        }
+        events.append(&mut parse::<Vec<Event>>(execution, &json)?);
+    }
+    Ok(events)
+}
+
+/// As [`crate::store::Store::first_and_last_event`].
+pub(super) fn first_and_last_event(conn: &Connection, execution: ExecutionKey) -> Result<Option<(Event, Event)>, StoreError> {
+    // Two searches in the index; both rows come from one snapshot.
+    let sql = "SELECT first.events, last.events FROM
+        (SELECT events FROM history WHERE execution = ?1 ORDER BY seq LIMIT 1) AS first,
+        (SELECT events FROM history WHERE execution = ?1 ORDER BY seq DESC LIMIT 1) AS last";
+    let Some((first, last)) = all(conn, sql, params![execution.0], |row| Ok((row.get(0)?, row.get(1)?)))?.pop() else {
+        return Ok(None);
+    };
+    let (first, last): (String, String) = (first, last);
+    // A row may hold a thousand events, of which only one is wanted.
+    let first: Vec<&RawValue> = parse(execution, &first)?;
+    let last: Vec<&RawValue> = parse(execution, &last)?;
+    match (first.first(), last.last()) {
+        (Some(first), Some(last)) => Ok(Some((parse(execution, first.get())?, parse(execution, last.get())?))),
+        _ => Err(StoreError::Corrupt(format!("execution {} has a row without events", execution.0))),
+    }
+}
+
+/// As [`crate::store::Store::last_execution`]. Whatever is stored of an execution, its history is, so this asks nothing else.
+pub(super) fn last_execution(
+    conn: &Connection,
+    first: ExecutionKey,
+    end: ExecutionKey,
+) -> Result<Option<ExecutionKey>, StoreError> {
+    let mut statement = conn.prepare_cached("SELECT max(execution) FROM history WHERE execution >= ?1 AND execution < ?2")?;
+    let key: Option<i64> = statement.query_row([first.0, end.0], |row| row.get(0))?;
+    Ok(key.map(ExecutionKey))
+}
+
+/// The status that is stored as `number`.
+pub(super) fn status(number: u8) -> Result<RuntimeStatus, StoreError> {
+    RuntimeStatus::from_number(number).ok_or_else(|| StoreError::Corrupt(format!("status {number}")))
+}
+
+const INSTANCE: &str =
+    "SELECT key, execution, length, instance.id, function, digest, status, created, updated, custom_status FROM instance";
+
+fn instance_row(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
+    let key = row.get(0)?;
+    let custom_status: Option<String> = row.get(9)?;
+    Ok(InstanceRow {
+        key: InstanceKey(key),
+        execution: ExecutionKey(row.get(1)?),
+        length: row.get(2)?,
+        id: name(row, 3)?,
+        function: row.get(4)?,
+        module: Digest(row.get(5)?),
+        status: status(row.get(6)?)?,
+        created_ms: row.get::<_, i64>(7)?.cast_unsigned(),
+        updated_ms: row.get::<_, i64>(8)?.cast_unsigned(),
+        custom_status: custom_status
+            .map(Payload::parse)
+            .transpose()
+            .map_err(|error| StoreError::Corrupt(format!("custom status of instance {key}: {error}")))?,
+    })
+}
+
+/// Every row that `sql` gives, made into something by `make`.
+fn all<T>(
+    conn: &Connection,
+    sql: &str,
+    params: &[&dyn ToSql],
+    make: impl Fn(&Row<'_>) -> Result<T, StoreError>,
+) -> Result<Vec<T>, StoreError> {
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut rows = statement.query(params)?;
+    let mut made = Vec::new();
+    while let Some(row) = rows.next()? {
+        made.push(make(row)?);
+    }
+    Ok(made)
+}
+
+/// A text of the row that is a name of some kind.
+fn name<T: std::str::FromStr<Err: std::fmt::Display>>(row: &Row<'_>, at: usize) -> Result<T, StoreError> {
+    row.get::<_, String>(at)?.parse().map_err(|error: T::Err| StoreError::Corrupt(error.to_string()))
+}
+
+fn parse<'json, T: serde::Deserialize<'json>>(execution: ExecutionKey, json: &'json str) -> Result<T, StoreError> {
+    serde_json::from_str(json).map_err(|error| StoreError::Corrupt(format!("history of execution {}: {error}", execution.0)))
+}

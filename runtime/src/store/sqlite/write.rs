@@ -1,0 +1,327 @@
+//! How does a batch become durable, all of it or nothing? One transaction, which begins with the fence.
+//!
+//! Everything that changes the file goes through [`Writer::transact`], so that no error leaves a transaction open, and none
+//! that puts the disk in doubt is forgotten.
+
+use std::sync::Arc;
+
+use rusqlite::{CachedStatement, Connection, OptionalExtension, ffi, params};
+
+use super::checkpoint::{self, Mode, Signal};
+use super::{StoreError, read};
+use crate::model::{HubKey, RuntimeStatus};
+use crate::store::schema::{HUB_KEY_MAX, PART, PARTITIONS};
+use crate::store::{Change, Commit, CommitOutcome, NewInstance, Upload, Uploaded};
+
+/// A stale owner sets its epoch to NULL here, which the column forbids. Works alike where the others' epoch is raised by another
+/// machine.
+const FENCE: &str = "UPDATE lease SET last_batch = ?1, epoch = CASE WHEN epoch = ?2 THEN epoch END WHERE part = ?3";
+
+const APPEND: &str = "INSERT INTO history (execution, seq, events) VALUES (?1, ?2, ?3)";
+
+/// A step that leaves the status as it is, as most do. It must not name the column on the left: SQLite would write the
+/// entries of two indexes anew, each on a page of its own.
+const ADVANCE: &str = "UPDATE instance SET length = length + ?4, updated = ?5, custom_status = coalesce(?6, custom_status)
+    WHERE key = ?1 AND execution = ?2 AND length = ?3 AND status = ?7";
+
+const ADVANCE_STATUS: &str =
+    "UPDATE instance SET length = length + ?4, updated = ?5, custom_status = coalesce(?6, custom_status), status = ?7
+    WHERE key = ?1 AND execution = ?2 AND length = ?3";
+
+const CREATE: &str = "INSERT INTO instance (key, hub, id, execution, length, function, module, status, created, updated)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, (SELECT id FROM blob WHERE digest = ?7), ?8, ?9, ?9) ON CONFLICT (hub, id) DO NOTHING";
+
+/// The connection that writes, and what it must remember between batches.
+pub(super) struct Writer {
+    conn: Connection,
+    /// Who we are to the fence.
+    epoch: i64,
+    /// The number of the last batch that was begun.
+    batch: i64,
+    /// What a sync said when it failed. Nothing is written any more then.
+    poisoned: Option<String>,
+    signal: Arc<Signal>,
+}
+
+impl Writer {
+    /// Takes the store over: raises the epoch, so that earlier owners are refused. Durable on return.
+    pub(super) fn new(conn: Connection, signal: Arc<Signal>) -> Result<Self, StoreError> {
+        let raise = "UPDATE lease SET epoch = epoch + 1 WHERE part = ?1 RETURNING epoch, last_batch";
+        let (epoch, batch) = conn.query_row(raise, [PART], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let writer = Self { conn, epoch, batch, poisoned: None, signal };
+        writer.report();
+        Ok(writer)
+    }
+
+    /// As [`crate::store::Store::commit`].
+    pub(super) fn commit(&mut self, batch: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError> {
+        self.transact(|conn| {
+            let mut statements = Statements::prepare(conn)?;
+            batch.iter().map(|commit| statements.commit(commit)).collect()
+        })
+    }
+
+    /// As [`crate::store::Store::upload`].
+    pub(super) fn upload(&mut self, upload: &Upload<'_>) -> Result<Uploaded, StoreError> {
+        self.transact(|conn| {
+            let hub = make_hub(conn, upload)?;
+            conn.prepare_cached("INSERT INTO blob (digest, bytes) VALUES (?1, ?2) ON CONFLICT (digest) DO NOTHING")?
+                .execute(params![upload.digest.0, upload.bytes])?;
+            let module: i64 =
+                conn.prepare_cached("SELECT id FROM blob WHERE digest = ?1")?.query_row([upload.digest.0], |row| row.get(0))?;
+
+            let name = upload.name.as_str();
+            let version = "INSERT INTO version (hub, name, module, uploaded, catalog) VALUES (?1, ?2, ?3, ?4, ?5)
+                ON CONFLICT (hub, name, module) DO NOTHING";
+            let inserted = conn.prepare_cached(version)?.execute(params![
+                hub.0,
+                name,
+                module,
+                upload.at_ms.cast_signed(),
+                upload.catalog
+            ])?;
+            let current = "INSERT INTO module (hub, name, current) VALUES (?1, ?2, ?3)
+                ON CONFLICT (hub, name) DO UPDATE SET current = excluded.current";
+            conn.prepare_cached(current)?.execute(params![hub.0, name, module])?;
+            Ok(if inserted == 1 { Uploaded::New } else { Uploaded::Known })
+        })
+    }
+
+    /// As [`crate::store::Store::sweep`].
+    pub(super) fn sweep(&mut self, rows_max: usize) -> Result<usize, StoreError> {
+        if self.poisoned.is_none() && next_superseded(&self.conn)?.is_none() {
+            return Ok(0); // Usually so, and not worth a sync.
+        }
+        self.transact(|conn| {
+            // From the end, so that whoever still reads it sees the beginning of a history, not a damaged one.
+            let slice = "DELETE FROM history WHERE rowid IN
+                (SELECT rowid FROM history WHERE execution = ?1 ORDER BY seq DESC LIMIT ?2)";
+            let mut slice = conn.prepare_cached(slice)?;
+            let mut swept = 0;
+            while swept < rows_max
+                && let Some(execution) = next_superseded(conn)?
+            {
+                let room = rows_max - swept;
+                let rows = slice.execute(params![execution, i64::try_from(room).unwrap_or(i64::MAX)])?;
+                swept += rows;
+                if rows < room {
+                    conn.prepare_cached("DELETE FROM superseded WHERE execution = ?1")?.execute([execution])?;
+                }
+            }
+            Ok(swept)
+        })
+    }
+
+    /// Empties the log at the end, so that the store is left as one file. What goes wrong here is put right at the next open.
+    pub(super) fn close(&mut self) {
+        if self.poisoned.is_none()
+            && let Err(error) = checkpoint::between_batches(self, Mode::Truncate)
+        {
+            tracing::warn!("last checkpoint of the store: {error}");
+        }
+    }
+
+    /// The connection, for checkpoints between batches.
+    pub(super) fn conn(&self) -> &Connection {
+        &self.conn
+    }
+
+    /// Whether a sync has failed.
+    pub(super) fn is_poisoned(&self) -> bool {
+        self.poisoned.is_some()
+    }
+
+    /// Remembers `error` if it says that a sync has failed.
+    pub(super) fn note(&mut self, error: &StoreError) {
+        if let StoreError::Poisoned(why) = error
+            && self.poisoned.is_none()
+        {
+            tracing::error!("a sync of the store has failed: {why}");
+            self.poisoned = Some(why.clone());
+        }
+    }
+
+    /// Does `work` in one transaction behind the fence. Durable on return; after an error it has not happened, unless that is
+    /// [`StoreError::Poisoned`].
+    fn transact<T>(&mut self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Some(why) = &self.poisoned {
+            return Err(StoreError::Poisoned(why.clone()));
+        }
+        self.batch += 1;
+        let result = self.attempt(work);
+        match &result {
+            Ok(_) => self.report(),
+            Err(error) => {
+                self.note(error);
+                self.roll_back();
+            }
+        }
+        result
+    }
+
+    fn attempt<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let fenced = self.conn.prepare_cached(FENCE)?.execute(params![self.batch, self.epoch, PART]);
+        match fenced {
+            Ok(1) => (),
+            Ok(rows) => return Err(StoreError::Corrupt(format!("{rows} rows in lease for part {PART}"))),
+            Err(error) if constraint(&error) == Some(ffi::SQLITE_CONSTRAINT_NOTNULL) => {
+                return Err(StoreError::Fenced { epoch: self.epoch });
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let done = work(&self.conn)?;
+        self.conn.prepare_cached("COMMIT")?.execute([]).map_err(commit_error)?;
+        Ok(done)
+    }
+
+    /// Ends the transaction that an error has left open: SQLite ends it by itself only after some.
+    fn roll_back(&mut self) {
+        if self.conn.is_autocommit() {
+            return;
+        }
+        if let Err(error) = self.conn.execute_batch("ROLLBACK") {
+            // The next batch would become part of what this one has left.
+            self.note(&StoreError::Poisoned(format!("rolling back: {error}")));
+        }
+    }
+
+    /// Tells the checkpoint thread how long the log is now.
+    fn report(&self) {
+        match checkpoint::checkpoint(&self.conn, Mode::Noop) {
+            Ok((pages, _)) => self.signal.wrote(pages),
+            Err(error) => tracing::warn!("length of the store's log: {error}"), // The next batch asks again.
+        }
+    }
+}
+
+/// The statements that most commits need, looked up once per batch.
+struct Statements<'conn> {
+    conn: &'conn Connection,
+    append: CachedStatement<'conn>,
+    advance: CachedStatement<'conn>,
+    advance_status: CachedStatement<'conn>,
+    create: CachedStatement<'conn>,
+}
+
+impl<'conn> Statements<'conn> {
+    fn prepare(conn: &'conn Connection) -> Result<Self, StoreError> {
+        Ok(Self {
+            conn,
+            append: conn.prepare_cached(APPEND)?,
+            advance: conn.prepare_cached(ADVANCE)?,
+            advance_status: conn.prepare_cached(ADVANCE_STATUS)?,
+            create: conn.prepare_cached(CREATE)?,
+        })
+    }
+
+    fn commit(&mut self, commit: &Commit) -> Result<CommitOutcome, StoreError> {
+        let seq = match &commit.change {
+            Change::Create(new) => {
+                if let Some(status) = self.create(commit, new)? {
+                    return Ok(CommitOutcome::Refused(status));
+                }
+                0
+            }
+            Change::Advance { expected_length, status, updated_ms, custom_status } => {
+                let params = params![
+                    commit.instance.0,
+                    commit.execution.0,
+                    expected_length,
+                    commit.events.count,
+                    updated_ms.cast_signed(),
+                    custom_status.as_ref().map(|payload| payload.text()),
+                    *status as u8,
+                ];
+                let same_status = !status.is_ended() && self.advance.execute(params)? == 1; // An end always changes it.
+                if !same_status && self.advance_status.execute(params)? != 1 {
+                    return Err(conflict(commit, *expected_length));
+                }
+                *expected_length
+            }
+        };
+        let appended = self.append.execute(params![commit.execution.0, seq, commit.events.json]);
+        match appended {
+            Ok(_) => Ok(CommitOutcome::Done),
+            Err(error) if constraint(&error) == Some(ffi::SQLITE_CONSTRAINT_UNIQUE) => Err(conflict(commit, seq)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Makes the row; or says in which status the live instance is that has the ID already.
+    fn create(&mut self, commit: &Commit, new: &NewInstance) -> Result<Option<RuntimeStatus>, StoreError> {
+        if self.insert(commit, new)? {
+            return Ok(None);
+        }
+        let holder = "SELECT key, execution, status FROM instance WHERE hub = ?1 AND id = ?2";
+        let (key, execution, status): (i64, i64, u8) = self
+            .conn
+            .prepare_cached(holder)?
+            .query_row(params![new.hub.0, new.id.as_str()], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+        let status = read::status(status)?;
+        if key == commit.instance.0 {
+            return Err(conflict(commit, 0)); // This very commit is there already.
+        }
+        if !status.is_ended() {
+            return Ok(Some(status));
+        }
+        self.conn.prepare_cached("DELETE FROM instance WHERE key = ?1")?.execute([key])?;
+        self.conn.prepare_cached("INSERT INTO superseded (execution) VALUES (?1)")?.execute([execution])?;
+        if self.insert(commit, new)? { Ok(None) } else { Err(StoreError::Corrupt(format!("instance {key} is still there"))) }
+    }
+
+    fn insert(&mut self, commit: &Commit, new: &NewInstance) -> Result<bool, StoreError> {
+        let inserted = self.create.execute(params![
+            commit.instance.0,
+            new.hub.0,
+            new.id.as_str(),
+            commit.execution.0,
+            commit.events.count,
+            new.function,
+            new.module.0,
+            RuntimeStatus::Pending as u8,
+            new.created_ms.cast_signed(),
+        ]);
+        inserted.map(|rows| rows == 1).map_err(|error| match constraint(&error) {
+            Some(ffi::SQLITE_CONSTRAINT_NOTNULL) => StoreError::Other(format!("module {} is not in the store", new.module)),
+            Some(ffi::SQLITE_CONSTRAINT_PRIMARYKEY) => conflict(commit, 0),
+            _ => error.into(),
+        })
+    }
+}
+
+/// The hub of an upload, which is made if this is its first.
+fn make_hub(conn: &Connection, upload: &Upload<'_>) -> Result<HubKey, StoreError> {
+    let name = upload.hub.as_str();
+    conn.prepare_cached("INSERT INTO hub (name, partitions) VALUES (?1, ?2) ON CONFLICT (name) DO NOTHING")?
+        .execute(params![name, PARTITIONS])?;
+    let hub: u32 = conn.prepare_cached("SELECT id FROM hub WHERE name = ?1")?.query_row([name], |row| row.get(0))?;
+    if hub > HUB_KEY_MAX {
+        return Err(StoreError::Other(format!("the store has {HUB_KEY_MAX} task hubs, and no room for another")));
+    }
+    Ok(HubKey(hub))
+}
+
+fn next_superseded(conn: &Connection) -> Result<Option<i64>, StoreError> {
+    let mut statement = conn.prepare_cached("SELECT execution FROM superseded ORDER BY execution LIMIT 1")?;
+    Ok(statement.query_row([], |row| row.get(0)).optional()?)
+}
+
+fn conflict(commit: &Commit, expected: u32) -> StoreError {
+    StoreError::Conflict { execution: commit.execution, expected }
+}
+
+/// Which constraint an error is about, if it is about one.
+fn constraint(error: &rusqlite::Error) -> Option<i32> {
+    error.sqlite_error().filter(|cause| cause.code == rusqlite::ErrorCode::ConstraintViolation).map(|cause| cause.extended_code)
+}
+
+/// What an error of COMMIT means: other than one of a statement, it can come after the data was written.
+///
+/// A full disk is certain, since then the record that makes a transaction count is missing.
+pub(super) fn commit_error(error: rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::SystemIoFailure) => StoreError::Poisoned(error.to_string()),
+        _ => error.into(),
+    }
+}

@@ -1,0 +1,496 @@
+//! Do all stores behave alike? Every case here runs against each of them; what is particular to one is tested beside it.
+
+use std::path::Path;
+
+use proptest::collection::vec;
+use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
+
+use super::memory::MemoryStore;
+use super::sqlite::SqliteStore;
+use super::{Change, Commit, CommitOutcome, EncodedEvents, InstanceRow, NewInstance, Store, StoreError, Upload, Uploaded};
+use crate::model::execution::tests::{ended, resolved, scheduled, started, turn};
+use crate::model::{
+    Digest, End, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, Outcome, Payload, RuntimeStatus, TaskId,
+};
+
+macro_rules! cases {
+    ($($case:ident),* $(,)?) => {
+        mod memory {
+            $(#[test] fn $case() { super::$case(&super::MemoryStore::new()); })*
+        }
+        mod sqlite {
+            $(#[test] fn $case() { super::$case(tempfile::tempdir().unwrap().path()); })*
+        }
+    };
+}
+
+cases![
+    commits_append_behind_the_expected_length,
+    a_commit_for_a_wrong_length_changes_nothing_its_batch_included,
+    a_number_is_not_used_twice,
+    a_live_id_is_refused_while_the_rest_of_the_batch_goes_through,
+    an_ended_id_is_replaced_and_its_old_history_is_swept_in_slices,
+    a_stale_owner_writes_nothing,
+    everything_is_there_after_reopening,
+    instances_page_by_key_within_their_hub,
+    open_instances_are_those_that_have_not_ended,
+    live_instances_are_counted_by_module,
+    an_instance_of_an_unknown_module_is_an_error,
+    an_upload_is_new_then_known_then_current_again,
+    modules_are_listed_by_name_the_newest_first,
+    hubs_come_with_their_first_upload_and_compare_without_case,
+    ids_count_by_case_and_by_hub,
+    texts_come_back_byte_for_byte,
+    a_custom_status_stays_until_the_next,
+    the_first_and_the_last_event_may_be_one,
+    the_last_execution_counts_superseded_ones_too,
+    an_unknown_execution_has_an_empty_history,
+    an_empty_batch_is_done,
+];
+
+/// Where a store lies, so that it can be opened again.
+trait Place {
+    fn open(&self) -> Box<dyn Store>;
+
+    /// Opens it while somebody else has it open.
+    fn take_over(&self) -> Box<dyn Store> {
+        self.open()
+    }
+}
+
+impl Place for MemoryStore {
+    fn open(&self) -> Box<dyn Store> {
+        Box::new(self.reopen())
+    }
+}
+
+impl Place for Path {
+    fn open(&self) -> Box<dyn Store> {
+        Box::new(SqliteStore::open(self).unwrap())
+    }
+
+    fn take_over(&self) -> Box<dyn Store> {
+        Box::new(SqliteStore::take_over(self).unwrap())
+    }
+}
+
+/// A hub with one module, and commits that fit into it.
+pub(super) struct World {
+    pub(super) hub: HubKey,
+}
+
+const MODULE: &[u8] = b"the bytes of a bakery";
+
+impl World {
+    pub(super) fn new(store: &dyn Store) -> Self {
+        upload(store, "Bakery", "bread", MODULE, 100);
+        Self { hub: store.hubs().unwrap()[0].key }
+    }
+
+    pub(super) fn execution(&self, n: i64) -> ExecutionKey {
+        ExecutionKey(ExecutionKey::range(self.hub, 17).0.0 + n)
+    }
+
+    pub(super) fn key(&self, n: i64) -> InstanceKey {
+        self.execution(n).instance()
+    }
+
+    /// Creates instance `n` with one event.
+    pub(super) fn create(&self, n: i64, of: &str) -> Commit {
+        let new = NewInstance {
+            hub: self.hub,
+            id: id(of),
+            function: "BakeBread".into(),
+            module: Digest::of(MODULE),
+            created_ms: 1_000 + n.unsigned_abs(),
+        };
+        let events = EncodedEvents::of(&[Event::Started(started())]);
+        Commit { instance: self.key(n), execution: self.execution(n), events, change: Change::Create(new) }
+    }
+
+    /// Appends two events to instance `n`, which then runs.
+    pub(super) fn advance(&self, n: i64, expected_length: u32) -> Commit {
+        let change = Change::Advance { expected_length, status: RuntimeStatus::Running, updated_ms: 2_000, custom_status: None };
+        let events = EncodedEvents::of(&[turn(1_000, 0), scheduled(0, "Mix")]);
+        let events = if expected_length == 1 { events } else { EncodedEvents::of(&[resolved(0)]) };
+        Commit { instance: self.key(n), execution: self.execution(n), events, change }
+    }
+
+    /// Ends instance `n` with one event.
+    pub(super) fn end(&self, n: i64, expected_length: u32, status: RuntimeStatus) -> Commit {
+        let change = Change::Advance { expected_length, status, updated_ms: 3_000, custom_status: None };
+        Commit { change, events: EncodedEvents::of(&[ended()]), ..self.advance(n, expected_length) }
+    }
+
+    fn row(&self, store: &dyn Store, of: &str) -> InstanceRow {
+        store.instance(self.hub, &id(of)).unwrap().unwrap()
+    }
+}
+
+pub(super) fn id(text: &str) -> InstanceId {
+    text.parse().unwrap()
+}
+
+/// One event of about `bytes` bytes.
+pub(super) fn filler(bytes: usize) -> EncodedEvents {
+    let outcome = Outcome::Completed(Payload::of(&"x".repeat(bytes)));
+    EncodedEvents::of(&[Event::Resolved { task: TaskId(0), at_ms: 1_500, outcome, ran: None }])
+}
+
+fn hub(name: &str) -> HubName {
+    name.parse().unwrap()
+}
+
+fn upload(store: &dyn Store, of: &str, name: &str, bytes: &[u8], at_ms: u64) -> Uploaded {
+    let name = name.parse().unwrap();
+    let upload = Upload { hub: &hub(of), name: &name, digest: Digest::of(bytes), bytes, catalog: "{}", at_ms };
+    store.upload(&upload).unwrap()
+}
+
+fn commit(store: &dyn Store, batch: &[Commit]) {
+    assert_eq!(store.commit(batch).unwrap(), vec![CommitOutcome::Done; batch.len()]);
+}
+
+const NONE: [i64; 0] = [];
+
+fn keys(rows: Vec<InstanceRow>) -> Vec<i64> {
+    rows.iter().map(|row| row.key.0 & 0xFF_FFFF).collect()
+}
+
+fn commits_append_behind_the_expected_length(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    commit(&*store, &[world.create(1, "loaf")]);
+    let created = world.row(&*store, "loaf");
+    assert_eq!(
+        (created.length, created.status, created.created_ms, created.updated_ms),
+        (1, RuntimeStatus::Pending, 1_001, 1_001)
+    );
+    commit(&*store, &[world.advance(1, 1), world.create(2, "roll")]);
+    commit(&*store, &[world.advance(1, 3)]);
+    let running = world.row(&*store, "loaf");
+    assert_eq!((running.length, running.status, running.updated_ms), (4, RuntimeStatus::Running, 2_000));
+    commit(&*store, &[world.end(1, 4, RuntimeStatus::Completed)]);
+    let expected = InstanceRow {
+        key: world.key(1),
+        execution: world.execution(1),
+        length: 5,
+        id: id("loaf"),
+        function: "BakeBread".into(),
+        module: Digest::of(MODULE),
+        status: RuntimeStatus::Completed,
+        created_ms: 1_001,
+        updated_ms: 3_000,
+        custom_status: None,
+    };
+    assert_eq!(world.row(&*store, "loaf"), expected);
+    let history = [Event::Started(started()), turn(1_000, 0), scheduled(0, "Mix"), resolved(0), ended()];
+    assert_eq!(store.history(world.execution(1)).unwrap(), history);
+    assert_eq!(store.history(world.execution(2)).unwrap(), history[..1]);
+}
+
+fn a_commit_for_a_wrong_length_changes_nothing_its_batch_included(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    commit(&*store, &[world.create(1, "loaf"), world.create(2, "roll")]);
+    let before = (world.row(&*store, "loaf"), world.row(&*store, "roll"));
+    let other_execution = Commit { execution: world.execution(9), ..world.advance(1, 1) };
+    for wrong in
+        [world.advance(1, 0), world.advance(1, 2), world.advance(7, 1), world.end(1, 2, RuntimeStatus::Failed), other_execution]
+    {
+        let Change::Advance { expected_length, .. } = wrong.change else { unreachable!() };
+        let at_fault = wrong.execution;
+        let error = store.commit(&[world.advance(2, 1), world.create(3, "bun"), wrong]).unwrap_err();
+        assert!(
+            matches!(error, StoreError::Conflict { execution, expected } if (execution, expected) == (at_fault, expected_length)),
+            "{error}"
+        );
+        assert_eq!((world.row(&*store, "loaf"), world.row(&*store, "roll")), before);
+        assert_eq!(store.instance(world.hub, &id("bun")).unwrap(), None);
+        assert_eq!(store.history(world.execution(2)).unwrap().len(), 1);
+    }
+    commit(&*store, &[world.advance(2, 1), world.create(3, "bun")]); // And no transaction was left open.
+}
+
+fn a_number_is_not_used_twice(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    commit(&*store, &[world.create(1, "loaf")]);
+    for again in [world.create(1, "loaf"), world.create(1, "roll")] {
+        let error = store.commit(&[world.create(2, "bun"), again]).unwrap_err();
+        assert!(matches!(error, StoreError::Conflict { expected: 0, .. }), "{error}");
+    }
+    assert_eq!(keys(store.instances(world.hub, None, 9).unwrap()), [1]);
+}
+
+fn a_live_id_is_refused_while_the_rest_of_the_batch_goes_through(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    commit(&*store, &[world.create(1, "loaf"), world.create(2, "roll")]);
+    commit(&*store, &[world.advance(2, 1)]);
+    let batch =
+        [world.create(3, "loaf"), world.create(4, "bun"), world.create(5, "roll"), world.create(6, "bun"), world.advance(1, 1)];
+    let refused = CommitOutcome::Refused;
+    let (pending, running) = (refused(RuntimeStatus::Pending), refused(RuntimeStatus::Running));
+    let expected = [pending, CommitOutcome::Done, running, pending, CommitOutcome::Done];
+    assert_eq!(store.commit(&batch).unwrap(), expected);
+    assert_eq!(keys(store.instances(world.hub, None, 9).unwrap()), [1, 2, 4]);
+    assert_eq!(store.history(world.execution(3)).unwrap(), []);
+    assert_eq!(world.row(&*store, "loaf").length, 3);
+}
+
+fn an_ended_id_is_replaced_and_its_old_history_is_swept_in_slices(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    assert_eq!(store.sweep(10).unwrap(), 0);
+    commit(&*store, &[world.create(1, "loaf")]);
+    commit(&*store, &[world.advance(1, 1)]);
+    commit(&*store, &[world.advance(1, 3)]);
+    commit(&*store, &[world.end(1, 4, RuntimeStatus::Failed)]);
+    commit(&*store, &[world.create(2, "loaf")]);
+    assert_eq!((world.row(&*store, "loaf").key, world.row(&*store, "loaf").status), (world.key(2), RuntimeStatus::Pending));
+    assert_eq!(keys(store.instances(world.hub, None, 9).unwrap()), [2]);
+    commit(&*store, &[world.end(2, 1, RuntimeStatus::Completed)]);
+    commit(&*store, &[world.create(3, "loaf")]);
+    assert_eq!([3, 3, 3].map(|rows| store.sweep(rows).unwrap()), [3, 3, 0]);
+    assert_eq!([1, 2].map(|n| store.history(world.execution(n)).unwrap().len()), [0, 0]);
+    assert_eq!(store.history(world.execution(3)).unwrap().len(), 1);
+}
+
+fn a_stale_owner_writes_nothing(place: &(impl Place + ?Sized)) {
+    let stale = place.open();
+    let world = World::new(&*stale);
+    commit(&*stale, &[world.create(1, "loaf")]);
+    let owner = place.take_over();
+    let name = "bread".parse().unwrap();
+    let again = Upload { hub: &hub("Bakery"), name: &name, digest: Digest([9; 32]), bytes: b"", catalog: "", at_ms: 1 };
+    for _ in 0..2 {
+        assert!(matches!(stale.commit(&[world.advance(1, 1)]), Err(StoreError::Fenced { .. })));
+        assert!(matches!(stale.upload(&again), Err(StoreError::Fenced { .. })));
+    }
+    assert_eq!(world.row(&*stale, "loaf").length, 1);
+    commit(&*owner, &[world.advance(1, 1)]);
+    assert_eq!(world.row(&*stale, "loaf").length, 3);
+}
+
+fn everything_is_there_after_reopening(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    commit(&*store, &[world.create(1, "loaf"), world.create(2, "roll")]);
+    commit(&*store, &[world.advance(1, 1)]);
+    let seen = |store: &dyn Store| {
+        let rows = store.instances(world.hub, None, 9).unwrap();
+        let histories = [1, 2].map(|n| store.history(world.execution(n)).unwrap());
+        (rows, histories, store.hubs().unwrap(), store.modules(world.hub).unwrap())
+    };
+    let before = seen(&*store);
+    drop(store);
+    let store = place.open();
+    assert_eq!(seen(&*store), before);
+    commit(&*store, &[world.advance(1, 3)]);
+}
+
+fn instances_page_by_key_within_their_hub(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    upload(&*store, "Laundry", "shirts", MODULE, 100);
+    let other = World { hub: store.hubs().unwrap()[1].key };
+    commit(&*store, &[world.create(5, "e"), other.create(1, "a"), world.create(2, "z"), world.create(3, "b")]);
+    assert_eq!(keys(store.instances(world.hub, None, 2).unwrap()), [2, 3]);
+    assert_eq!(keys(store.instances(world.hub, Some(world.key(3)), 2).unwrap()), [5]);
+    assert_eq!(keys(store.instances(world.hub, Some(world.key(5)), 2).unwrap()), NONE);
+    assert_eq!(keys(store.instances(other.hub, None, usize::MAX).unwrap()), [1]);
+    assert_eq!(keys(store.instances(world.hub, None, 0).unwrap()), NONE);
+}
+
+fn open_instances_are_those_that_have_not_ended(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    let ids = ["a", "b", "c", "d"];
+    commit(&*store, &[0, 1, 2, 3].map(|n| world.create(n, ids[usize::try_from(n).unwrap()])));
+    commit(&*store, &[world.advance(1, 1), world.end(2, 1, RuntimeStatus::Completed)]);
+    commit(&*store, &[world.end(3, 1, RuntimeStatus::Failed)]);
+    assert_eq!(keys(store.open_instances(world.hub, None, 9).unwrap()), [0, 1]);
+    assert_eq!(keys(store.open_instances(world.hub, Some(world.key(0)), 9).unwrap()), [1]);
+    assert_eq!(keys(store.open_instances(world.hub, None, 1).unwrap()), [0]);
+    assert_eq!(keys(store.open_instances(HubKey(9), None, 9).unwrap()), NONE);
+}
+
+fn live_instances_are_counted_by_module(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    upload(&*store, "Bakery", "bread", b"second", 200);
+    let mut second = world.create(3, "c");
+    let Change::Create(new) = &mut second.change else { unreachable!() };
+    new.module = Digest::of(b"second");
+    commit(&*store, &[world.create(1, "a"), world.create(2, "b"), second, world.create(4, "d")]);
+    commit(&*store, &[world.end(4, 1, RuntimeStatus::Completed)]);
+    let mut expected = [(Digest::of(MODULE), 2), (Digest::of(b"second"), 1)];
+    expected.sort();
+    assert_eq!(store.live_instances(world.hub).unwrap(), expected);
+    assert_eq!(store.live_instances(HubKey(9)).unwrap(), []);
+}
+
+fn an_instance_of_an_unknown_module_is_an_error(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    let mut orphan = world.create(1, "a");
+    let Change::Create(new) = &mut orphan.change else { unreachable!() };
+    new.module = Digest([0xAB; 32]);
+    let error = store.commit(&[world.create(2, "b"), orphan]).unwrap_err();
+    assert_eq!(error.to_string(), format!("module {} is not in the store", "ab".repeat(32)));
+    assert_eq!(keys(store.instances(world.hub, None, 9).unwrap()), NONE);
+}
+
+fn an_upload_is_new_then_known_then_current_again(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    let versions = || {
+        let rows = store.modules(world.hub).unwrap();
+        rows.iter().map(|row| (row.bytes, row.uploaded_ms, row.current)).collect::<Vec<_>>()
+    };
+    assert_eq!(upload(&*store, "bakery", "bread", b"second", 200), Uploaded::New);
+    assert_eq!(versions(), [(6, 200, true), (21, 100, false)]);
+    assert_eq!(upload(&*store, "bakery", "bread", MODULE, 300), Uploaded::Known);
+    assert_eq!(versions(), [(6, 200, false), (21, 100, true)]);
+    assert_eq!(upload(&*store, "bakery", "cake", b"second", 400), Uploaded::New);
+    assert_eq!(versions(), [(6, 200, false), (21, 100, true), (6, 400, true)]);
+    assert_eq!(store.module_bytes(Digest::of(b"second")).unwrap().unwrap(), b"second");
+    assert_eq!(store.module_bytes(Digest([0; 32])).unwrap(), None);
+}
+
+fn modules_are_listed_by_name_the_newest_first(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    for (name, bytes, at_ms) in [("b", "1", 100), ("a", "2", 100), ("b", "3", 200), ("b", "4", 200), ("B", "5", 100)] {
+        upload(&*store, "Bakery", name, bytes.as_bytes(), at_ms);
+    }
+    upload(&*store, "Laundry", "a", b"6", 100);
+    let rows = store.modules(store.hubs().unwrap()[0].key).unwrap();
+    let seen: Vec<_> = rows.iter().map(|row| (row.name.as_str(), row.digest)).collect();
+    let expected = [("B", "5"), ("a", "2"), ("b", "4"), ("b", "3"), ("b", "1")];
+    assert_eq!(seen, expected.map(|(name, bytes)| (name, Digest::of(bytes.as_bytes()))));
+}
+
+fn hubs_come_with_their_first_upload_and_compare_without_case(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    assert_eq!(store.hubs().unwrap(), []);
+    for name in ["Bakery", "Laundry", "bAKERY"] {
+        upload(&*store, name, "m", name.as_bytes(), 100);
+    }
+    let hubs = store.hubs().unwrap();
+    let seen: Vec<_> = hubs.iter().map(|hub| (hub.key.0, hub.name.as_str(), hub.partitions)).collect();
+    assert_eq!(seen, [(1, "Bakery", 64), (2, "Laundry", 64)]);
+    assert_eq!(store.modules(HubKey(1)).unwrap().len(), 2);
+}
+
+fn ids_count_by_case_and_by_hub(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    upload(&*store, "Laundry", "shirts", MODULE, 100);
+    let other = World { hub: store.hubs().unwrap()[1].key };
+    commit(&*store, &[world.create(1, "loaf"), world.create(2, "LOAF"), other.create(1, "loaf")]);
+    assert_eq!(world.row(&*store, "LOAF").key, world.key(2));
+    assert_eq!(other.row(&*store, "loaf").key, other.key(1));
+    assert_eq!(store.instance(world.hub, &id("loa")).unwrap(), None);
+}
+
+fn texts_come_back_byte_for_byte(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    let long = format!("\"{}\"", "Brötchen 🥐 ".repeat(200_000));
+    let texts = [r#"{"b":1.0e+2, "a":  12345678901234567890123}"#, r#""\u0000\u00e9é🥐'\" --""#, "null", &long];
+    for (n, text) in (1..).zip(texts) {
+        let of = format!("Brötchen '{n}' 🥐");
+        let payload = Payload::parse(text.to_owned()).unwrap();
+        let events = [Event::Ended { at_ms: 1, end: End::Completed(payload.clone()) }];
+        let mut end = Commit { events: EncodedEvents::of(&events), ..world.end(n, 1, RuntimeStatus::Completed) };
+        let Change::Advance { custom_status, .. } = &mut end.change else { unreachable!() };
+        *custom_status = Some(payload.clone());
+        commit(&*store, &[world.create(n, &of)]);
+        commit(&*store, &[end]);
+        assert_eq!(world.row(&*store, &of).custom_status.unwrap().text(), text);
+        assert_eq!(store.history(world.execution(n)).unwrap()[1..], events);
+        assert_eq!(store.first_and_last_event(world.execution(n)).unwrap().unwrap().1, events[0]);
+    }
+}
+
+fn a_custom_status_stays_until_the_next(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    commit(&*store, &[world.create(1, "loaf")]);
+    let steps =
+        [(None, None), (Some("\"mixing\""), Some("\"mixing\"")), (None, Some("\"mixing\"")), (Some("null"), Some("null"))];
+    let mut length = 1;
+    for (given, kept) in steps {
+        let mut step = world.advance(1, length);
+        let Change::Advance { custom_status, .. } = &mut step.change else { unreachable!() };
+        *custom_status = given.map(|text| Payload::parse(text.to_owned()).unwrap());
+        length += step.events.count;
+        commit(&*store, &[step]);
+        assert_eq!(world.row(&*store, "loaf").custom_status.as_ref().map(Payload::text), kept);
+    }
+}
+
+fn the_first_and_the_last_event_may_be_one(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    let both = || store.first_and_last_event(world.execution(1)).unwrap();
+    assert_eq!(both(), None);
+    commit(&*store, &[world.create(1, "loaf")]);
+    assert_eq!(both(), Some((Event::Started(started()), Event::Started(started()))));
+    commit(&*store, &[world.advance(1, 1)]);
+    assert_eq!(both(), Some((Event::Started(started()), scheduled(0, "Mix"))));
+    commit(&*store, &[world.advance(1, 3)]);
+    commit(&*store, &[world.end(1, 4, RuntimeStatus::Completed)]);
+    assert_eq!(both(), Some((Event::Started(started()), ended())));
+}
+
+fn the_last_execution_counts_superseded_ones_too(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    let last = |first, end| store.last_execution(world.execution(first), world.execution(end)).unwrap();
+    assert_eq!(last(0, 99), None);
+    commit(&*store, &[world.create(7, "loaf"), world.create(3, "roll")]);
+    commit(&*store, &[world.end(7, 1, RuntimeStatus::Completed)]);
+    commit(&*store, &[world.create(5, "loaf")]);
+    let expected = [Some(7), Some(5), Some(3), None, None].map(|n: Option<i64>| n.map(|n| world.execution(n)));
+    assert_eq!([last(0, 99), last(0, 7), last(3, 5), last(8, 99), last(0, 3)], expected);
+}
+
+fn an_unknown_execution_has_an_empty_history(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    assert_eq!(store.history(ExecutionKey(42)).unwrap(), []);
+    assert_eq!(store.instance(HubKey(1), &id("loaf")).unwrap(), None);
+}
+
+fn an_empty_batch_is_done(place: &(impl Place + ?Sized)) {
+    assert_eq!(place.open().commit(&[]).unwrap(), []);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Whatever a caller tries, right or wrong, both stores say and keep the same.
+    #[test]
+    fn both_stores_say_and_keep_the_same(batches in vec(vec((0..4_u8, 0..6_i64, 0..3_usize, 0..6_u32), 1..4), 1..25)) {
+        let dir = tempfile::tempdir().unwrap();
+        let stores: [Box<dyn Store>; 2] = [Box::new(SqliteStore::open(dir.path()).unwrap()), Box::new(MemoryStore::new())];
+        let worlds = [0, 1].map(|at| World::new(&*stores[at]));
+        for batch in batches {
+            let [sqlite, memory] = [0, 1].map(|at| {
+                let (store, world) = (&*stores[at], &worlds[at]);
+                let make = |&(kind, n, of, length): &(u8, i64, usize, u32)| match kind {
+                    0 | 1 => world.create(n, ["loaf", "roll", "bun"][of]),
+                    2 => world.advance(n, length),
+                    _ => world.end(n, length, RuntimeStatus::Failed),
+                };
+                let said = store.commit(&batch.iter().map(make).collect::<Vec<_>>()).map_err(|error| error.to_string());
+                let rows = store.instances(world.hub, None, usize::MAX).unwrap();
+                let open = store.open_instances(world.hub, None, usize::MAX).unwrap();
+                let histories = [0, 1, 2, 3, 4, 5].map(|n| store.history(world.execution(n)).unwrap());
+                (said, rows, open, histories, store.live_instances(world.hub).unwrap(), store.sweep(1).unwrap())
+            });
+            prop_assert_eq!(sqlite, memory);
+        }
+    }
+}
