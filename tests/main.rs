@@ -1,0 +1,13 @@
+//! Does the built program keep its promises? It is driven from outside, over HTTP, as its users drive it.
+//!
+//! Each test has a server of its own, on a port of its own and in a folder of its own. When a test is done with its server,
+//! every execution in that folder is replayed from its history once more; a divergence fails the test.
+
+mod contract;
+mod crash;
+mod examples;
+mod hostile;
+mod modules;
+mod residents;
+mod support;
+mod tidy;

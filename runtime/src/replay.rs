@@ -70,9 +70,8 @@ pub fn turn(
 ) -> Result<Progress, TurnError> {
     let progress = guest.advance(at_ms, inputs).map_err(TurnError::Fault)?;
     check_numbers(next_task, &progress.asks).map_err(|failure| TurnError::Fault(Fault::Certain(failure)))?;
-    match recorded {
-        Some(recorded) => recorded.compare(next_task, &progress).map_err(TurnError::Diverged)?,
-        None => (),
+    if let Some(recorded) = recorded {
+        recorded.compare(next_task, &progress).map_err(TurnError::Diverged)?;
     }
     Ok(progress)
 }
@@ -144,7 +143,11 @@ impl Recorded {
             return Ok(());
         }
         let side = |end: &Option<End>| end.as_ref().map_or_else(|| "goes on".to_owned(), describe_end);
-        Err(format!("after task {next_task}: in history the orchestrator {}, the guest now {}", side(&self.end), side(&progress.end)))
+        Err(format!(
+            "after task {next_task}: in history the orchestrator {}, the guest now {}",
+            side(&self.end),
+            side(&progress.end)
+        ))
     }
 }
 
@@ -155,7 +158,8 @@ fn check_numbers(mut next_task: TaskId, asks: &[Ask]) -> Result<(), Failure> {
             Ask::Schedule(_) => next_task = next_task.next(),
             Ask::Cancel(task) if *task < next_task => (),
             Ask::Cancel(task) => {
-                let message = format!("the module cancels task {task}, but has only asked for {next_task} tasks; its SDK is at fault");
+                let message =
+                    format!("the module cancels task {task}, but has only asked for {next_task} tasks; its SDK is at fault");
                 return Err(Failure::new("InvalidAction", message));
             }
         }

@@ -1,5 +1,7 @@
 //! How do modules come in, and what is there to know of them? Ours, outside the wire contract.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use hyper::StatusCode;
 use serde::Serialize;
@@ -48,7 +50,7 @@ struct Uploaded<'a> {
 ///
 /// 201 if this digest is new under this name, 200 if it is known; both with what was taken. 400 if the name is ill-formed or the
 /// bytes are no module that can run here, 409 if another module has one of its functions, 413 if it is too large.
-pub(super) async fn upload(engine: &Engine, hub: &HubName, name: &ModuleName, bytes: Bytes) -> Result<Reply, ApiError> {
+pub(super) async fn upload(engine: &Arc<Engine>, hub: &HubName, name: &ModuleName, bytes: Bytes) -> Result<Reply, ApiError> {
     let uploaded = engine.upload(hub, name, bytes).await?;
     let code = if uploaded.new { StatusCode::CREATED } else { StatusCode::OK };
     Ok(Reply::json(code, &Uploaded { name, task_hub: hub, version: (&uploaded.version).into() }))

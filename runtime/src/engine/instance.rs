@@ -125,7 +125,8 @@ impl Instance {
         let asked = execution.next_task.0 as usize + progress.asks.len();
         let length = execution.length as usize + 2 + progress.asks.len();
         if asked > limits.tasks_max as usize {
-            let message = format!("the orchestrator asked for {asked} tasks, and may ask for {} (limit tasks_max)", limits.tasks_max);
+            let message =
+                format!("the orchestrator asked for {asked} tasks, and may ask for {} (limit tasks_max)", limits.tasks_max);
             return self.commit(now_ms, Vec::new(), Some(limit_exceeded(message)), None, lines, effects);
         }
         if length > limits.history_events_max as usize {
@@ -149,7 +150,9 @@ impl Instance {
     pub(super) fn record_fault(&mut self, now_ms: u64, error: TurnError, effects: &mut Vec<Effect>) {
         let failure = match error {
             TurnError::Fault(fault) => fault.failure().clone(),
-            TurnError::Diverged(message) => Failure::new("Diverged", format!("the module does not repeat its history: {message}")),
+            TurnError::Diverged(message) => {
+                Failure::new("Diverged", format!("the module does not repeat its history: {message}"))
+            }
             TurnError::Corrupt(error) => Failure::new("CorruptHistory", error.to_string()),
         };
         self.commit(now_ms, Vec::new(), Some(End::Faulted(failure)), None, Vec::new(), effects);

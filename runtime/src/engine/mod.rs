@@ -3,120 +3,244 @@
 //! Inside, each hub is split into partitions, pure state machines (`partition.rs`); the shell (`shell.rs`) moves their inputs and
 //! effects between threads. Called by `api`; calls `host` and `store`.
 
+mod activities;
+mod functions;
+mod hub;
 mod instance;
-pub mod partition;
+mod partition;
+mod shell;
 #[cfg(test)]
 mod simulation;
+mod turns;
+mod verify;
+mod views;
 
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread;
 use std::time::Duration;
 
-use crate::model::{Digest, End, Event, InstanceId, Payload, RuntimeStatus};
-use crate::store::{InstanceRow, StoreError};
+use bytes::Bytes;
+use tokio::runtime::Runtime;
 
-/// A request to start an instance.
+pub use hub::Hub;
+pub use verify::{Report, VerifyError, verify};
+pub use views::{InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError, UploadedModule};
+
+use crate::clock::SystemClock;
+use crate::host::{Catalog, Compiler, Host, Module, ModuleError};
+use crate::limits::Limits;
+use crate::model::{Digest, HubName, ModuleName};
+use crate::store::group::Committer;
+use crate::store::sqlite::SqliteStore;
+use crate::store::{ModuleRow, Store, StoreError, Upload, Uploaded};
+use activities::Activities;
+use functions::Functions;
+use shell::{Machinery, Shell};
+use turns::{Residents, TurnPool};
+
+/// How often rows of superseded histories are deleted, and how many at once: little enough that live work does not notice.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+const SWEEP_ROWS: usize = 500;
+
+/// What an engine needs to know before it starts.
 #[derive(Debug, Clone)]
-pub struct StartRequest {
-    /// The orchestrator's name; found without regard to case, kept as it is.
-    pub function: String,
-    /// The instance's ID; a new random one if absent.
-    pub instance: Option<InstanceId>,
-    /// The input; `null` if there is none.
-    pub input: Payload,
+pub struct EngineSettings {
+    /// The data directory: the store, and compiled code.
+    pub data: PathBuf,
+    /// The bounds in force.
+    pub limits: Limits,
+    /// Where modules are compiled.
+    pub compiler: Compiler,
 }
 
-/// Why an instance was not started. Nothing has changed then, with one exception: after [`StartError::Store`] with
-/// [`StoreError::Poisoned`] nobody knows.
+/// Why an engine did not start.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// No module of the hub has such an orchestrator.
-    #[error("no module in this task hub has an orchestrator named {0:?}; upload one that has, or check the name")]
-    UnknownOrchestrator(String),
-    /// A live instance has this ID.
-    #[error("instance {id} exists already and is {status}; wait for its end, or choose another ID")]
-    InstanceExists {
-        /// The ID in question.
-        id: InstanceId,
-        /// How that instance stands.
-        status: RuntimeStatus,
+pub enum OpenError {
+    /// The store cannot be opened.
+    #[error("cannot open the store in {}: {cause}", data.display())]
+    Store {
+        /// The data directory.
+        data: PathBuf,
+        /// Why.
+        cause: StoreError,
     },
-    /// The server has as much work queued as it can hold. Try again a little later.
-    #[error("the server has too much work queued; try again in a moment")]
-    Overloaded,
-    /// The server is about to stop.
-    #[error("the server is shutting down; try again in a moment")]
-    ShuttingDown,
-    /// The start could not be recorded.
-    #[error("the start could not be recorded: {0}")]
-    Store(std::sync::Arc<StoreError>),
+    /// Guests cannot be run.
+    #[error("cannot run guests: {0}")]
+    Host(#[from] ModuleError),
+    /// The machine refuses threads.
+    #[error("cannot start threads: {0}")]
+    Threads(#[from] std::io::Error),
 }
 
-/// Why a module was not taken. Nothing is stored then.
-#[derive(Debug, thiserror::Error)]
-pub enum UploadError {
-    /// The bytes are not a module that can run here; the text says what is wrong with them.
-    #[error("{0}")]
-    Invalid(String),
-    /// Another module of the hub has a function of this name.
-    #[error("function {function:?} belongs to module {owner:?} of this task hub already; rename it, or upload under that name")]
-    FunctionTaken {
-        /// The name in question, as the new module spells it.
-        function: String,
-        /// The module that has it.
-        owner: String,
-    },
-    /// The server could not do its part: the store, the compiler or the file system failed.
-    #[error("the module could not be taken: {0}")]
-    Internal(String),
+/// The engine of a server: all its hubs.
+pub struct Engine {
+    machinery: Arc<Machinery>,
+    hubs: RwLock<HashMap<HubName, Arc<Hub>>>,
+    /// One upload at a time, so that two cannot take the same function.
+    uploads: Mutex<()>,
+    /// Runs activities and timers; taken out when the engine is closed.
+    runtime: Mutex<Option<Runtime>>,
 }
 
-/// A module that was taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UploadedModule {
-    /// Whether this digest is new under this name.
-    pub new: bool,
-    /// It, as listings show it.
-    pub version: ModuleVersion,
+impl Engine {
+    /// Opens the store in `settings.data` and goes on with everything that is open there, in the background.
+    ///
+    /// # Errors
+    /// If the store, the room for guests or threads cannot be had.
+    pub fn open(settings: EngineSettings) -> Result<Arc<Self>, OpenError> {
+        let EngineSettings { data, limits, compiler } = settings;
+        let store_error = |cause| OpenError::Store { data: data.clone(), cause };
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&data).map_err(store_error)?);
+        let cores = thread::available_parallelism().map_or(2, usize::from);
+        // So many guests that compute for long do not hold up the others.
+        let turns_max = 16 * cores;
+        let host = Host::new(&data.join("compiled"), &limits, u32::try_from(turns_max).unwrap_or(u32::MAX), compiler)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(cores)
+            .thread_name("dacapo-activity")
+            .enable_time()
+            .enable_io()
+            .build()?;
+        let machinery = Arc::new(Machinery {
+            committer: Committer::new(store.clone()),
+            residents: Residents::new(host.residents_max() as usize, limits.residents_bytes_max),
+            host: Arc::new(host),
+            turns: TurnPool::new(cores, turns_max),
+            activities: Activities::new(runtime.handle().clone(), limits.activities_running_max),
+            timers: runtime.handle().clone(),
+            clock: Arc::new(SystemClock),
+            store,
+            limits,
+        });
+        let engine =
+            Arc::new(Self { machinery, hubs: RwLock::default(), uploads: Mutex::default(), runtime: Mutex::new(Some(runtime)) });
+        engine.open_hubs().map_err(store_error)?;
+        engine.recover()?;
+        engine.sweep();
+        Ok(engine)
+    }
+
+    fn open_hubs(&self) -> Result<(), StoreError> {
+        let mut hubs = self.hubs.write().unwrap_or_else(PoisonError::into_inner);
+        for row in self.machinery.store.hubs()? {
+            let mut functions = Functions::default();
+            for module in self.machinery.store.modules(row.key)?.into_iter().filter(|module| module.current) {
+                let catalog = Arc::new(catalog_of(&module)?);
+                functions.set(module.name, module.digest, catalog);
+            }
+            let name = row.name.clone();
+            hubs.insert(name, Arc::new(Hub::new(Shell::new(row, functions, self.machinery.clone())?)));
+        }
+        Ok(())
+    }
+
+    /// Finds what is open and goes on with it. New work does not wait for that.
+    fn recover(&self) -> std::io::Result<()> {
+        let hubs: Vec<Arc<Hub>> = self.hubs.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let work = move || {
+            for hub in hubs {
+                match hub.recover() {
+                    Ok(0) => (),
+                    Ok(found) => tracing::info!("going on with {found} open instances of hub {}", hub.name()),
+                    Err(error) => tracing::error!("cannot read the open instances of hub {}: {error}", hub.name()),
+                }
+            }
+        };
+        thread::Builder::new().name("dacapo-recovery".into()).spawn(work).map(drop)
+    }
+
+    /// Deletes superseded histories, a slice each second, for as long as the engine lives.
+    fn sweep(self: &Arc<Self>) {
+        let engine = Arc::downgrade(self);
+        self.machinery.timers.spawn(async move {
+            while let Some(machinery) = engine.upgrade().map(|engine| engine.machinery.clone()) {
+                let swept = tokio::task::spawn_blocking(move || machinery.store.sweep(SWEEP_ROWS)).await;
+                if let Ok(Err(error)) = swept {
+                    tracing::warn!("superseded histories cannot be deleted now: {error}");
+                }
+                tokio::time::sleep(SWEEP_PAUSE).await;
+            }
+        });
+    }
+
+    /// The hub with this name, if it has come into being with its first upload.
+    pub fn hub(&self, name: &HubName) -> Option<Arc<Hub>> {
+        self.hubs.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// The bounds in force.
+    pub fn limits(&self) -> &Limits {
+        &self.machinery.limits
+    }
+
+    /// Takes a module: checks and compiles it, keeps it, and makes it the current version under its name. Durable on return.
+    /// Goes on to its end even if the caller does not wait.
+    ///
+    /// # Errors
+    /// As [`UploadError`] says; nothing has changed then.
+    pub async fn upload(self: &Arc<Self>, hub: &HubName, name: &ModuleName, bytes: Bytes) -> Result<UploadedModule, UploadError> {
+        let (engine, hub, name) = (self.clone(), hub.clone(), name.clone());
+        let work = move || engine.upload_blocking(&hub, &name, &bytes);
+        tokio::task::spawn_blocking(work).await.map_err(|error| UploadError::Internal(error.to_string()))?
+    }
+
+    fn upload_blocking(&self, hub_name: &HubName, name: &ModuleName, bytes: &[u8]) -> Result<UploadedModule, UploadError> {
+        let internal = |error: StoreError| UploadError::Internal(error.to_string());
+        let Machinery { host, store, clock, .. } = &*self.machinery;
+        let digest = Digest::of(bytes);
+        let module = host.module(digest, || Ok(bytes.to_vec())).map_err(|error| match error {
+            ModuleError::Invalid(message) => UploadError::Invalid(message),
+            ModuleError::Internal(message) => UploadError::Internal(message),
+        })?;
+        let catalog = module.catalog();
+
+        let _one_at_a_time = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hub) = self.hub(hub_name) {
+            hub.check_owner(name, catalog)?;
+        }
+        let catalog_json = serde_json::to_string(&**catalog).expect("a catalog is texts");
+        let upload = Upload { hub: hub_name, name, digest, bytes, catalog: &catalog_json, at_ms: clock.now_ms() };
+        let uploaded = store.upload(&upload).map_err(internal)?;
+        let hub = match self.hub(hub_name) {
+            Some(hub) => hub,
+            None => self.add_hub(hub_name).map_err(internal)?,
+        };
+        hub.set_current(name.clone(), digest, catalog.clone());
+        let version = hub.version(name, digest).map_err(internal)?;
+        Ok(UploadedModule { new: uploaded == Uploaded::New, version })
+    }
+
+    fn add_hub(&self, name: &HubName) -> Result<Arc<Hub>, StoreError> {
+        let rows = self.machinery.store.hubs()?;
+        let row = rows.into_iter().find(|row| row.name == *name).expect("an upload brings its hub into being");
+        let hub = Arc::new(Hub::new(Shell::new(row, Functions::default(), self.machinery.clone())?));
+        self.hubs.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), hub.clone());
+        Ok(hub)
+    }
+
+    /// Stops: running turns end, activities are stopped where they are, the rest is dropped. What was acknowledged is in
+    /// the store and goes on at the next start. Blocks for a moment; not to be called on a thread of an asynchronous runtime.
+    pub fn close(&self) {
+        self.machinery.turns.close();
+        let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(runtime) = runtime {
+            runtime.shutdown_timeout(Duration::from_secs(1));
+        }
+    }
 }
 
-/// A module with all its versions.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModuleView {
-    /// Its name.
-    pub name: String,
-    /// What new instances run on.
-    pub current: Digest,
-    /// All versions, the newest upload first.
-    pub versions: Vec<ModuleVersion>,
+fn catalog_of(module: &ModuleRow) -> Result<Catalog, StoreError> {
+    serde_json::from_str(&module.catalog)
+        .map_err(|error| StoreError::Corrupt(format!("the catalog of module {} cannot be read: {error}", module.digest)))
 }
 
-/// One version of a module.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModuleVersion {
-    /// The SHA-256 of its bytes.
-    pub digest: Digest,
-    /// When it was first uploaded, in milliseconds since 1970.
-    pub uploaded_ms: u64,
-    /// How large it is.
-    pub bytes: u64,
-    /// What made it, in its own words.
-    pub generator: String,
-    /// The orchestrators it has, as it spells them.
-    pub orchestrators: Vec<String>,
-    /// The activities it has, as it spells them.
-    pub activities: Vec<String>,
-    /// How many instances that have not ended run on it.
-    pub live_instances: u64,
-}
-
-/// An instance with what is asked for most.
-#[derive(Debug, Clone)]
-pub struct InstanceView {
-    /// As it is stored.
-    pub row: InstanceRow,
-    /// Its input.
-    pub input: Payload,
-    /// How its current execution ended, if it did.
-    pub end: Option<End>,
-    /// The events of the current execution, if they were asked for.
-    pub history: Option<Vec<Event>>,
+/// The module with this digest, ready to run. Blocks, for as long as compiling takes if its compiled code is gone.
+fn module(host: &Host, store: &dyn Store, digest: Digest) -> Result<Arc<Module>, ModuleError> {
+    host.module(digest, || match store.module_bytes(digest) {
+        Ok(Some(bytes)) => Ok(bytes),
+        Ok(None) => Err(ModuleError::Internal(format!("module {digest} is not in the store"))),
+        Err(error) => Err(ModuleError::Internal(error.to_string())),
+    })
 }

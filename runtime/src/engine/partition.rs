@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::instance::{Instance, Phase};
 use crate::limits::Limits;
 use crate::model::{
-    Action, Digest, End, ExecutionKey, Execution, HubKey, InstanceId, LogLine, Outcome, Progress, RuntimeStatus, Started, TaskId,
+    Action, Digest, End, Execution, ExecutionKey, HubKey, InstanceId, LogLine, Outcome, Progress, RuntimeStatus, Started, TaskId,
 };
 use crate::replay::TurnError;
 use crate::store::{Change, Commit, CommitOutcome, EncodedEvents, InstanceRow, NewInstance, StoreError};
@@ -80,13 +80,13 @@ pub enum TurnFailure {
     Host(String),
 }
 
-/// Why an execution could not be loaded.
-#[derive(Debug, Clone)]
+/// Why an execution could not be loaded. The shell has told the details to the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadError {
     /// It may work a little later.
-    Passing(String),
+    Passing,
     /// What is stored cannot be read.
-    Damaged(String),
+    Damaged,
 }
 
 /// Something that the shell has to do for a partition, in this order.
@@ -204,7 +204,7 @@ impl Partition {
             }
             Input::Found(row) => self.found(*row, &mut effects),
             Input::Loaded(key, Ok(execution)) => self.loaded(now_ms, key, *execution, &mut effects),
-            Input::Loaded(key, Err(error)) => self.not_loaded(now_ms, key, &error, &mut effects),
+            Input::Loaded(key, Err(error)) => self.not_loaded(now_ms, key, error, &mut effects),
             Input::TurnDone(key, result) => self.turn_done(now_ms, key, result, &mut effects),
             Input::Committed(key, outcome) => self.committed(now_ms, key, outcome, &mut effects),
             Input::CommitFailed(key, error) => self.commit_failed(now_ms, key, error, &mut effects),
@@ -278,15 +278,15 @@ impl Partition {
         }
     }
 
-    fn not_loaded(&mut self, now_ms: u64, key: ExecutionKey, error: &LoadError, effects: &mut Vec<Effect>) {
+    fn not_loaded(&mut self, now_ms: u64, key: ExecutionKey, error: LoadError, effects: &mut Vec<Effect>) {
         let Some(instance) = self.instances.get_mut(&key) else { return };
         match error {
-            LoadError::Passing(_) => {
+            LoadError::Passing => {
                 instance.phase = Phase::Resting;
                 effects.push(Effect::Arm(key, now_ms + RETRY_MS));
             }
             // Nothing that we could do would be right. The instance stays as it is, for people to look at.
-            LoadError::Damaged(_) => instance.phase = Phase::Halted,
+            LoadError::Damaged => instance.phase = Phase::Halted,
         }
     }
 
@@ -319,7 +319,9 @@ impl Partition {
             (Phase::Starting { token, started, contenders }, CommitOutcome::Done) => {
                 instance.execution = Some(Execution::new(*started));
                 effects.push(Effect::Reply(token, Answer::Started));
-                effects.extend(contenders.into_iter().map(|(token, _)| Effect::Reply(token, Answer::Exists(RuntimeStatus::Pending))));
+                effects.extend(
+                    contenders.into_iter().map(|(token, _)| Effect::Reply(token, Answer::Exists(RuntimeStatus::Pending))),
+                );
                 self.go_on(now_ms, key, effects);
             }
             (Phase::Starting { token, contenders, .. }, CommitOutcome::Refused(status)) => {

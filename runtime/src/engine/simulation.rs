@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
-use super::partition::{ActivityOrder, Answer, Effect, Input, LoadError, Partition, Start, Token, TurnFailure, TurnOrder, TurnResult};
+use super::partition::{
+    ActivityOrder, Answer, Effect, Input, LoadError, Partition, Start, Token, TurnFailure, TurnOrder, TurnResult,
+};
 use crate::limits::Limits;
 use crate::model::{
     Action, Ask, Digest, End, Event, Execution, ExecutionKey, Failure, Generation, HubKey, Input as Given, InstanceId, Outcome,
@@ -120,7 +122,9 @@ impl SimGuest {
                 self.call(progress);
             }
             // Answers to what it has dropped may still come in the same turn; it does not look at them.
-            "race" if self.answers.contains_key(&TaskId(self.count)) => progress.end = Some(End::Completed(Payload::of(&"raced"))),
+            "race" if self.answers.contains_key(&TaskId(self.count)) => {
+                progress.end = Some(End::Completed(Payload::of(&"raced")))
+            }
             "race" => (),
             "panics" if answered == self.count as usize => return Err(Fault::Certain(Failure::new("Panic", "on purpose"))),
             "fails" if answered == self.count as usize => progress.end = Some(End::Failed(Failure::new("Fails", "on purpose"))),
@@ -173,8 +177,10 @@ struct World {
     partition: Partition,
     guests: HashMap<ExecutionKey, (u32, SimGuest)>,
     steps: Vec<Step>,
-    /// Told to stop; a result of theirs may still come.
-    stopped: HashSet<(ExecutionKey, TaskId)>,
+    /// What was dispatched in this life of the server: nothing is, twice.
+    dispatched: HashSet<(ExecutionKey, TaskId)>,
+    /// The store takes no writes until a restart.
+    poisoned: bool,
     tokens: Token,
     starting: HashMap<Token, Started>,
     waiting: HashMap<Token, InstanceId>,
@@ -206,7 +212,8 @@ impl World {
             store,
             guests: HashMap::new(),
             steps: Vec::new(),
-            stopped: HashSet::new(),
+            dispatched: HashSet::new(),
+            poisoned: false,
             tokens: 0,
             starting: HashMap::new(),
             waiting: HashMap::new(),
@@ -234,7 +241,10 @@ impl World {
             }
         }
         self.calm = true;
-        self.restart();
+        // A restart mends much; what was not poisoned has to come to its end without one.
+        if self.poisoned || self.below(2) == 0 {
+            self.restart();
+        }
         while !self.steps.is_empty() {
             self.now_ms += 1;
             self.step();
@@ -293,7 +303,8 @@ impl World {
         self.store = self.store.reopen();
         self.steps.clear();
         self.guests.clear();
-        self.stopped.clear();
+        self.dispatched.clear();
+        self.poisoned = false;
         self.starting.clear();
         self.waiting.clear();
         let (first, end) = ExecutionKey::range(self.hub, 0);
@@ -321,12 +332,11 @@ impl World {
                     let scheduled = Event::Scheduled { task: order.task, action: order.action.clone() };
                     let durable = self.store.history(order.execution).unwrap();
                     assert!(durable.contains(&scheduled), "task {} runs before it is durable", order.task);
+                    let is_first = self.dispatched.insert((order.execution, order.task));
+                    assert!(is_first, "task {} runs again, without a crash", order.task);
                     self.steps.push(Step::Activity(order));
                 }
-                Effect::Cancel(execution, task) => {
-                    self.coverage.cancelled += 1;
-                    self.stopped.insert((execution, task));
-                }
+                Effect::Cancel(..) => self.coverage.cancelled += 1, // Its result may still come.
                 Effect::Evict(key) => {
                     self.guests.remove(&key);
                 }
@@ -349,7 +359,10 @@ impl World {
         {
             let row = self.store.instance(self.hub, &id).unwrap().unwrap();
             let last = self.store.history(row.execution).unwrap().pop();
-            assert!(matches!(last, Some(Event::Ended { end: stored, .. }) if stored == end), "a waiter was told what is not stored");
+            assert!(
+                matches!(last, Some(Event::Ended { end: stored, .. }) if stored == end),
+                "a waiter was told what is not stored"
+            );
         }
     }
 
@@ -366,7 +379,7 @@ impl World {
             Step::Commit(commit) => self.commit(*commit),
             Step::Load(key) => {
                 let loaded = if self.chance(20) {
-                    Err(LoadError::Passing("the disk is slow today".into()))
+                    Err(LoadError::Passing)
                 } else {
                     Ok(Box::new(Execution::fold(&self.store.history(key).unwrap()).unwrap()))
                 };
@@ -410,8 +423,7 @@ impl World {
             let fault = Fault::Exhausted(Failure::new("LimitExceeded", "no time left"));
             return Err(TurnFailure::Guest(TurnError::Fault(fault)));
         }
-        let progress =
-            turn(&mut guest, order.at_ms, &order.inputs, order.next_task, None).map_err(TurnFailure::Guest)?;
+        let progress = turn(&mut guest, order.at_ms, &order.inputs, order.next_task, None).map_err(TurnFailure::Guest)?;
         self.guests.insert(order.execution, (order.turns + 1, guest));
         Ok(TurnResult { progress, lines: Vec::new() })
     }
@@ -433,12 +445,12 @@ impl World {
             }
             Err(error) => {
                 self.coverage.commits_failed += 1;
-                let poisoned = matches!(error, StoreError::Poisoned(_));
+                self.poisoned |= matches!(error, StoreError::Poisoned(_));
                 let error = std::sync::Arc::new(error);
                 for commit in batch {
                     self.deliver(Input::CommitFailed(commit.execution, error.clone()));
                 }
-                if poisoned && self.below(2) == 0 {
+                if self.poisoned && (self.calm || self.below(2) == 0) {
                     self.restart(); // What an operator has to do, sooner or later.
                 }
             }
@@ -457,8 +469,7 @@ impl World {
             assert!(generations.insert(execution.started.generation));
             self.coverage.ended += 1;
             let end = execution.end.clone().expect("it has ended");
-            let expected_status =
-                if matches!(end, End::Completed(_)) { RuntimeStatus::Completed } else { RuntimeStatus::Failed };
+            let expected_status = if matches!(end, End::Completed(_)) { RuntimeStatus::Completed } else { RuntimeStatus::Failed };
             assert_eq!(row.status, expected_status);
             check_end(&execution, &end, &history);
             let replayed = replay(&history, &mut SimGuest::default()).expect("a stored history replays");

@@ -87,7 +87,9 @@ impl ActivityCode {
             extensions: Vec::new(),
         };
         let outcome = match guest.call_invoke(&mut store, &asked).await {
-            Ok(Ok(output)) => contract::payload(output, "the activity's result", limits.payload_bytes_max).map(Outcome::Completed),
+            Ok(Ok(output)) => {
+                contract::payload(output, "the activity's result", limits.payload_bytes_max).map(Outcome::Completed)
+            }
             Ok(Err(failure)) => contract::from_guest(failure, limits.payload_bytes_max).map(Outcome::Failed),
             Err(error) => Err(fault::of(&error, store.data_mut().panic.take()).failure().clone()),
         };

@@ -33,7 +33,8 @@ impl Cache {
     pub(super) fn load(&self, module: Digest, engine: &Engine) -> Option<Component> {
         let prefix = prefix(module, engine);
         let entries = fs::read_dir(&self.folder).ok()?;
-        let name = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).find(|name| name.starts_with(&prefix))?;
+        let name =
+            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).find(|name| name.starts_with(&prefix))?;
         let path = self.folder.join(&name);
         let hash = Digest::of(&fs::read(&path).ok()?);
         if name != file_name(&prefix, hash) {

@@ -131,9 +131,10 @@ pub(super) fn payload(text: String, what: &str, bytes_max: usize) -> Result<Payl
 /// If its details are not JSON, or too large.
 pub(super) fn from_guest(failure: types::Failure, payload_bytes_max: usize) -> Result<Failure, Failure> {
     let details = |text: Option<String>| text.map(|text| payload(text, "a failure's details", payload_bytes_max)).transpose();
-    let causes = failure.causes.into_iter().map(|cause| {
-        Ok(Cause { kind: cause.kind, message: cause.message, details: details(cause.details)? })
-    });
+    let causes = failure
+        .causes
+        .into_iter()
+        .map(|cause| Ok(Cause { kind: cause.kind, message: cause.message, details: details(cause.details)? }));
     Ok(Failure {
         causes: causes.collect::<Result<_, Failure>>()?,
         kind: failure.kind,
@@ -155,11 +156,7 @@ fn to_guest(failure: &Failure) -> types::Failure {
         causes: failure
             .causes
             .iter()
-            .map(|cause| types::Cause {
-                kind: cause.kind.clone(),
-                message: cause.message.clone(),
-                details: text(&cause.details),
-            })
+            .map(|cause| types::Cause { kind: cause.kind.clone(), message: cause.message.clone(), details: text(&cause.details) })
             .collect(),
     }
 }

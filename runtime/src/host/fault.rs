@@ -26,7 +26,9 @@ pub(super) fn of(error: &wasmtime::Error, panic: Option<PanicNote>) -> Fault {
         Some(Trap::UnreachableCodeReached) => {
             Fault::Certain(failure("Trap", "the guest trapped at `unreachable`, as a panic does that has no message".into()))
         }
-        Some(Trap::StackOverflow) => Fault::Exhausted(failure("LimitExceeded", "the guest's stack is full; it recursed too deep".into())),
+        Some(Trap::StackOverflow) => {
+            Fault::Exhausted(failure("LimitExceeded", "the guest's stack is full; it recursed too deep".into()))
+        }
         Some(Trap::MemoryOutOfBounds) => {
             let message = "the guest reached outside its memory; most likely it recursed too deep";
             Fault::Exhausted(failure("LimitExceeded", message.into()))

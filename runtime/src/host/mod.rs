@@ -68,15 +68,24 @@ impl Host {
         self.residents_max
     }
 
+    /// The module with this digest, if it is in memory. Never blocks for long.
+    pub fn ready_module(&self, digest: Digest) -> Option<Arc<Module>> {
+        self.ready().get(&digest).cloned()
+    }
+
     /// The module with this digest, ready to run: from memory, from the cache, or compiled from what `bytes` gives.
     ///
     /// Blocks: for microseconds if it is in memory, milliseconds if it is in the cache, else for as long as compiling takes.
     ///
     /// # Errors
     /// [`ModuleError::Invalid`] if the bytes are not fit to run here.
-    pub fn module(&self, digest: Digest, bytes: impl FnOnce() -> Result<Vec<u8>, ModuleError>) -> Result<Arc<Module>, ModuleError> {
-        if let Some(module) = self.ready().get(&digest) {
-            return Ok(module.clone());
+    pub fn module(
+        &self,
+        digest: Digest,
+        bytes: impl FnOnce() -> Result<Vec<u8>, ModuleError>,
+    ) -> Result<Arc<Module>, ModuleError> {
+        if let Some(module) = self.ready_module(digest) {
+            return Ok(module);
         }
         // Two threads may come here at once; then both do the work, and one result is dropped.
         let (deterministic, activities) = match self.cached(digest) {

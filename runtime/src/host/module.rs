@@ -9,9 +9,9 @@ use wasmtime::component::Component;
 use super::activity::{ActivityCode, Invocation};
 use super::contract::{self, catalog as bindings};
 use super::engines::Engines;
+use super::fault;
 use super::orchestrator::{self, OrchestratorCode, OrchestratorGuest};
 use super::state::{self, GuestState};
-use super::fault;
 use crate::limits::Limits;
 use crate::model::{Digest, LogLine, Outcome};
 
@@ -77,8 +77,12 @@ impl Catalog {
             match function.role {
                 bindings::Role::Orchestrator => catalog.orchestrators.push(name),
                 bindings::Role::Activity => catalog.activities.push(name),
-                bindings::Role::Entity => return invalid(format!("{name:?} is an entity, which this version of Dacapo does not offer")),
-                bindings::Role::Query => return invalid(format!("{name:?} is a query, which this version of Dacapo does not offer")),
+                bindings::Role::Entity => {
+                    return invalid(format!("{name:?} is an entity, which this version of Dacapo does not offer"));
+                }
+                bindings::Role::Query => {
+                    return invalid(format!("{name:?} is a query, which this version of Dacapo does not offer"));
+                }
                 bindings::Role::Extension((role, _)) => {
                     return invalid(format!("{name:?} has the role {role:?}, which this version of Dacapo does not offer"));
                 }
@@ -129,7 +133,8 @@ impl Module {
         let pre = orchestrator::link(&engines.deterministic, deterministic).map_err(invalid)?;
         let indices = bindings::GuestIndices::new(&pre).map_err(invalid)?;
 
-        let mut store = Store::new(&engines.deterministic, GuestState::new(limits.guest_memory_bytes_max, limits.turn_cpu_ms_max));
+        let mut store =
+            Store::new(&engines.deterministic, GuestState::new(limits.guest_memory_bytes_max, limits.turn_cpu_ms_max));
         state::bind(&mut store);
         store.set_epoch_deadline(1);
         let described = pre
@@ -213,7 +218,8 @@ fn check_interfaces(engines: &Engines, component: &Component) -> Result<Interfac
     let ty = component.component_type();
     let engine = &engines.deterministic;
     for (import, _) in ty.imports(engine) {
-        let is_wasi = import.starts_with("wasi:") && import.split_once('@').is_some_and(|(_, version)| version.starts_with("0.2."));
+        let is_wasi =
+            import.starts_with("wasi:") && import.split_once('@').is_some_and(|(_, version)| version.starts_with("0.2."));
         if !is_wasi && import != contract::LOG && import != contract::TYPES {
             return Err(ModuleError::Invalid(format!(
                 "the module imports {import:?}, which is neither part of dacapo:guest@{} nor of WASI 0.2",

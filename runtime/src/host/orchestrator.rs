@@ -84,7 +84,10 @@ impl OrchestratorGuest {
     }
 
     /// One call into the guest, held to its bounds.
-    fn call<R>(&mut self, call: impl FnOnce(&bindings::Guest, &mut Store<GuestState>) -> wasmtime::Result<R>) -> Result<R, Fault> {
+    fn call<R>(
+        &mut self,
+        call: impl FnOnce(&bindings::Guest, &mut Store<GuestState>) -> wasmtime::Result<R>,
+    ) -> Result<R, Fault> {
         self.store.data_mut().budget.begin();
         self.store.set_epoch_deadline(1);
         call(&self.guest, &mut self.store).map_err(|error| fault::of(&error, self.store.data_mut().panic.take()))

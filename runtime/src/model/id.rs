@@ -34,10 +34,8 @@ impl InstanceId {
     ///
     /// FNV-1a over the bytes, then the high half folded in, since the low bits alone of FNV are weak.
     pub fn partition(&self, count: u32) -> u32 {
-        let hash = self
-            .0
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        let hash =
+            self.0.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         let folded = hash ^ (hash >> 32);
         u32::try_from(folded % u64::from(count)).expect("less than a u32")
     }
@@ -270,9 +268,10 @@ impl ExecutionKey {
     /// Which numbers belong to a partition: from the first, below the second.
     ///
     /// # Panics
-    /// If `partition` is not below [`Self::PARTITIONS_MAX`] or `hub` does not fit in 17 bits: both are given out by us.
+    /// If `partition` is not below [`Self::PARTITIONS_MAX`] or `hub` not below 131,071: both are given out by us.
     pub fn range(hub: HubKey, partition: u32) -> (Self, Self) {
-        assert!(partition < Self::PARTITIONS_MAX && hub.0 < 1 << 17, "hub {} partition {partition}", hub.0);
+        // One hub less than 17 bits have: the end of the last one's range would not be a positive number.
+        assert!(partition < Self::PARTITIONS_MAX && hub.0 < (1 << 17) - 1, "hub {} partition {partition}", hub.0);
         let first = (i64::from(hub.0) << Self::HUB_SHIFT) | (i64::from(partition) << Self::PARTITION_SHIFT);
         (Self(first), Self(first + (1 << Self::PARTITION_SHIFT)))
     }

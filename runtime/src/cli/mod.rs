@@ -1,0 +1,145 @@
+//! What does the command line offer? A file per subcommand; all but `serve` use the server over HTTP, as anybody can.
+//!
+//! [`main`] parses, runs and reports. `server` is the server in this process, `client` the HTTP side of the other commands.
+
+mod client;
+mod demo;
+pub mod guests;
+mod json;
+mod serve;
+mod server;
+
+use std::env;
+use std::ffi::OsString;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::host;
+
+/// The environment variable that says what is logged.
+const LOG_VARIABLE: &str = "DACAPO_LOG";
+
+const AFTER_HELP: &str = "\
+Exit status: 0 if it went well, 1 if it failed, 2 if the command line is wrong.
+
+Environment: DACAPO_LOG says what is logged to standard error, from `error` over `warn`, `info`
+and `debug` to `trace`, also by module: `DACAPO_LOG=warn,dacapo::engine=debug`.";
+
+/// Durable orchestrations as WebAssembly modules
+#[derive(Debug, Parser)]
+#[command(name = "dacapo", version, after_help = AFTER_HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    Demo(demo::Demo),
+}
+
+/// The whole program: does what the command line says, and reports what went wrong.
+pub fn main() -> ExitCode {
+    let mut arguments = env::args_os().skip(1);
+    // Before everything else: the compiler's child process is started often, and is held to little memory.
+    if arguments.next().is_some_and(|first| first == host::COMPILER_COMMAND) {
+        return exit_code(compile_module(arguments.next()));
+    }
+    match Arguments::try_parse().and_then(Arguments::checked) {
+        Ok(Arguments { command: Command::Serve(serve) }) => exit_code(serve.run()),
+        Ok(Arguments { command: Command::Demo(demo) }) => exit_code(demo.run()),
+        Err(error) => {
+            // Help and version are errors to clap too: they go to standard output, with status 0.
+            let _ = error.print();
+            ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+        }
+    }
+}
+
+/// The hidden command that compiles one module, see [`host::Compiler`].
+fn compile_module(limits: Option<OsString>) -> Result<()> {
+    let limits = limits.and_then(|limits| limits.into_string().ok()).context("the limits are missing")?;
+    host::compiler_child_main(&limits).context("compile a module")
+}
+
+fn exit_code(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(format_args!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Arguments {
+    /// Looks at what the arguments mean together.
+    fn checked(self) -> Result<Self, clap::Error> {
+        let checked = match &self.command {
+            Command::Serve(serve) => serve.check(),
+            Command::Demo(_) => Ok(()),
+        };
+        checked.map_err(|message| Self::command().error(ErrorKind::ArgumentConflict, message))?;
+        Ok(self)
+    }
+}
+
+/// Writes a line for people to standard error. If nobody reads there, that is no reason to stop.
+fn tell(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Logs to standard error from here on: what the environment says, or else `default`.
+fn start_logging(default: &str) -> Result<()> {
+    let wanted = env::var(LOG_VARIABLE).unwrap_or_default();
+    let filter = EnvFilter::builder().parse(if wanted.is_empty() { default } else { &wanted });
+    let filter = filter.with_context(|| format!("read {LOG_VARIABLE}={wanted:?}"))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).init();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(line.split(' ')).and_then(Arguments::checked)
+    }
+
+    #[test]
+    fn help_fits_a_terminal_of_100_columns_and_names_the_exit_codes() {
+        for line in ["dacapo --help", "dacapo serve --help", "dacapo demo --help"] {
+            let help = parse(line).unwrap_err().to_string();
+            assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+        }
+        assert!(parse("dacapo -h").unwrap_err().to_string().contains("Exit status: 0"));
+    }
+
+    #[test]
+    fn a_server_without_keys_listens_on_loopback_only() {
+        for good in ["127.0.0.1:0", "127.1.2.3:80", "[::1]:7071"] {
+            assert!(parse(&format!("dacapo serve --no-auth --listen {good}")).is_ok(), "{good}");
+        }
+        for bad in ["0.0.0.0:7071", "10.0.0.1:7071", "[::]:7071"] {
+            let error = parse(&format!("dacapo serve --no-auth --listen {bad}")).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains("only with a loopback address"), "{error}");
+            assert!(parse(&format!("dacapo serve --listen {bad}")).is_ok(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_has_status_2_and_help_has_0() {
+        let code = |line| parse(line).unwrap_err().exit_code();
+        for wrong in ["dacapo", "dacapo bake", "dacapo serve --port 1", "dacapo serve --listen 7071", "dacapo demo twice"] {
+            assert_eq!(code(wrong), 2, "{wrong}");
+        }
+        assert_eq!((code("dacapo --help"), code("dacapo --version")), (0, 0));
+    }
+}

@@ -1,0 +1,81 @@
+//! `dacapo serve`: how does a server start and stop?
+
+use std::fs::DirBuilder;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use super::server::Server;
+use super::{start_logging, tell};
+use crate::api::ApiSettings;
+use crate::api::auth::{Access, Keys};
+use crate::config::Config;
+
+/// Run a server until it gets SIGTERM or SIGINT (Ctrl-C)
+///
+/// It then stops accepting, answers the requests in hand, and exits; a second signal exits at once,
+/// which loses nothing that was acknowledged.
+///
+/// The first line on standard output is `listening on http://ADDR:PORT`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Serve {
+    /// Where modules, histories and keys are kept; made if it is not there
+    #[arg(long, value_name = "DIR", env = "DACAPO_DATA", default_value = "./dacapo-data")]
+    data: PathBuf,
+
+    /// The IP address and port to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT", env = "DACAPO_LISTEN", default_value = "127.0.0.1:7071")]
+    listen: SocketAddr,
+
+    /// Serve without keys, whoever calls from this machine; only with a loopback address
+    #[arg(long)]
+    no_auth: bool,
+
+    /// Settings and limits, in TOML; all have defaults
+    #[arg(long, value_name = "FILE", env = "DACAPO_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl Serve {
+    /// What is wrong with the arguments taken together.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.no_auth && !self.listen.ip().is_loopback() {
+            return Err(format!(
+                "--no-auth works only with a loopback address: on {} everybody who reaches this machine could upload and run code",
+                self.listen
+            ));
+        }
+        Ok(())
+    }
+
+    /// Serves until it is asked to stop.
+    pub(super) fn run(self) -> Result<()> {
+        start_logging("warn,dacapo=info")?;
+        let config = self.config.as_deref().map(Config::load).transpose().context("load the settings")?.unwrap_or_default();
+        let data = self.data.display();
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.data).with_context(|| format!("make {data}"))?;
+        let (access, keys) = if self.no_auth {
+            (Access::Open { hosts: config.hosts }, "no keys asked for".to_owned())
+        } else {
+            let keys = Keys::load_or_create(&self.data).context("load the keys")?;
+            (Access::Keys(keys), format!("keys in {}", self.data.join("keys.json").display()))
+        };
+        let settings = ApiSettings {
+            access,
+            edition: config.edition,
+            default_hub: config.default_hub,
+            use_forwarded_host: config.use_forwarded_host,
+        };
+        let listener = TcpListener::bind(self.listen).with_context(|| format!("listen on {}", self.listen))?;
+        let server = Server::start(listener, &self.data, config.limits, settings)?;
+        let stop = server.stop_signal()?; // Before anybody knows where we are, so that nobody's signal comes too early.
+
+        // For programs, which may have closed the other end.
+        let _ = writeln!(io::stdout(), "listening on {}", server.url());
+        tell(format_args!("dacapo {} listens on {}, data in {data}, {keys}", env!("CARGO_PKG_VERSION"), server.url()));
+        server.run_until(stop)
+    }
+}

@@ -1,0 +1,96 @@
+//! A server in this process: engine, HTTP and the threads for both. Used by `serve` and `demo`.
+
+use std::env;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::api::{self, Api, ApiSettings};
+use crate::engine::{Engine, EngineSettings};
+use crate::host::Compiler;
+use crate::limits::Limits;
+
+/// A server that runs on threads of its own.
+pub(super) struct Server {
+    runtime: Runtime,
+    engine: Arc<Engine>,
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    /// Opens the store in the folder `data` and serves `listener`.
+    pub(super) fn start(listener: TcpListener, data: &Path, limits: Limits, settings: ApiSettings) -> Result<Self> {
+        let program = env::current_exe().context("find this program, which is the compiler too")?;
+        let compiler = Compiler::Child(program);
+        let engine = Engine::open(EngineSettings { data: data.to_owned(), limits, compiler })?;
+        let address = listener.local_addr().context("ask for the port")?;
+        listener.set_nonblocking(true).context("prepare the listener")?;
+
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start threads")?;
+        let (stop, stopped) = oneshot::channel();
+        let listener = {
+            let _runtime = runtime.enter();
+            tokio::net::TcpListener::from_std(listener).context("prepare the listener")?
+        };
+        let api = Arc::new(Api::new(engine.clone(), settings));
+        let serving = runtime.spawn(api::serve(listener, api, async {
+            let _ = stopped.await; // An error says that the server has gone, which comes to the same.
+        }));
+        Ok(Self { runtime, engine, address, stop, serving })
+    }
+
+    /// The server's URL, without a slash at the end.
+    pub(super) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// From here on SIGTERM and SIGINT no longer end this process: the first one makes the result ready, a second one exits.
+    pub(super) fn stop_signal(&self) -> Result<impl Future<Output = ()> + use<>> {
+        let _runtime = self.runtime.enter();
+        let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("listen to SIGINT")?;
+        Ok(async move {
+            either(&mut terminate, &mut interrupt).await;
+            tracing::info!("stopping; a second signal stops at once");
+            tokio::spawn(async move {
+                either(&mut terminate, &mut interrupt).await;
+                process::exit(1);
+            });
+        })
+    }
+
+    /// Runs until `asked` is done, then stops in order.
+    pub(super) fn run_until(mut self, asked: impl Future<Output = ()>) -> Result<()> {
+        self.runtime.block_on(async {
+            tokio::select! {
+                () = asked => (),
+                () = self.stop.closed() => (), // It no longer serves; why is about to be known.
+            }
+        });
+        self.stop()
+    }
+
+    /// Stops accepting, answers what is in hand, and closes the store.
+    pub(super) fn stop(self) -> Result<()> {
+        let _ = self.stop.send(());
+        let served = self.runtime.block_on(self.serving);
+        self.engine.close();
+        served.context("serve")?.context("serve")
+    }
+}
+
+async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => (),
+        _ = interrupt.recv() => (),
+    }
+}

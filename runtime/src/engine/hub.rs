@@ -1,0 +1,252 @@
+//! What may a caller do in a task hub? Start instances, wait for them, look at them and at the modules.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::partition::{Answer, Input, Start};
+use super::shell::Shell;
+use super::views::{InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError};
+use super::{catalog_of, functions::Functions};
+use crate::host::Catalog;
+use crate::model::{Digest, End, Event, Generation, HubName, InstanceId, ModuleName, Seed, Started, Versions};
+use crate::store::{InstanceRow, ModuleRow, StoreError};
+
+/// How often to look again for an instance that the store has open but recovery has not come to yet.
+const RECOVERY_WAIT: Duration = Duration::from_millis(20);
+
+/// A task hub: a named space of functions and instances.
+pub struct Hub {
+    shell: Arc<Shell>,
+}
+
+impl Hub {
+    pub(super) fn new(shell: Shell) -> Self {
+        Self { shell: Arc::new(shell) }
+    }
+
+    /// Its name, as it was first written.
+    pub fn name(&self) -> &HubName {
+        &self.shell.row.name
+    }
+
+    /// How many instances are open, as far as this process knows.
+    pub fn open_instances(&self) -> usize {
+        self.shell.open_instances()
+    }
+
+    /// Starts an instance. On return the start is durable; the code runs later.
+    ///
+    /// # Errors
+    /// As [`StartError`] says.
+    pub async fn start(&self, request: StartRequest) -> Result<InstanceId, StartError> {
+        let machinery = &self.shell.machinery;
+        if machinery.committer.queued() >= machinery.limits.starts_queued_max {
+            return Err(StartError::Overloaded);
+        }
+        let StartRequest { function, instance, input } = request;
+        let (module, made_by) = {
+            let functions = self.shell.functions.read().unwrap_or_else(PoisonError::into_inner);
+            let Some((digest, catalog)) = functions.orchestrator(&function) else {
+                return Err(StartError::UnknownOrchestrator(function));
+            };
+            let (contract, generator) = (catalog.contract.clone(), catalog.generator.clone());
+            (digest, Versions { contract, host: env!("CARGO_PKG_VERSION").into(), generator })
+        };
+        let random: [u8; 48] = random();
+        let part = |from: usize| -> [u8; 16] { random[from..from + 16].try_into().expect("16 of 48 bytes") };
+        let id = instance.unwrap_or_else(|| InstanceId::from_random(part(0)));
+        let started = Started {
+            at_ms: machinery.clock.now_ms(),
+            instance: id.clone(),
+            module,
+            function,
+            input,
+            generation: Generation(part(16)),
+            seed: Seed(part(32)),
+            memory_bytes_max: machinery.limits.guest_memory_bytes_max,
+            made_by,
+        };
+        let start = Start { hub: self.shell.row.key, started };
+        let (_, answer) = self.shell.ask(&id, |token| Input::Start(token, Box::new(start)));
+        match answer.await {
+            Ok(Answer::Started) => Ok(id),
+            Ok(Answer::Exists(status)) => Err(StartError::InstanceExists { id, status }),
+            Ok(Answer::Failed(error)) => Err(StartError::Store(error)),
+            Ok(Answer::Ended(_) | Answer::NotOpen) | Err(_) => Err(StartError::ShuttingDown),
+        }
+    }
+
+    /// Waits for the end of an instance, at most for `timeout`. `None` when the time is up, or if there is no such instance.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn wait(&self, id: &InstanceId, timeout: Duration) -> Result<Option<End>, StoreError> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let (token, answer) = self.shell.ask(id, |token| Input::Wait(token, id.clone()));
+            let waiting = Waiting { shell: &self.shell, id, token };
+            let answer = tokio::time::timeout(left, answer).await;
+            drop(waiting);
+            match answer {
+                Ok(Ok(Answer::Ended(end))) => return Ok(Some(end)),
+                Err(_) => return Ok(None),
+                // It has ended before, or was never there; or recovery has not come to it yet.
+                Ok(_) => match self.instance(id, false).await? {
+                    None => return Ok(None),
+                    Some(InstanceView { end: Some(end), .. }) => return Ok(Some(end)),
+                    Some(_) if left <= RECOVERY_WAIT => return Ok(None),
+                    Some(_) => tokio::time::sleep(RECOVERY_WAIT).await,
+                },
+            }
+        }
+    }
+
+    /// An instance as it is stored, with its events if `with_history`.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn instance(&self, id: &InstanceId, with_history: bool) -> Result<Option<InstanceView>, StoreError> {
+        let (shell, id) = (self.shell.clone(), id.clone());
+        blocking(move || {
+            // A row may be replaced between two reads; then the history of the old one is gone or going.
+            for _ in 0..3 {
+                let Some(row) = shell.row_of(&id)? else { return Ok(None) };
+                if let Some(view) = view(&shell, row, with_history)? {
+                    return Ok(Some(view));
+                }
+            }
+            Err(StoreError::Corrupt(format!("instance {id} has no history")))
+        })
+        .await
+    }
+
+    /// All modules, by name.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn modules(&self) -> Result<Vec<ModuleView>, StoreError> {
+        let shell = self.shell.clone();
+        blocking(move || {
+            let live = shell.machinery.store.live_instances(shell.row.key)?;
+            let mut modules: Vec<ModuleView> = Vec::new();
+            for row in shell.machinery.store.modules(shell.row.key)? {
+                let name = row.name.as_str();
+                if modules.last().is_none_or(|module| module.name != name) {
+                    modules.push(ModuleView { name: name.to_owned(), current: row.digest, versions: Vec::new() });
+                }
+                let module = modules.last_mut().expect("it has just been pushed");
+                if row.current {
+                    module.current = row.digest;
+                }
+                module.versions.push(version(&row, &live)?);
+            }
+            Ok(modules)
+        })
+        .await
+    }
+
+    /// The bytes of a module that this hub has, as they were uploaded.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn module_bytes(&self, digest: Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        let shell = self.shell.clone();
+        blocking(move || {
+            let store = &shell.machinery.store;
+            let is_ours = store.modules(shell.row.key)?.iter().any(|row| row.digest == digest);
+            if is_ours { store.module_bytes(digest) } else { Ok(None) }
+        })
+        .await
+    }
+
+    pub(super) fn recover(&self) -> Result<usize, StoreError> {
+        self.shell.recover()
+    }
+
+    pub(super) fn check_owner(&self, module: &ModuleName, catalog: &Catalog) -> Result<(), UploadError> {
+        let functions = self.shell.functions.read().unwrap_or_else(PoisonError::into_inner);
+        match functions.taken(module, catalog) {
+            None => Ok(()),
+            Some((function, owner)) => {
+                Err(UploadError::FunctionTaken { function: function.to_owned(), owner: owner.to_string() })
+            }
+        }
+    }
+
+    pub(super) fn set_current(&self, module: ModuleName, digest: Digest, catalog: Arc<Catalog>) {
+        let mut functions = self.shell.functions.write().unwrap_or_else(PoisonError::into_inner);
+        Functions::set(&mut functions, module, digest, catalog);
+    }
+
+    /// One version of a module. Blocks.
+    pub(super) fn version(&self, name: &ModuleName, digest: Digest) -> Result<ModuleVersion, StoreError> {
+        let store = &self.shell.machinery.store;
+        let live = store.live_instances(self.shell.row.key)?;
+        let rows = store.modules(self.shell.row.key)?;
+        let row = rows.iter().find(|row| row.name == *name && row.digest == digest);
+        version(row.ok_or_else(|| StoreError::Corrupt(format!("module {name} {digest} is not in the store")))?, &live)
+    }
+}
+
+/// Takes a caller off the list when it stops waiting, also when its future is dropped.
+struct Waiting<'a> {
+    shell: &'a Arc<Shell>,
+    id: &'a InstanceId,
+    token: super::partition::Token,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.shell.forget(self.id, self.token);
+    }
+}
+
+fn view(shell: &Shell, row: InstanceRow, with_history: bool) -> Result<Option<InstanceView>, StoreError> {
+    let store = &shell.machinery.store;
+    let (first, last, history) = if with_history {
+        let history = store.history(row.execution)?;
+        let (Some(first), Some(last)) = (history.first().cloned(), history.last().cloned()) else { return Ok(None) };
+        (first, last, Some(history))
+    } else {
+        let Some((first, last)) = store.first_and_last_event(row.execution)? else { return Ok(None) };
+        (first, last, None)
+    };
+    let Event::Started(Started { input, .. }) = first else {
+        return Err(StoreError::Corrupt(format!("the history of instance {} does not begin with its start", row.id)));
+    };
+    // The row was read first, so the history may be ahead of it; what is shown has to fit together.
+    let end = match last {
+        Event::Ended { end, .. } if row.status.is_ended() => Some(end),
+        _ => None,
+    };
+    let history = history.map(|mut events| {
+        events.truncate(row.length as usize);
+        events
+    });
+    Ok(Some(InstanceView { row, input, end, history }))
+}
+
+fn version(row: &ModuleRow, live: &[(Digest, u64)]) -> Result<ModuleVersion, StoreError> {
+    let Catalog { generator, orchestrators, activities, .. } = catalog_of(row)?;
+    Ok(ModuleVersion {
+        digest: row.digest,
+        uploaded_ms: row.uploaded_ms,
+        bytes: row.bytes,
+        generator,
+        orchestrators,
+        activities,
+        live_instances: live.iter().find(|(digest, _)| *digest == row.digest).map_or(0, |(_, count)| *count),
+    })
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("a system without randomness cannot name anything");
+    bytes
+}
+
+/// Runs what reads the store on a thread that may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(StoreError::Other(error.to_string())))
+}

@@ -1,0 +1,251 @@
+//! How do a partition's inputs and effects get to where they belong? The thin shell around the pure state machines of one hub.
+//!
+//! Whoever has an input (a caller's thread, a turn's, an activity's, the committer's) hands it to the partition under that
+//! partition's lock, which is held for microseconds and never while waiting, and then carries out the effects itself. So nothing
+//! is handed from thread to thread more often than the work asks for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::activities::{self, Activities};
+use super::functions::Functions;
+use super::partition::{ActivityOrder, Answer, Effect, Input, LoadError, Partition, Token, TurnOrder};
+use super::turns::{self, Residents, TurnContext, TurnPool};
+use crate::clock::Clock;
+use crate::host::Host;
+use crate::limits::Limits;
+use crate::model::{Action, Execution, ExecutionKey, InstanceId, LogLevel, LogLine, TaskId};
+use crate::store::group::Committer;
+use crate::store::{Commit, HubRow, InstanceRow, Store, StoreError};
+
+/// What all hubs of a server share.
+pub(super) struct Machinery {
+    pub store: Arc<dyn Store>,
+    pub committer: Committer,
+    pub host: Arc<Host>,
+    pub turns: TurnPool,
+    pub residents: Residents,
+    pub activities: Activities,
+    pub timers: Handle,
+    pub clock: Arc<dyn Clock>,
+    pub limits: Limits,
+}
+
+/// One hub: its partitions, and the functions that its modules offer.
+pub(super) struct Shell {
+    pub row: HubRow,
+    pub functions: RwLock<Functions>,
+    pub machinery: Arc<Machinery>,
+    cells: Vec<Mutex<Cell>>,
+}
+
+/// A partition with those who wait for its answers.
+struct Cell {
+    partition: Partition,
+    callers: HashMap<Token, oneshot::Sender<Answer>>,
+    next_token: Token,
+}
+
+impl Shell {
+    /// The hub as the store has it; nothing runs yet.
+    ///
+    /// # Errors
+    /// If the store cannot say which numbers are given out.
+    pub(super) fn new(row: HubRow, functions: Functions, machinery: Arc<Machinery>) -> Result<Self, StoreError> {
+        let cell = |number| {
+            let (first, end) = ExecutionKey::range(row.key, number);
+            let next = machinery.store.last_execution(first, end)?.map_or(first, ExecutionKey::next);
+            let partition = Partition::new(next, machinery.limits.clone());
+            Ok(Mutex::new(Cell { partition, callers: HashMap::new(), next_token: 0 }))
+        };
+        let cells = (0..row.partitions).map(cell).collect::<Result<_, StoreError>>()?;
+        Ok(Self { row, functions: RwLock::new(functions), machinery, cells })
+    }
+
+    /// Hands the partitions what the store has open, page by page.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub(super) fn recover(self: &Arc<Self>) -> Result<usize, StoreError> {
+        const PAGE: usize = 1_000;
+        let (mut after, mut found) = (None, 0);
+        loop {
+            let rows = self.machinery.store.open_instances(self.row.key, after, PAGE)?;
+            let Some(last) = rows.last() else { return Ok(found) };
+            after = Some(last.key);
+            found += rows.len();
+            for row in rows {
+                self.deliver(self.partition_of(&row.id), Input::Found(Box::new(row)));
+            }
+        }
+    }
+
+    /// Sends a caller's input, which `input` makes of the caller's token, and returns where the answer will come.
+    pub(super) fn ask(
+        self: &Arc<Self>,
+        id: &InstanceId,
+        input: impl FnOnce(Token) -> Input,
+    ) -> (Token, oneshot::Receiver<Answer>) {
+        let partition = self.partition_of(id);
+        let (sender, receiver) = oneshot::channel();
+        let mut cell = self.lock(partition);
+        let token = cell.next_token;
+        cell.next_token += 1;
+        cell.callers.insert(token, sender);
+        drop(cell);
+        self.deliver(partition, input(token));
+        (token, receiver)
+    }
+
+    /// Nobody waits for this answer any more.
+    pub(super) fn forget(self: &Arc<Self>, id: &InstanceId, token: Token) {
+        let partition = self.partition_of(id);
+        self.lock(partition).callers.remove(&token);
+        self.deliver(partition, Input::Forget(token, id.clone()));
+    }
+
+    /// How many instances are open.
+    pub(super) fn open_instances(&self) -> usize {
+        (0..self.row.partitions).map(|partition| self.lock(partition).partition.open_instances()).sum()
+    }
+
+    fn partition_of(&self, id: &InstanceId) -> u32 {
+        id.partition(self.row.partitions)
+    }
+
+    fn lock(&self, partition: u32) -> std::sync::MutexGuard<'_, Cell> {
+        // A partition that has panicked has lost track of its instances. Going on would write what is wrong, and every promise
+        // holds again after a restart.
+        self.cells[partition as usize].lock().unwrap_or_else(|poisoned| {
+            tracing::error!("partition {partition} of hub {} broke one of its own rules; the server stops", self.row.name);
+            drop(poisoned);
+            std::process::abort();
+        })
+    }
+
+    /// Hands `input` to a partition and carries out what follows.
+    fn deliver(self: &Arc<Self>, partition: u32, input: Input) {
+        let mut cell = self.lock(partition);
+        let effects = cell.partition.on(self.machinery.clock.now_ms(), input);
+        let mut answers = Vec::new();
+        let mut rest = Vec::with_capacity(effects.len());
+        for effect in effects {
+            match effect {
+                Effect::Reply(token, answer) => answers.extend(cell.callers.remove(&token).map(|caller| (caller, answer))),
+                other => rest.push(other),
+            }
+        }
+        drop(cell);
+        for (caller, answer) in answers {
+            let _ = caller.send(answer); // Whoever does not listen any more has gone.
+        }
+        for effect in rest {
+            self.carry_out(partition, effect);
+        }
+    }
+
+    fn carry_out(self: &Arc<Self>, partition: u32, effect: Effect) {
+        match effect {
+            Effect::RunTurn(order) => self.run_turn(partition, order),
+            Effect::Commit(commit) => self.commit(partition, *commit),
+            Effect::Load(execution) => self.load(partition, execution),
+            Effect::Dispatch(order) => self.dispatch(partition, *order),
+            Effect::Cancel(execution, task) => self.machinery.activities.cancel((execution, task)),
+            Effect::Arm(execution, at_ms) => self.arm(partition, execution, at_ms),
+            Effect::Evict(execution) => self.machinery.residents.evict(execution),
+            Effect::Log(instance, lines) => show(&instance, None, lines),
+            Effect::Reply(..) => unreachable!("`deliver` has taken the answers out"),
+        }
+    }
+
+    fn run_turn(self: &Arc<Self>, partition: u32, order: Box<TurnOrder>) {
+        let shell = self.clone();
+        self.machinery.turns.submit(move || {
+            let Machinery { store, host, residents, limits, .. } = &*shell.machinery;
+            let context = TurnContext { store: store.as_ref(), host, residents, limits };
+            let result = turns::run(&context, &order);
+            if let Err(super::partition::TurnFailure::Host(message)) = &result {
+                tracing::warn!("a turn could not be run and is tried again in a second: {message}");
+            }
+            shell.deliver(partition, Input::TurnDone(order.execution, result));
+        });
+    }
+
+    fn commit(self: &Arc<Self>, partition: u32, commit: Commit) {
+        let (shell, execution) = (self.clone(), commit.execution);
+        self.machinery.committer.submit(commit, move |result| {
+            let input = match result {
+                Ok(outcome) => Input::Committed(execution, outcome),
+                Err(error) => {
+                    tracing::error!("a commit failed: {error}");
+                    Input::CommitFailed(execution, error)
+                }
+            };
+            shell.deliver(partition, input);
+        });
+    }
+
+    fn load(self: &Arc<Self>, partition: u32, execution: ExecutionKey) {
+        let shell = self.clone();
+        self.machinery.turns.submit(move || {
+            let damaged = |why: String| {
+                tracing::error!("execution {} is damaged and stays as it is: {why}", execution.0);
+                LoadError::Damaged
+            };
+            let loaded = match shell.machinery.store.history(execution) {
+                Ok(history) => Execution::fold(&history).map(Box::new).map_err(|error| damaged(error.to_string())),
+                Err(StoreError::Corrupt(why)) => Err(damaged(why)),
+                Err(error) => {
+                    tracing::warn!("execution {} cannot be read, and is tried again in a second: {error}", execution.0);
+                    Err(LoadError::Passing)
+                }
+            };
+            shell.deliver(partition, Input::Loaded(execution, loaded));
+        });
+    }
+
+    fn dispatch(self: &Arc<Self>, partition: u32, order: ActivityOrder) {
+        let Machinery { host, store, limits, activities, .. } = &*self.machinery;
+        let Action::Activity { name, .. } = &order.action;
+        let current = self.functions.read().unwrap_or_else(PoisonError::into_inner).activity(name);
+        let (execution, task, instance) = (order.execution, order.task, order.instance.clone());
+        let work = activities::run(host.clone(), store.clone(), limits.clone(), current, order);
+        let shell = self.clone();
+        activities.dispatch((execution, task), work, move |done| {
+            show(&instance, Some(task), done.lines);
+            shell.deliver(partition, Input::ActivityDone { execution, task, outcome: done.outcome, ran: done.ran });
+        });
+    }
+
+    fn arm(self: &Arc<Self>, partition: u32, execution: ExecutionKey, at_ms: u64) {
+        let shell = self.clone();
+        let wait = Duration::from_millis(at_ms.saturating_sub(self.machinery.clock.now_ms()));
+        self.machinery.timers.spawn(async move {
+            tokio::time::sleep(wait).await;
+            shell.deliver(partition, Input::TimerDue(execution));
+        });
+    }
+
+    /// The stored row of an instance. Blocks.
+    pub(super) fn row_of(&self, id: &InstanceId) -> Result<Option<InstanceRow>, StoreError> {
+        self.machinery.store.instance(self.row.key, id)
+    }
+}
+
+/// What a guest said goes to the server's own log, with the instance's name.
+fn show(instance: &InstanceId, task: Option<TaskId>, lines: Vec<LogLine>) {
+    let task = task.map(|task| task.0);
+    for LogLine { level, target, message } in lines {
+        match level {
+            LogLevel::Trace => tracing::trace!(target: "dacapo::guest", %instance, task, "{target}: {message}"),
+            LogLevel::Debug => tracing::debug!(target: "dacapo::guest", %instance, task, "{target}: {message}"),
+            LogLevel::Info => tracing::info!(target: "dacapo::guest", %instance, task, "{target}: {message}"),
+            LogLevel::Warn => tracing::warn!(target: "dacapo::guest", %instance, task, "{target}: {message}"),
+            LogLevel::Error => tracing::error!(target: "dacapo::guest", %instance, task, "{target}: {message}"),
+        }
+    }
+}

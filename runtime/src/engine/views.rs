@@ -1,0 +1,114 @@
+//! What do callers ask of the engine, and what do they get to see?
+
+use std::sync::Arc;
+
+use crate::model::{Digest, End, Event, InstanceId, Payload, RuntimeStatus};
+use crate::store::{InstanceRow, StoreError};
+
+/// A request to start an instance.
+#[derive(Debug, Clone)]
+pub struct StartRequest {
+    /// The orchestrator's name; found without regard to case, kept as it is.
+    pub function: String,
+    /// The instance's ID; a new random one if absent.
+    pub instance: Option<InstanceId>,
+    /// The input; `null` if there is none.
+    pub input: Payload,
+}
+
+/// Why an instance was not started. Nothing has changed then, with one exception: after [`StartError::Store`] with
+/// [`StoreError::Poisoned`] nobody knows.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No module of the hub has such an orchestrator.
+    #[error("no module in this task hub has an orchestrator named {0:?}; upload one that has, or check the name")]
+    UnknownOrchestrator(String),
+    /// A live instance has this ID.
+    #[error("instance {id} exists already and is {status}; wait for its end, or choose another ID")]
+    InstanceExists {
+        /// The ID in question.
+        id: InstanceId,
+        /// How that instance stands.
+        status: RuntimeStatus,
+    },
+    /// The server has as much work queued as it can hold. Try again a little later.
+    #[error("the server has too much work queued; try again in a moment")]
+    Overloaded,
+    /// The server is about to stop.
+    #[error("the server is shutting down; try again in a moment")]
+    ShuttingDown,
+    /// The start could not be recorded.
+    #[error("the start could not be recorded: {0}")]
+    Store(Arc<StoreError>),
+}
+
+/// Why a module was not taken. Nothing is stored then.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// The bytes are not a module that can run here; the text says what is wrong with them.
+    #[error("{0}")]
+    Invalid(String),
+    /// Another module of the hub has a function of this name.
+    #[error("function {function:?} belongs to module {owner:?} of this task hub already; rename it, or upload under that name")]
+    FunctionTaken {
+        /// The name in question, as the new module spells it.
+        function: String,
+        /// The module that has it.
+        owner: String,
+    },
+    /// The server could not do its part: the store, the compiler or the file system failed.
+    #[error("the module could not be taken: {0}")]
+    Internal(String),
+}
+
+/// A module that was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadedModule {
+    /// Whether this digest is new under this name.
+    pub new: bool,
+    /// It, as listings show it.
+    pub version: ModuleVersion,
+}
+
+/// A module with all its versions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModuleView {
+    /// Its name.
+    pub name: String,
+    /// What new instances run on.
+    pub current: Digest,
+    /// All versions, the newest upload first.
+    pub versions: Vec<ModuleVersion>,
+}
+
+/// One version of a module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModuleVersion {
+    /// The SHA-256 of its bytes.
+    pub digest: Digest,
+    /// When it was first uploaded, in milliseconds since 1970.
+    pub uploaded_ms: u64,
+    /// How large it is.
+    pub bytes: u64,
+    /// What made it, in its own words.
+    pub generator: String,
+    /// The orchestrators it has, as it spells them.
+    pub orchestrators: Vec<String>,
+    /// The activities it has, as it spells them.
+    pub activities: Vec<String>,
+    /// How many instances that have not ended run on it.
+    pub live_instances: u64,
+}
+
+/// An instance with what is asked for most.
+#[derive(Debug, Clone)]
+pub struct InstanceView {
+    /// As it is stored.
+    pub row: InstanceRow,
+    /// Its input.
+    pub input: Payload,
+    /// How its current execution ended, if it did.
+    pub end: Option<End>,
+    /// The events of the current execution, if they were asked for.
+    pub history: Option<Vec<Event>>,
+}

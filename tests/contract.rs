@@ -1,0 +1,17 @@
+//! Is the wire contract of the Durable Functions HTTP API kept? Operation by operation, status code by status code.
+
+mod access;
+mod history;
+mod hubs;
+mod routes;
+mod start;
+mod status;
+mod wait;
+
+/// Every prefix of the contract. A listener that asks for no key serves all of them.
+const PREFIXES: [&str; 4] = [
+    "/admin/extensions/DurableTaskExtension",
+    "/webhookextensions/handler/DurableTaskExtension",
+    "/runtime/webhooks/durabletask",
+    "/durabletask",
+];

@@ -1,0 +1,134 @@
+//! Who is let in: with keys, and without.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
+
+use super::PREFIXES;
+use crate::support::server::PROGRAM;
+use crate::support::{Client, P3, Reply, Server, Setup};
+
+fn with_keys() -> Server {
+    Setup { keys: true, ..Setup::default() }.start()
+}
+
+/// A client of the same server that brings no key.
+fn stranger(server: &Server) -> Client {
+    Client::new(&server.origin)
+}
+
+#[test]
+fn without_a_key_nothing_answers_but_health() {
+    let server = with_keys();
+    let stranger = stranger(&server);
+    assert_eq!(stranger.get("/healthz").status, 200);
+    let mut paths: Vec<String> = PREFIXES[..3].iter().map(|prefix| format!("{prefix}/instances/a")).collect();
+    paths.extend(["/durabletask/instances/a", "/nothing", "/", "/admin/modules", "/admin/modules/guests"].map(str::to_owned));
+    paths.push(format!("{P3}/nothing"));
+    for path in paths {
+        for url in [path.clone(), format!("{path}?code=wrong"), format!("{path}?code=")] {
+            let reply = stranger.get(&url);
+            assert_eq!((reply.status, reply.text()), (401, ""), "{url}");
+        }
+    }
+    assert_eq!(stranger.post(&format!("{P3}/orchestrators/Race/a"), "").status, 401);
+    assert_eq!(stranger.put("/admin/modules/x", "junk").status, 401);
+    assert_eq!(server.status("a", "").status, 404, "nothing was started");
+}
+
+#[test]
+fn the_system_key_opens_the_webhooks_and_the_master_key_everything() {
+    let server = with_keys();
+    let stranger = stranger(&server);
+    let (master, system) = (server.key("master"), server.key("system"));
+    let code = |path: &str, key: &str| stranger.get(&format!("{path}?code={key}")).status;
+    for path in [&format!("{P3}/instances/a"), "/runtime/webhooks/durabletask/x", "/nothing"] {
+        assert_eq!((code(path, &system), code(path, &master)), (404, 404), "{path}");
+    }
+    for path in ["/admin/modules", "/admin/modules/guests"] {
+        assert_eq!((code(path, &system), code(path, &master)), (401, 200), "{path}");
+    }
+    // The prefix for workers is served on listeners without keys only.
+    assert_eq!(code("/durabletask/instances/a", &master), 404);
+}
+
+#[test]
+fn the_header_counts_before_the_query() {
+    let server = with_keys();
+    let (stranger, system) = (stranger(&server), server.key("system"));
+    let status = |header: &str, query: &str| {
+        stranger.with_header("x-functions-key", header).get(&format!("{P3}/instances/a?code={query}")).status
+    };
+    assert_eq!(status(&system, "wrong"), 404, "let in");
+    assert_eq!(status("wrong", &system), 401);
+    assert_eq!(status("", &system), 401);
+}
+
+#[test]
+fn generated_urls_carry_the_system_key_and_work_as_they_are() {
+    let server = with_keys();
+    let (stranger, system) = (stranger(&server), server.key("system"));
+    let reply = server.post(&format!("{P3}/orchestrators/Race"), "");
+    let location = reply.header("location").unwrap();
+    assert!(location.ends_with(&format!("&code={system}")), "{location}");
+    assert!(matches!(stranger.get(location).status, 200 | 202));
+    assert!(!reply.text().contains(&server.key("master")), "{reply}");
+}
+
+#[test]
+fn keys_are_kept_for_their_owner_alone_and_never_logged() {
+    let mut server = with_keys();
+    let (master, system) = (server.key("master"), server.key("system"));
+    let mode = server.data().join("keys.json").metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    stranger(&server).get(&format!("{P3}/instances/a?code={system}"));
+    let log = server.log();
+    assert!(!log.contains(&master) && !log.contains(&system), "{log}");
+    server.stop();
+    server.restart();
+    assert_eq!((server.key("master"), server.key("system")), (master, system));
+    assert_eq!(server.get("/admin/modules").status, 200);
+}
+
+#[test]
+fn without_keys_only_this_machine_is_served() {
+    let server = Server::start();
+    let port = server.authority().split_once(':').unwrap().1;
+    let ask = |headers: &str| -> Reply {
+        server.raw(&format!("POST {P3}/orchestrators/Race HTTP/1.1\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n"))
+    };
+    for host in [format!("127.0.0.1:{port}"), format!("localhost:{port}"), "localhost".into(), "127.0.0.1".into(), "[::1]".into()] {
+        let reply = ask(&format!("Host: {host}\r\n"));
+        assert_eq!(reply.status, 202, "{host}: {reply}");
+        assert!(reply.header("location").unwrap().starts_with(&format!("http://{host}/")), "{reply}");
+    }
+    for headers in [
+        format!("Host: evil.example:{port}\r\n"),
+        "Host: 192.168.1.7\r\n".into(),
+        "Host: localhost.evil.example\r\n".into(),
+        format!("Host: localhost:{port}\r\nOrigin: http://evil.example\r\n"),
+        format!("Host: localhost:{port}\r\nOrigin: null\r\n"),
+        format!("Host: localhost:{port}\r\nOrigin: http://localhost:1\r\n"),
+        format!("Host: localhost:{port}\r\nSec-Fetch-Site: cross-site\r\n"),
+    ] {
+        let reply = ask(&headers);
+        assert_eq!(reply.status, 403, "{headers}: {reply}");
+        assert_eq!(reply.json()["error"]["code"], "foreign_request");
+        assert_eq!(reply.header("access-control-allow-origin"), None);
+    }
+    let own = format!("Host: localhost:{port}\r\nOrigin: http://localhost:{port}\r\nSec-Fetch-Site: same-origin\r\n");
+    let reply = ask(&own);
+    assert_eq!((reply.status, reply.header("access-control-allow-origin")), (202, None), "{reply}");
+    // Whoever brings a key to a server that asks for none is welcome too.
+    assert_eq!(server.get("/admin/modules?code=anything").status, 200);
+}
+
+#[test]
+fn a_server_without_keys_listens_on_loopback_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.args(["serve", "--no-auth", "--listen", "0.0.0.0:0", "--data"]).arg(folder.path().join("data"));
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && output.stdout.is_empty(), "{error}");
+    assert!(error.contains("loopback"), "{error}");
+}
