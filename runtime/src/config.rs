@@ -80,7 +80,7 @@ pub enum ConfigError {
         /// The file in question.
         path: PathBuf,
         /// The line and what is wrong with it.
-        error: Box<toml::de::Error>,
+        error: String,
     },
 }
 
@@ -91,7 +91,11 @@ impl Config {
     /// If it cannot be read, or is not a file of settings.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Io { path: path.to_owned(), error })?;
-        toml::from_str(&text).map_err(|error| ConfigError::Malformed { path: path.to_owned(), error: Box::new(error) })
+        let malformed = |error: toml::de::Error| ConfigError::Malformed {
+            path: path.to_owned(),
+            error: error.to_string().trim_end().to_owned(),
+        };
+        toml::from_str(&text).map_err(malformed)
     }
 }
 

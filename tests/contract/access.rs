@@ -96,7 +96,8 @@ fn without_keys_only_this_machine_is_served() {
     let ask = |headers: &str| -> Reply {
         server.raw(&format!("POST {P3}/orchestrators/Race HTTP/1.1\r\n{headers}Content-Length: 0\r\nConnection: close\r\n\r\n"))
     };
-    for host in [format!("127.0.0.1:{port}"), format!("localhost:{port}"), "localhost".into(), "127.0.0.1".into(), "[::1]".into()] {
+    for host in [format!("127.0.0.1:{port}"), format!("localhost:{port}"), "localhost".into(), "127.0.0.1".into(), "[::1]".into()]
+    {
         let reply = ask(&format!("Host: {host}\r\n"));
         assert_eq!(reply.status, 202, "{host}: {reply}");
         assert!(reply.header("location").unwrap().starts_with(&format!("http://{host}/")), "{reply}");

@@ -18,7 +18,10 @@ fn a_wrong_verb_is_404_or_405_with_an_empty_body() {
             ("OPTIONS", "/instances/a", 405),
             ("BREW", "/instances/a", 405),
         ] {
-            let request = format!("{method} {prefix}{path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", server.authority());
+            let request = format!(
+                "{method} {prefix}{path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+                server.authority()
+            );
             let reply = server.raw(&request);
             assert_eq!((reply.status, reply.text()), (code, ""), "{method} {prefix}{path}");
         }
@@ -29,12 +32,16 @@ fn a_wrong_verb_is_404_or_405_with_an_empty_body() {
 #[test]
 fn a_path_that_nobody_knows_is_404_with_an_empty_body() {
     let server = Server::start();
-    for path in ["/", "/runtime", "/favicon.ico", "/instances/a", "/runtime/webhooks/durabletasks/instances/a", "/admin", "/healthz/x"] {
+    for path in
+        ["/", "/runtime", "/favicon.ico", "/instances/a", "/runtime/webhooks/durabletasks/instances/a", "/admin", "/healthz/x"]
+    {
         let reply = server.get(path);
         assert_eq!((reply.status, reply.text()), (404, ""), "{path}");
     }
     for prefix in PREFIXES {
-        for path in ["", "/", "/orchestrators", "/instances/a/b/c", "/nothing", "/instances/a%", "/instances/%FF", "/instances/a%2Fb"] {
+        for path in
+            ["", "/", "/orchestrators", "/instances/a/b/c", "/nothing", "/instances/a%", "/instances/%FF", "/instances/a%2Fb"]
+        {
             let reply = server.get(&format!("{prefix}{path}"));
             // What is part of the contract and not served yet is 404 too.
             assert_eq!((reply.status, reply.text()), (404, ""), "{prefix}{path}");
@@ -75,7 +82,13 @@ fn a_path_is_decoded_once_and_plus_is_a_blank() {
 #[test]
 fn a_request_that_is_no_http_does_not_disturb_the_server() {
     let mut server = Server::start();
-    for request in ["\r\n\r\n", "GET\r\n\r\n", "\u{16}\u{3}\u{1}\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", &format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(100_000))] {
+    for request in [
+        "\r\n\r\n",
+        "GET\r\n\r\n",
+        "\u{16}\u{3}\u{1}\r\n\r\n",
+        "GET / HTTP/9.9\r\n\r\n",
+        &format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(100_000)),
+    ] {
         use std::io::{Read as _, Write as _};
         let mut stream = std::net::TcpStream::connect(server.authority()).unwrap();
         // It may hang up before it has all of it.

@@ -37,7 +37,8 @@ fn mask_times(json: &str) -> String {
         let zone = tail.find('"').expect("a JSON string ends");
         let fraction = tail[..zone].strip_suffix('Z').unwrap_or_else(|| panic!("time {time}{} has no Z", &tail[..zone]));
         if EXACT.iter().any(|key| masked.strip_suffix('"').is_some_and(|before| before.ends_with(key))) {
-            let is_fraction = fraction.strip_prefix('.').is_some_and(|digits| digits.parse::<u64>().is_ok() && !digits.ends_with('0'));
+            let is_fraction =
+                fraction.strip_prefix('.').is_some_and(|digits| digits.parse::<u64>().is_ok() && !digits.ends_with('0'));
             assert!(fraction.is_empty() || is_fraction, "time {time}{fraction}Z");
             masked.push_str("<exact time>");
         } else {

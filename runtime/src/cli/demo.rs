@@ -28,6 +28,7 @@ const PORT: u16 = 7071;
 ///
 /// Results go to standard output, progress to standard error.
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct Demo {
     /// Stop the server and delete its data at the end, instead of leaving it running
     #[arg(long)]
@@ -86,11 +87,13 @@ impl Demo {
             return shown.and(stopped);
         }
         let stop = server.stop_signal()?;
+        let program = env::args().next().unwrap_or_else(|| "dacapo".into());
         say(format_args!(
             "The server goes on at {url}. From another terminal, start one more greeting:\n\n  \
              curl -i -X POST {start}\n\n\
-             It answers 202; GET the URL of its Location to see how the instance stands. Ctrl-C stops the server, and\n\
-             `dacapo serve --no-auth --data {data}` goes on where it stopped.",
+             It answers 202; GET the URL of its Location (in quotes, it has an &) to see how the instance stands.\n\
+             Ctrl-C stops the server; to go on where it stopped:\n\n  \
+             {program} serve --no-auth --data {data}\n",
             url = server.url(),
             start = client.start_url(EXAMPLES[0].function),
             data = data.path.display(),
@@ -156,8 +159,10 @@ fn show(client: &Client, example: &Example, examples: &Path) -> Result<()> {
     let url = format!("{}&showHistory=true&showHistoryOutput=true", started.status_query_get_uri);
     let status = Json::parse(&client.text(&url)?)?;
     let (status, cut) =
-        if example.long { (status.shortened(), ", long texts and lists cut short with …") } else { (status, "") };
-    say(format_args!("The record from which it would be replayed (&showHistory=true&showHistoryOutput=true{cut}):\n{status}\n"))?;
+        if example.long { (status.shortened(), "; long texts and lists are cut short with …") } else { (status, "") };
+    say(format_args!(
+        "What the server has recorded (the same URL with &showHistory=true&showHistoryOutput=true{cut}):\n{status}\n"
+    ))?;
     ensure!(end.runtime_status == "Completed", "{} is {}", example.function, end.runtime_status);
     Ok(())
 }

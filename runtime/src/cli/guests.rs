@@ -3,7 +3,7 @@
 //! Used by `demo` and by the tests, never by a `build.rs`: a cargo inside a cargo must not work in the same target directory.
 
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -24,7 +24,8 @@ const PROFILE: [&str; 6] = [
 
 /// What a user may have set for every cargo. All else that begins with `CARGO` or `RUST` was set by a cargo around this program,
 /// for the machine that it builds for, and would make guests that differ with how the program was run.
-const VARIABLES_KEPT: [&str; 10] = [
+const VARIABLES_KEPT: [&str; 11] = [
+    "CARGO_BUILD_JOBS",
     "CARGO_HOME",
     "CARGO_HTTP_",
     "CARGO_NET_",
@@ -120,6 +121,10 @@ fn command(program: &str, dir: &Path) -> Command {
         if name.to_str().is_some_and(is_of_another_build) {
             command.env_remove(name);
         }
+    }
+    // Given from where this program was started, not from `dir`.
+    if let Some(target) = env::var_os("CARGO_TARGET_DIR").and_then(|target| path::absolute(target).ok()) {
+        command.env("CARGO_TARGET_DIR", target);
     }
     command
 }

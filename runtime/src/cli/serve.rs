@@ -21,6 +21,7 @@ use crate::config::Config;
 ///
 /// The first line on standard output is `listening on http://ADDR:PORT`.
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct Serve {
     /// Where modules, histories and keys are kept; made if it is not there
     #[arg(long, value_name = "DIR", env = "DACAPO_DATA", default_value = "./dacapo-data")]
@@ -58,7 +59,7 @@ impl Serve {
         let data = self.data.display();
         DirBuilder::new().recursive(true).mode(0o700).create(&self.data).with_context(|| format!("make {data}"))?;
         let (access, keys) = if self.no_auth {
-            (Access::Open { hosts: config.hosts }, "no keys asked for".to_owned())
+            (Access::Open { hosts: config.hosts }, "open to this machine without keys".to_owned())
         } else {
             let keys = Keys::load_or_create(&self.data).context("load the keys")?;
             (Access::Keys(keys), format!("keys in {}", self.data.join("keys.json").display()))

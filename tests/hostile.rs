@@ -1,0 +1,293 @@
+//! Can a guest or an upload harm the server, or another instance? Each is contained, and told what it did.
+
+use dacapo::limits::Limits;
+use serde_json::{Value, json};
+
+use crate::support::server::HUB;
+use crate::support::{P3, Server, Setup, guests, wasm};
+
+/// Uploads what must not be taken, and returns the reason.
+#[track_caller]
+fn refused(server: &Server, module: &[u8]) -> String {
+    let reply = server.put("/admin/modules/bad", module);
+    assert_eq!((reply.status, reply.json()["error"]["code"].as_str()), (400, Some("invalid_module")), "{reply}");
+    assert_eq!(server.get("/admin/modules/bad").status, 404, "nothing is stored");
+    reply.json()["error"]["message"].as_str().expect("text").to_owned()
+}
+
+#[track_caller]
+fn assert_parts(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in {text:?}");
+    }
+}
+
+fn text(module: &str) -> Vec<u8> {
+    wat::parse_str(module).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Runs an orchestrator that must fail, and returns its failure as the history shows it.
+#[track_caller]
+fn failure(server: &Server, function: &str, input: &str) -> Value {
+    let id = server.start(function, input);
+    let status = server.finished(&id);
+    assert_eq!(status["runtimeStatus"], "Failed", "{status}");
+    let last = status["historyEvents"].as_array().expect("it has a history").last().expect("it has an end").clone();
+    let message = last["FailureDetails"]["ErrorMessage"].as_str().expect("text");
+    assert_eq!(status["output"], format!("Orchestrator function '{function}' failed: {message}"));
+    last["FailureDetails"].clone()
+}
+
+fn quick_limits() -> Limits {
+    Limits { turn_cpu_ms_max: 100, guest_memory_bytes_max: 16 << 20, activity_ms_max: 200, tasks_max: 50, ..Limits::default() }
+}
+
+#[test]
+fn what_is_no_module_is_refused_with_the_reason() {
+    let mut server = Server::start();
+    let component = guests::hello_sequence();
+    assert_parts(&refused(&server, b""), &["not WebAssembly"]);
+    assert_parts(&refused(&server, b"#!/bin/sh"), &["not WebAssembly"]);
+    assert_parts(&refused(&server, b"\0asm\x02\0\0\0"), &["version"]);
+    assert_parts(&refused(&server, &component[..component.len() / 2]), &["not valid"]);
+    assert_parts(&refused(&server, &component[..9]), &["not valid"]);
+    assert_parts(&refused(&server, &text("(module (func (export \"run\")))")), &["core module"]);
+    let mut spoiled = component.to_vec();
+    spoiled[component.len() / 3] ^= 0xff;
+    // Whatever that byte was, the server says something and goes on.
+    assert!(matches!(server.put("/admin/modules/spoiled", &spoiled).status, 200 | 201 | 400 | 409));
+    assert!(server.is_alive());
+}
+
+#[test]
+fn a_component_of_another_world_is_refused() {
+    let server = Server::start();
+    assert_parts(&refused(&server, &text("(component)")), &["does not export dacapo:guest/catalog@0.1.0"]);
+    let unknown = text(r#"(component (import "evil:door/open@1.0.0" (instance (export "go" (func)))))"#);
+    assert_parts(&refused(&server, &unknown), &["evil:door/open@1.0.0", "neither"]);
+    let later = text(r#"(component (import "dacapo:guest/log@9.0.0" (instance)))"#);
+    assert_parts(&refused(&server, &later), &["dacapo:guest/log@9.0.0"]);
+    let function = text(r#"(component (import "go" (func)))"#);
+    assert_parts(&refused(&server, &function), &["\"go\""]);
+    let preview3 = text(r#"(component (import "wasi:clocks/wall-clock@0.3.0" (instance)))"#);
+    assert_parts(&refused(&server, &preview3), &["wasi:clocks/wall-clock@0.3.0"]);
+}
+
+#[test]
+fn an_import_with_the_name_of_wasi_and_another_type_is_refused() {
+    let server = Server::start();
+    let liar =
+        text(r#"(component (import "wasi:random/random@0.2.0" (instance (export "get-random-u64" (func (result string))))))"#);
+    refused(&server, &liar);
+    let unknown = text(r#"(component (import "wasi:random/random@0.2.0" (instance (export "get-dice" (func (result u64))))))"#);
+    refused(&server, &unknown);
+}
+
+#[test]
+fn a_catalog_that_misbehaves_is_refused() {
+    let server = Setup::limits(quick_limits()).start();
+    let catalog = |describe: &str, rest: &str| wasm::module(describe, "unreachable", rest);
+    assert_parts(&refused(&server, &catalog("unreachable", "")), &["catalog", "unreachable"]);
+    assert_parts(&refused(&server, &catalog("(loop $again br $again) unreachable", "")), &["catalog", "turn_cpu_ms_max"]);
+    assert_parts(&refused(&server, &catalog("i32.const 0", "(func $start unreachable) (start $start)")), &["catalog"]);
+    assert_parts(&refused(&server, &catalog("i32.const 0x7fffffff", "")), &["catalog"]);
+    assert_parts(&refused(&server, &catalog("i32.const 0", "")), &["catalog is empty"]);
+    // A generator of 4 GiB.
+    let vast = r#"(data (i32.const 0) "\00\00\00\00\ff\ff\ff\ff")"#;
+    assert_parts(&refused(&server, &catalog("i32.const 0", vast)), &["catalog"]);
+    let grows = "(loop $again (br_if $again (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) unreachable";
+    assert_parts(&refused(&server, &catalog(grows, "")), &["guest_memory_bytes_max"]);
+    assert_eq!(server.output("Sequence", r#"{"count":1}"#), json!([0]));
+}
+
+#[test]
+fn a_module_that_is_larger_than_its_slot_is_refused() {
+    let server = Setup::limits(quick_limits()).start();
+    let vast = wasm::module("i32.const 0", "unreachable", "(table 1000000 funcref)");
+    refused(&server, &vast);
+}
+
+#[test]
+fn a_guest_that_answers_with_what_is_no_json_has_failed() {
+    let server = Server::start();
+    // Completed, with the text at address 512.
+    let liar = wasm::liar(&[0, 0, 0, 0, 0, 1, 0, 512, 8], r#"(data (i32.const 512) "not json")"#);
+    server.upload(HUB, "liar", &liar);
+    let failure = failure(&server, "Liar", "");
+    assert_eq!(failure["ErrorType"], "InvalidJson");
+    assert_parts(failure["ErrorMessage"].as_str().unwrap(), &["result", "not JSON"]);
+}
+
+#[test]
+fn a_guest_that_lies_about_task_numbers_has_failed() {
+    let server = Server::start();
+    // One action, at address 512: cancel task 7.
+    let liar = wasm::liar(&[512, 1, 0, 0, 0, 0, 0, 0, 0], r#"(data (i32.const 512) "\03\00\00\00\00\00\00\00\07\00\00\00")"#);
+    server.upload(HUB, "liar", &liar);
+    assert_parts(failure(&server, "Liar", "")["ErrorMessage"].as_str().unwrap(), &["cancels task 7"]);
+}
+
+#[test]
+fn a_guest_that_asks_for_what_is_not_offered_has_failed() {
+    let server = Server::start();
+    // One action, at address 512: a timer.
+    let liar = wasm::liar(&[512, 1, 0, 0, 0, 0, 0, 0, 0], r#"(data (i32.const 512) "\01\00\00\00\00\00\00\00\07\00\00\00")"#);
+    server.upload(HUB, "liar", &liar);
+    let failure = failure(&server, "Liar", "");
+    assert_eq!(failure["ErrorType"], "NotOffered");
+    assert_parts(failure["ErrorMessage"].as_str().unwrap(), &["timer"]);
+}
+
+#[test]
+fn a_guest_that_points_outside_its_memory_has_failed() {
+    let server = Server::start();
+    for (number, progress) in
+        [[0, 0, 0, 0, 0, 1, 0, 65_000, 9_000], [512, u32::MAX, 0, 0, 0, 0, 0, 0, 0], [0, 0, 9, 0, 0, 9, 9, 0, 0]]
+            .into_iter()
+            .enumerate()
+    {
+        server.upload(&format!("Hub{number}"), "liar", &wasm::liar(&progress, ""));
+        let reply = server.post(&format!("{P3}/orchestrators/Liar/a?taskHub=Hub{number}&timeout=60"), "");
+        assert_eq!((reply.status, reply.json()["runtimeStatus"].as_str()), (200, Some("Failed")), "{progress:?}: {reply}");
+    }
+}
+
+#[test]
+fn a_loop_is_failed_by_its_bound_while_others_go_on() {
+    let server = Setup::limits(quick_limits()).start();
+    let loops: Vec<_> = (0..3).map(|_| server.start("Loop", "")).collect();
+    assert_eq!(server.output("Sequence", r#"{"count":20}"#).as_array().unwrap().len(), 20);
+    for id in loops {
+        let status = server.finished(&id);
+        assert_parts(status["output"].as_str().unwrap(), &["turn_cpu_ms_max", "100 ms"]);
+        assert_eq!(server.status(&id, "").status, 500);
+    }
+}
+
+#[test]
+fn a_panic_is_failed_at_once_with_message_and_place() {
+    let server = Server::start();
+    let failure = failure(&server, "Panic", "");
+    assert_eq!(failure["ErrorType"], "Panic");
+    assert_parts(failure["ErrorMessage"].as_str().unwrap(), &["the oven is cold", "hostile.rs:"]);
+    assert_parts(failure["StackTrace"].as_str().unwrap(), &["panic"]);
+    let id = server.start("Panic", "");
+    server.finished(&id);
+    assert_eq!(server.status(&id, "").status, 500);
+}
+
+#[test]
+fn growing_without_end_is_failed_by_the_bound_of_memory() {
+    let server = Setup::limits(quick_limits()).start();
+    let failure = failure(&server, "Grow", "");
+    assert_parts(failure["ErrorMessage"].as_str().unwrap(), &["guest_memory_bytes_max", &(16 << 20).to_string()]);
+    assert_eq!(server.output("Sequence", r#"{"count":3}"#), json!([0, 1, 2]));
+}
+
+#[test]
+fn recursing_without_end_is_failed_by_its_stack() {
+    let server = Server::start();
+    assert_parts(failure(&server, "Recurse", "")["ErrorMessage"].as_str().unwrap(), &["recursed too deep"]);
+    assert_eq!(server.output("Sequence", r#"{"count":3}"#), json!([0, 1, 2]));
+}
+
+#[test]
+fn an_orchestrator_has_no_files_and_is_told_so() {
+    let server = Server::start();
+    let reply = server.run("ReadFile", "");
+    assert_eq!(reply.status, 200, "{reply}");
+    assert!(reply.json().is_string(), "it gets an error that it can handle: {reply}");
+}
+
+#[test]
+fn too_many_tasks_are_failed_by_their_bound() {
+    let server = Setup::limits(quick_limits()).start();
+    assert_eq!(server.output("FanOut", "50"), 50 * 49 / 2);
+    assert_parts(failure(&server, "FanOut", "51")["ErrorMessage"].as_str().unwrap(), &["tasks_max", "50"]);
+    assert_parts(failure(&server, "ManyActions", "100")["ErrorMessage"].as_str().unwrap(), &["tasks_max", "50"]);
+    assert_parts(failure(&server, "Sequence", r#"{"count":51}"#)["ErrorMessage"].as_str().unwrap(), &["tasks_max", "50"]);
+}
+
+#[test]
+fn too_long_a_history_is_failed_by_its_bound() {
+    let server = Setup::limits(Limits { history_events_max: 30, ..Limits::default() }).start();
+    assert_eq!(server.output("Sequence", r#"{"count":5}"#), json!([0, 1, 2, 3, 4]));
+    assert_parts(
+        failure(&server, "Sequence", r#"{"count":30}"#)["ErrorMessage"].as_str().unwrap(),
+        &["history_events_max", "30"],
+    );
+}
+
+#[test]
+fn dropped_tasks_are_cancelled_and_do_no_harm() {
+    let server = Server::start();
+    assert_eq!(server.output("ManyActions", "500"), 500);
+}
+
+#[test]
+fn a_result_over_the_limit_is_failed_by_it() {
+    let server = Setup::limits(Limits { payload_bytes_max: 1_000, ..Limits::default() }).start();
+    assert_eq!(server.output("BigResult", "998").as_str().unwrap().len(), 998);
+    assert_parts(failure(&server, "BigResult", "999")["ErrorMessage"].as_str().unwrap(), &["payload_bytes_max", "1001", "1000"]);
+}
+
+#[test]
+fn an_input_that_cannot_be_read_fails_the_instance() {
+    let server = Server::start();
+    let failure = failure(&server, "Sequence", r#"{"length":1}"#);
+    assert_eq!((&failure["ErrorType"], &failure["IsNonRetriable"]), (&json!("InvalidInput"), &json!(true)));
+    assert_parts(failure["ErrorMessage"].as_str().unwrap(), &["Sequence", "count"]);
+}
+
+#[test]
+fn an_activity_that_panics_fails_its_task() {
+    let server = Server::start();
+    let id = server.start("CallPanicActivity", "");
+    let status = server.finished(&id);
+    assert_parts(status["output"].as_str().unwrap(), &["the oven is on fire"]);
+    assert_eq!(status["historyEvents"][1]["EventType"], "TaskFailed");
+    assert_eq!(server.status(&id, "").status, 400, "the orchestrator itself has returned an error");
+}
+
+#[test]
+fn an_activity_that_never_comes_back_fails_its_task_by_its_bound() {
+    let server = Setup::limits(quick_limits()).start();
+    let ids: Vec<_> = (0..3).map(|_| server.start("CallLoopActivity", "")).collect();
+    assert_eq!(server.output("Sequence", r#"{"count":5}"#), json!([0, 1, 2, 3, 4]));
+    for id in ids {
+        let status = server.finished(&id);
+        assert_parts(status["output"].as_str().unwrap(), &["activity_ms_max"]);
+        assert_eq!(status["historyEvents"][1]["EventType"], "TaskFailed");
+    }
+}
+
+#[test]
+fn an_activity_that_nobody_has_fails_its_task() {
+    let server = Server::start();
+    assert_parts(failure(&server, "UnknownActivity", "")["ErrorMessage"].as_str().unwrap(), &["NobodyHasThis"]);
+}
+
+#[test]
+fn a_failure_that_is_caught_does_not_fail_the_instance() {
+    let server = Server::start();
+    assert_eq!(server.output("CatchFailure", ""), json!(["OvenCold", "the oven is cold"]));
+}
+
+#[test]
+fn a_hostile_crowd_leaves_the_server_as_it_was() {
+    let mut server = Setup::limits(quick_limits()).start();
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        for function in ["Loop", "Panic", "Grow", "Recurse", "CallPanicActivity", "CallLoopActivity", "FailActivity"] {
+            ids.push(server.start(function, ""));
+        }
+    }
+    let good: Vec<_> = (0..20).map(|count| server.start("FanOut", &count.to_string())).collect();
+    for (count, id) in (0..20_u64).zip(&good) {
+        assert_eq!(server.finished(id)["output"], count * count.saturating_sub(1) / 2);
+    }
+    for id in &ids {
+        assert_eq!(server.finished(id)["runtimeStatus"], "Failed");
+    }
+    assert!(server.is_alive());
+}
