@@ -51,7 +51,8 @@ fn what_is_no_module_is_refused_with_the_reason() {
     assert_parts(&refused(&server, b"\0asm\x02\0\0\0"), &["version"]);
     assert_parts(&refused(&server, &component[..component.len() / 2]), &["not valid"]);
     assert_parts(&refused(&server, &component[..9]), &["not valid"]);
-    assert_parts(&refused(&server, &text("(module (func (export \"run\")))")), &["core module"]);
+    assert_parts(&refused(&server, &text("(module (func (export \"run\")))")), &["catalog"]);
+    assert_parts(&refused(&server, &text("(module (import \"env\" \"go\" (func)))")), &["core module"]);
     let mut spoiled = component.to_vec();
     spoiled[component.len() / 3] ^= 0xff;
     // Whatever that byte was, the server says something and goes on.

@@ -10,7 +10,7 @@ use crate::model::{
     Ask, Digest, End, Event, Execution, ExecutionKey, Failure, Input, InstanceId, InstanceKey, LogLine, Outcome, Progress,
     RuntimeStatus, Started, TaskId,
 };
-use crate::replay::TurnError;
+use crate::replay::{Fault, TurnError};
 use crate::store::{Change, Commit, EncodedEvents};
 
 /// An open instance.
@@ -149,7 +149,11 @@ impl Instance {
     /// Commits that the guest was at fault, and that this is the end.
     pub(super) fn record_fault(&mut self, now_ms: u64, error: TurnError, effects: &mut Vec<Effect>) {
         let failure = match error {
-            TurnError::Fault(fault) => fault.failure().clone(),
+            TurnError::Fault(Fault::Certain(failure)) => failure,
+            TurnError::Fault(Fault::Exhausted(mut failure)) => {
+                failure.message.push_str(&format!(", in {} tries", self.tries));
+                failure
+            }
             TurnError::Diverged(message) => {
                 Failure::new("Diverged", format!("the module does not repeat its history: {message}"))
             }

@@ -5,6 +5,7 @@
 //! is handed from thread to thread more often than the work asks for.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -13,12 +14,13 @@ use tokio::sync::oneshot;
 
 use super::activities::{self, Activities};
 use super::functions::Functions;
-use super::partition::{ActivityOrder, Answer, Effect, Input, LoadError, Partition, Token, TurnOrder};
+use super::partition::{ActivityOrder, Answer, Effect, Input, LoadError, Partition, Token, TurnFailure, TurnOrder};
 use super::turns::{self, Residents, TurnContext, TurnPool};
 use crate::clock::Clock;
 use crate::host::Host;
 use crate::limits::Limits;
 use crate::model::{Action, Execution, ExecutionKey, InstanceId, LogLevel, LogLine, TaskId};
+use crate::replay::{Fault, TurnError};
 use crate::store::group::Committer;
 use crate::store::{Commit, HubRow, InstanceRow, Store, StoreError};
 
@@ -164,12 +166,18 @@ impl Shell {
 
     fn run_turn(self: &Arc<Self>, partition: u32, order: Box<TurnOrder>) {
         let shell = self.clone();
-        self.machinery.turns.submit(move || {
-            let Machinery { store, host, residents, limits, .. } = &*shell.machinery;
+        self.machinery.turns.submit(order.module, move || {
+            let Machinery { store, host, residents, limits, turns, .. } = &*shell.machinery;
             let context = TurnContext { store: store.as_ref(), host, residents, limits };
-            let result = turns::run(&context, &order);
-            if let Err(super::partition::TurnFailure::Host(message)) = &result {
-                tracing::warn!("a turn could not be run and is tried again in a second: {message}");
+            // A panic of ours must not leave the instance waiting for its turn for ever.
+            let result = catch_unwind(AssertUnwindSafe(|| turns::run(&context, &order)))
+                .unwrap_or_else(|_| Err(TurnFailure::Host("the host panicked".into())));
+            match &result {
+                Err(TurnFailure::Host(message)) => {
+                    tracing::error!("a turn could not be run, and is tried again in a second: {message}")
+                }
+                Err(TurnFailure::Guest(TurnError::Fault(Fault::Exhausted(_)))) => turns.suspect(order.module),
+                Err(TurnFailure::Guest(_)) | Ok(_) => (),
             }
             shell.deliver(partition, Input::TurnDone(order.execution, result));
         });
@@ -191,7 +199,7 @@ impl Shell {
 
     fn load(self: &Arc<Self>, partition: u32, execution: ExecutionKey) {
         let shell = self.clone();
-        self.machinery.turns.submit(move || {
+        self.machinery.turns.submit_other(move || {
             let damaged = |why: String| {
                 tracing::error!("execution {} is damaged and stays as it is: {why}", execution.0);
                 LoadError::Damaged

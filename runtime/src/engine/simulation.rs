@@ -107,7 +107,7 @@ impl SimGuest {
     }
 
     fn all(&self) -> End {
-        End::Completed(Payload::of(&self.answers.values().map(|outcome| Payload::of(outcome)).collect::<Vec<_>>()))
+        End::Completed(Payload::of(&self.answers.values().map(Payload::of).collect::<Vec<_>>()))
     }
 
     fn take(&mut self, progress: &mut Progress) -> Result<(), Fault> {

@@ -1,19 +1,20 @@
 //! Who runs turns, and which guests stay alive between them? A pool of plain threads, and the residents.
 //!
 //! Turns never run on threads that do I/O. The pool adds a thread when its queue stands still, since a turn may compute for
-//! long; so one slow guest does not hold up the others.
+//! long; so one slow guest does not hold up the others. A module whose guest has used up its bounds gets one thread at a time
+//! for a while, however many instances it has.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 
 use super::partition::{TurnFailure, TurnOrder, TurnResult};
 use crate::host::{Host, NoGuest, OrchestratorGuest};
 use crate::limits::Limits;
-use crate::model::{Event, ExecutionKey};
+use crate::model::{Digest, Event, ExecutionKey};
 use crate::replay;
 use crate::store::Store;
 
@@ -22,6 +23,9 @@ const PATIENCE: Duration = Duration::from_millis(10);
 
 /// How long a thread that was added stays without work.
 const IDLE: Duration = Duration::from_secs(1);
+
+/// How long a module runs one turn at a time after a guest of it has used up its bounds.
+const SUSPECT_FOR: Duration = Duration::from_secs(60);
 
 /// The stack of a thread that runs guests, in bytes: wasmtime gives a guest 512 KiB of it.
 const STACK_BYTES: usize = 4 << 20;
@@ -43,7 +47,11 @@ struct PoolState {
 
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<(Option<Digest>, Job)>,
+    /// The jobs of a module that runs one at a time, behind the one that runs or stands in `jobs`.
+    lanes: HashMap<Digest, VecDeque<Job>>,
+    /// Modules that run one at a time, and since when.
+    suspects: HashMap<Digest, Instant>,
     /// How many jobs were ever taken: it stands still when all threads are busy with long ones.
     taken: u64,
     threads: usize,
@@ -81,21 +89,48 @@ impl TurnPool {
         Self { state }
     }
 
-    /// Runs `job` as soon as a thread is free. After [`TurnPool::close`] it is dropped.
-    pub(super) fn submit(&self, job: impl FnOnce() + Send + 'static) {
+    /// Runs `job`, a turn of `module`, as soon as a thread is free, and the module's last job is done if it is under suspicion.
+    /// After [`TurnPool::close`] it is dropped.
+    pub(super) fn submit(&self, module: Digest, job: impl FnOnce() + Send + 'static) {
+        let mut queue = self.state.lock();
+        let suspected = queue.suspects.get(&module).is_some_and(|since| since.elapsed() < SUSPECT_FOR);
+        if queue.closed {
+            return;
+        } else if suspected || queue.lanes.contains_key(&module) {
+            if let Some(lane) = queue.lanes.get_mut(&module) {
+                lane.push_back(Box::new(job));
+                return;
+            }
+            queue.lanes.insert(module, VecDeque::new());
+            queue.jobs.push_back((Some(module), Box::new(job)));
+        } else {
+            queue.suspects.remove(&module);
+            queue.jobs.push_back((None, Box::new(job)));
+        }
+        drop(queue);
+        self.state.wake.notify_one();
+    }
+
+    /// Runs `job`, which is no turn, as soon as a thread is free. After [`TurnPool::close`] it is dropped.
+    pub(super) fn submit_other(&self, job: impl FnOnce() + Send + 'static) {
         let mut queue = self.state.lock();
         if !queue.closed {
-            queue.jobs.push_back(Box::new(job));
+            queue.jobs.push_back((None, Box::new(job)));
             drop(queue);
             self.state.wake.notify_one();
         }
+    }
+
+    /// A guest of `module` has used up its bounds: its turns run one at a time from now on, for a while.
+    pub(super) fn suspect(&self, module: Digest) {
+        self.state.lock().suspects.insert(module, Instant::now());
     }
 
     /// Lets the running jobs end in their own time and drops the others.
     pub(super) fn close(&self) {
         let mut queue = self.state.lock();
         queue.closed = true;
-        let unfinished = std::mem::take(&mut queue.jobs);
+        let unfinished = (std::mem::take(&mut queue.jobs), std::mem::take(&mut queue.lanes));
         drop(queue);
         drop(unfinished);
         self.state.wake.notify_all();
@@ -111,17 +146,33 @@ impl PoolState {
     fn work(&self) {
         let mut queue = self.lock();
         while !queue.closed {
-            if let Some(job) = queue.jobs.pop_front() {
+            if let Some((lane, job)) = queue.jobs.pop_front() {
                 queue.taken += 1;
                 drop(queue);
                 job();
                 queue = self.lock();
+                if let Some(module) = lane {
+                    queue.go_on_in_lane(module);
+                }
                 continue;
             }
             let (woken, timeout) = self.wake.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
             queue = woken;
             if timeout.timed_out() && queue.jobs.is_empty() && queue.threads > self.threads_kept {
                 break;
+            }
+        }
+    }
+}
+
+impl Queue {
+    /// A job of `module` is done: its next one may run.
+    fn go_on_in_lane(&mut self, module: Digest) {
+        match self.lanes.get_mut(&module).and_then(VecDeque::pop_front) {
+            // The thread that calls this takes it, or an earlier one; nobody needs to be woken.
+            Some(next) => self.jobs.push_back((Some(module), next)),
+            None => {
+                self.lanes.remove(&module);
             }
         }
     }
@@ -275,5 +326,46 @@ fn new_guest(context: &TurnContext<'_>, order: &TurnOrder) -> Result<Orchestrato
             Err(NoGuest::NoSlot) => thread::sleep(Duration::from_millis(1)),
             Err(NoGuest::Failed(message)) => return Err(TurnFailure::Host(message)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn the_pool_grows_when_all_its_threads_are_busy() {
+        let pool = TurnPool::new(1, 3);
+        let (release, held) = mpsc::channel::<()>();
+        let (done, finished) = mpsc::channel();
+        pool.submit_other(move || held.recv().unwrap());
+        pool.submit_other(move || done.send("past the one that waits").unwrap());
+        assert_eq!(finished.recv_timeout(DEADLINE), Ok("past the one that waits"));
+        release.send(()).unwrap();
+    }
+
+    #[test]
+    fn a_suspected_module_runs_one_job_at_a_time_and_others_go_past_it() {
+        let (suspect, honest) = (Digest([1; 32]), Digest([2; 32]));
+        let pool = TurnPool::new(2, 4);
+        pool.suspect(suspect);
+        let (release, held) = mpsc::channel::<()>();
+        let (done, finished) = mpsc::channel();
+        let first = done.clone();
+        pool.submit(suspect, move || {
+            held.recv().unwrap();
+            first.send("suspect 1").unwrap();
+        });
+        let second = done.clone();
+        pool.submit(suspect, move || second.send("suspect 2").unwrap());
+        pool.submit(honest, move || done.send("honest").unwrap());
+        assert_eq!(finished.recv_timeout(DEADLINE), Ok("honest"));
+        release.send(()).unwrap();
+        assert_eq!(finished.recv_timeout(DEADLINE), Ok("suspect 1"));
+        assert_eq!(finished.recv_timeout(DEADLINE), Ok("suspect 2"));
     }
 }

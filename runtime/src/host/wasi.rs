@@ -10,7 +10,7 @@ use wasmtime::StoreContextMut;
 use wasmtime::component::{ComponentType, LinkerInstance, Lower, Resource, ResourceType};
 
 use super::state::{Denied, GuestState};
-use crate::model::Seed;
+use crate::model::{LogLevel, Seed};
 
 /// The generator of all randomness in one execution.
 ///
@@ -114,7 +114,12 @@ pub(super) fn define(linker: &mut LinkerInstance<'_, GuestState>, interface: &st
             "get-terminal-stdin" | "get-terminal-stdout" | "get-terminal-stderr",
         ) => linker.func_wrap(function, |_: Cx<'_>, (): ()| Ok((None::<Resource<Handle>>,))),
         ("wasi:filesystem/preopens", "get-directories") => {
-            linker.func_wrap(function, |_: Cx<'_>, (): ()| Ok((Vec::<(Resource<Handle>, String)>::new(),)))
+            linker.func_wrap(function, |mut cx: Cx<'_>, (): ()| {
+                // The guest gets an error code that says little; this line says what to do.
+                let message = "an orchestrator has no files: read and write them in an activity, and await it with `ctx.call`";
+                cx.data_mut().lines.push(LogLevel::Warn, "dacapo".into(), message.into());
+                Ok((Vec::<(Resource<Handle>, String)>::new(),))
+            })
         }
 
         ("wasi:io/streams", "[method]output-stream.check-write") => {

@@ -112,3 +112,63 @@ pub enum End {
     /// the turn in which that happened.
     Faulted(Failure),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Cause, execution::tests as make};
+
+    /// Every stored history is written so. A text that changes here needs a migration.
+    #[test]
+    fn the_stored_format_stays_as_it_is() {
+        let check = |event: &Event, expected: &str| {
+            assert_eq!(serde_json::to_string(event).unwrap(), expected);
+            assert_eq!(serde_json::from_str::<Event>(expected).unwrap(), *event);
+        };
+        check(
+            &Event::Started(make::started()),
+            &format!(
+                r#"{{"started":{{"at_ms":1000,"instance":"loaf-17","module":"{}","function":"BakeBread","input":null,"generation":"{}","seed":"{}","memory_bytes_max":67108864,"made_by":{{"contract":"0.1.0","host":"0.1.0","generator":"by hand"}}}}}}"#,
+                "01".repeat(32),
+                "02".repeat(16),
+                "03".repeat(16)
+            ),
+        );
+        check(&make::turn(1_000, 2), r#"{"turn_started":{"at_ms":1000,"consumes":2}}"#);
+        check(&make::scheduled(3, "Mix"), r#"{"scheduled":{"task":3,"action":{"activity":{"name":"Mix","input":null}}}}"#);
+        let action = Action::Activity {
+            name: "Mix".into(),
+            input: Payload::parse(r#"{"grams": 750}"#.into()).unwrap(),
+            attempt: 2,
+            first_attempt: Some(TaskId(1)),
+            timeout_ms: Some(500),
+        };
+        check(
+            &Event::Scheduled { task: TaskId(3), action },
+            r#"{"scheduled":{"task":3,"action":{"activity":{"name":"Mix","input":{"grams": 750},"attempt":2,"first_attempt":1,"timeout_ms":500}}}}"#,
+        );
+        check(&Event::Cancelled { task: TaskId(3) }, r#"{"cancelled":{"task":3}}"#);
+        check(&make::resolved(3), r#"{"resolved":{"task":3,"at_ms":1500,"outcome":{"completed":3}}}"#);
+        let failure = Failure {
+            details: Some(Payload::of(&20)),
+            stack_trace: Some("here".into()),
+            causes: vec![Cause { kind: "NoGas".into(), message: "no gas".into(), details: None }],
+            ..Failure::new("OvenCold", "the oven is cold").non_retriable()
+        };
+        let failed = r#"{"kind":"OvenCold","message":"the oven is cold","details":20,"stack_trace":"here","non_retriable":true,"causes":[{"kind":"NoGas","message":"no gas"}]}"#;
+        let outcome = Outcome::Failed(failure.clone());
+        check(
+            &Event::Resolved { task: TaskId(3), at_ms: 1, outcome, ran: Some(Digest([9; 32])) },
+            &format!(r#"{{"resolved":{{"task":3,"at_ms":1,"outcome":{{"failed":{failed}}},"ran":"{}"}}}}"#, "09".repeat(32)),
+        );
+        check(&make::ended(), r#"{"ended":{"at_ms":2000,"end":{"completed":null}}}"#);
+        check(
+            &Event::Ended { at_ms: 2, end: End::Failed(failure.clone()) },
+            &format!(r#"{{"ended":{{"at_ms":2,"end":{{"failed":{failed}}}}}}}"#),
+        );
+        check(
+            &Event::Ended { at_ms: 2, end: End::Faulted(failure) },
+            &format!(r#"{{"ended":{{"at_ms":2,"end":{{"faulted":{failed}}}}}}}"#),
+        );
+    }
+}
