@@ -39,7 +39,7 @@ fn failure(server: &Server, function: &str, input: &str) -> Value {
 }
 
 fn quick_limits() -> Limits {
-    Limits { turn_cpu_ms_max: 100, guest_memory_bytes_max: 16 << 20, activity_ms_max: 200, tasks_max: 50, ..Limits::default() }
+    Limits { turn_cpu_ms_max: 100, activity_ms_max: 200, tasks_max: 50, ..Limits::default() }
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn a_panic_is_failed_at_once_with_message_and_place() {
 fn growing_without_end_is_failed_by_the_bound_of_memory() {
     let server = Setup::limits(quick_limits()).start();
     let failure = failure(&server, "Grow", "");
-    assert_parts(failure["ErrorMessage"].as_str().unwrap(), &["guest_memory_bytes_max", &(16 << 20).to_string()]);
+    assert_parts(failure["ErrorMessage"].as_str().unwrap(), &["guest_memory_bytes_max", &(64 << 20).to_string()]);
     assert_eq!(server.output("Sequence", r#"{"count":3}"#), json!([0, 1, 2]));
 }
 

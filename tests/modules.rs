@@ -197,3 +197,19 @@ fn compiled_code_that_was_touched_is_not_run() {
     assert_eq!(server.output("Sequence", r#"{"count":2}"#), json!([0, 1]), "it is compiled again");
     assert_eq!(server.post(&format!("{P3}/orchestrators/Race?timeout=60"), "").status, 200);
 }
+
+/// After an update of the server, or of a setting that compiled code depends on, all open instances want their module at once.
+#[test]
+fn a_module_is_compiled_once_however_many_want_it() {
+    let mut server = Server::empty();
+    server.upload(HUB, "guests", guests::test_guests());
+    let once = server.cpu_ticks_of_children().max(1);
+    let ids: Vec<_> = (0..30).map(|_| server.start("Forever", "")).collect();
+    server.stop();
+    server.restart_with(Limits { guest_memory_bytes_max: 32 << 20, ..Limits::default() });
+    let new: Vec<_> = (0..30).map(|_| server.start("Race", "")).collect();
+    new.iter().for_each(|id| drop(server.finished(id)));
+    let again = server.cpu_ticks_of_children();
+    assert!((1..=4 * once).contains(&again), "compiling took {once} ticks for one upload, and {again} when many wanted it");
+    assert_eq!(server.status(&ids[0], "").status, 202);
+}

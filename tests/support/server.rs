@@ -97,6 +97,13 @@ impl Server {
         }
     }
 
+    /// The same with other limits.
+    pub(crate) fn restart_with(&mut self, limits: Limits) {
+        fs::write(self.folder.path().join("dacapo.toml"), configuration(&limits)).expect("write the configuration");
+        self.setup.limits = limits;
+        self.restart();
+    }
+
     /// SIGKILL: no chance to tidy up.
     pub(crate) fn kill(&mut self) {
         let Process { mut child, .. } = self.process.take().expect("it is running");
@@ -120,6 +127,15 @@ impl Server {
     /// What it has logged since it was last started.
     pub(crate) fn log(&self) -> String {
         self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// How much CPU time its child processes have taken, in ticks of the kernel.
+    pub(crate) fn cpu_ticks_of_children(&self) -> u64 {
+        let id = self.process.as_ref().expect("it is running").child.id();
+        let line = fs::read_to_string(format!("/proc/{id}/stat")).expect("read about the server");
+        let (_, fields) = line.rsplit_once(") ").expect("the name of the program stands in brackets");
+        // User and system time of children that were waited for: fields 16 and 17, of which two stand before the bracket.
+        fields.split(' ').skip(13).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
     }
 
     pub(crate) fn data(&self) -> PathBuf {

@@ -19,7 +19,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::runtime::Runtime;
@@ -43,6 +43,9 @@ use turns::{Residents, TurnPool};
 /// How often rows of superseded histories are deleted, and how many at once: little enough that live work does not notice.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 const SWEEP_ROWS: usize = 500;
+
+/// How long to wait at the end for what is in hand.
+const CLOSE_MAX: Duration = Duration::from_secs(3);
 
 /// What an engine needs to know before it starts.
 #[derive(Debug, Clone)]
@@ -220,13 +223,18 @@ impl Engine {
         Ok(hub)
     }
 
-    /// Stops: running turns end, activities are stopped where they are, the rest is dropped. What was acknowledged is in
-    /// the store and goes on at the next start. Blocks for a moment; not to be called on a thread of an asynchronous runtime.
+    /// Stops: running turns end and are recorded, activities are stopped where they are, the rest is dropped. What was acknowledged
+    /// is in the store and goes on at the next start. Blocks for a few seconds at most; not to be called on a thread of an
+    /// asynchronous runtime.
     pub fn close(&self) {
+        let deadline = Instant::now() + CLOSE_MAX;
         self.machinery.turns.close();
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(runtime) = runtime {
-            runtime.shutdown_timeout(Duration::from_secs(1));
+            runtime.shutdown_timeout(CLOSE_MAX / 2);
+        }
+        while (self.machinery.turns.is_busy() || self.machinery.committer.queued() > 0) && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(1));
         }
     }
 }

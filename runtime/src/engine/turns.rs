@@ -54,6 +54,8 @@ struct Queue {
     suspects: HashMap<Digest, Instant>,
     /// How many jobs were ever taken: it stands still when all threads are busy with long ones.
     taken: u64,
+    /// How many of them run now.
+    running: usize,
     threads: usize,
     closed: bool,
 }
@@ -135,6 +137,17 @@ impl TurnPool {
         drop(unfinished);
         self.state.wake.notify_all();
     }
+
+    /// Whether a job runs.
+    pub(super) fn is_busy(&self) -> bool {
+        self.state.lock().running > 0
+    }
+}
+
+impl Drop for TurnPool {
+    fn drop(&mut self) {
+        self.close();
+    }
 }
 
 impl PoolState {
@@ -148,9 +161,11 @@ impl PoolState {
         while !queue.closed {
             if let Some((lane, job)) = queue.jobs.pop_front() {
                 queue.taken += 1;
+                queue.running += 1;
                 drop(queue);
                 job();
                 queue = self.lock();
+                queue.running -= 1;
                 if let Some(module) = lane {
                     queue.go_on_in_lane(module);
                 }
