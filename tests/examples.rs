@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::server::{HUB, PROGRAM};
+use crate::support::server::{HUB, PROGRAM, run_to_end};
 use crate::support::{Server, guests};
 
 fn greetings() -> Value {
@@ -104,8 +104,8 @@ fn rest_of_word(letters: &[char]) -> bool {
 fn the_demo_shows_both_examples_and_tidies_up() {
     let temporary = tempfile::tempdir().expect("make a folder");
     let mut command = Command::new(PROGRAM);
-    command.args(["demo", "--once"]).current_dir(guests::root()).env("TMPDIR", temporary.path()).stdin(Stdio::null());
-    let output = command.output().expect("run the demo");
+    command.args(["demo", "--once"]).current_dir(guests::root()).env("TMPDIR", temporary.path());
+    let output = run_to_end(&mut command);
     let (shown, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{}\n{shown}\n{told}", output.status);
     for part in [
@@ -127,7 +127,7 @@ fn the_demo_shows_both_examples_and_tidies_up() {
 #[test]
 fn the_demo_says_where_it_has_to_be_run() {
     let elsewhere = tempfile::tempdir().expect("make a folder");
-    let output = Command::new(PROGRAM).args(["demo", "--once"]).current_dir(elsewhere.path()).output().expect("run the demo");
+    let output = run_to_end(Command::new(PROGRAM).args(["demo", "--once"]).current_dir(elsewhere.path()));
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && told.contains("run the demo in a clone of the repository"), "{told}");
 }

@@ -129,6 +129,17 @@ fn a_guest_that_lies_about_task_numbers_has_failed() {
 }
 
 #[test]
+fn a_custom_status_over_its_bound_has_failed() {
+    let server = Server::start();
+    // A custom status of 9,002 characters, which are two bytes each in UTF-16, at address 512.
+    let text = format!(r#"(data (i32.const 512) "\22{}\22")"#, "x".repeat(9_000));
+    server.upload(HUB, "liar", &wasm::liar(&[0, 0, 1, 512, 9_002, 0, 0, 0, 0], &text));
+    let failure = failure(&server, "Liar", "");
+    assert_eq!(failure["ErrorType"], "LimitExceeded");
+    assert_parts(failure["ErrorMessage"].as_str().unwrap(), &["custom status", "18004", "16384"]);
+}
+
+#[test]
 fn a_guest_that_asks_for_what_is_not_offered_has_failed() {
     let server = Server::start();
     // One action, at address 512: a timer.

@@ -9,5 +9,6 @@ mod examples;
 mod hostile;
 mod modules;
 mod residents;
+mod serve;
 mod support;
 mod tidy;

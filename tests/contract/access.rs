@@ -1,10 +1,10 @@
 //! Who is let in: with keys, and without.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use super::PREFIXES;
-use crate::support::server::PROGRAM;
+use crate::support::server::{PROGRAM, run_to_end};
 use crate::support::{Client, P3, Reply, Server, Setup};
 
 fn with_keys() -> Server {
@@ -128,7 +128,7 @@ fn a_server_without_keys_listens_on_loopback_only() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(PROGRAM);
     command.args(["serve", "--no-auth", "--listen", "0.0.0.0:0", "--data"]).arg(folder.path().join("data"));
-    let output = command.stdin(Stdio::null()).output().unwrap();
+    let output = run_to_end(&mut command);
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && output.stdout.is_empty(), "{error}");
     assert!(error.contains("loopback"), "{error}");

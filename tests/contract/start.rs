@@ -1,13 +1,14 @@
 //! Starting an instance.
 
 use std::thread;
+use std::time::{Duration, Instant};
 
 use dacapo::limits::Limits;
 use serde_json::{Value, json};
 
 use super::PREFIXES;
 use crate::support::server::HUB;
-use crate::support::{P3, Reply, Server, Setup, eventually, golden};
+use crate::support::{DEADLINE_S, P3, Reply, Server, Setup, eventually, golden};
 
 const JSON: &str = "application/json; charset=utf-8";
 
@@ -218,6 +219,27 @@ fn a_finished_id_is_replaced_and_has_a_fresh_history() {
     server.start_as("a", "Forever", "");
     assert_eq!(server.status("a", "").json()["customStatus"], Value::Null, "the old custom status is gone too");
     assert_eq!(server.status("a", "").json()["output"], Value::Null);
+}
+
+/// Who has seen an end may use the ID again at once, although the server may still be busy with what follows from the end.
+#[test]
+fn an_id_is_free_as_soon_as_its_end_is_seen() {
+    let server = Server::start();
+    let rounds = &|id: &str| {
+        for round in 0..40 {
+            let reply = server.post(&format!("{P3}/orchestrators/Status/{id}"), "");
+            assert_eq!(reply.status, 202, "round {round}: {reply}");
+            let began = Instant::now();
+            while server.status(id, "").status == 202 {
+                assert!(began.elapsed() < Duration::from_secs(DEADLINE_S), "round {round} does not end");
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for id in ["a", "b", "c", "d", "e", "f"] {
+            scope.spawn(move || rounds(id));
+        }
+    });
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -224,6 +224,23 @@ impl Process {
     fn log(&self) -> String {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
+
+/// Runs the program, which has to come to its end, and returns what it said.
+pub(crate) fn run_to_end(command: &mut Command) -> Output {
+    /// Long enough to build the examples, if nobody has done it yet.
+    const RUN_S_MAX: u64 = 300;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("start the program");
+    let id = Pid::from_child(&child);
+    let (send, ended) = mpsc::channel();
+    thread::spawn(move || send.send(child.wait_with_output()));
+    let Ok(output) = ended.recv_timeout(Duration::from_secs(RUN_S_MAX)) else {
+        // Best effort: it must not outlive the test.
+        let _ = kill_process(id, Signal::KILL);
+        panic!("{command:?} did not end");
+    };
+    output.expect("wait for the program")
 }
 
 /// A configuration file with what differs from the defaults.

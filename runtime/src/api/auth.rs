@@ -16,7 +16,7 @@ use super::query::Query;
 use super::route::Door;
 
 /// The file in the data directory that holds the keys.
-const FILE: &str = "keys.json";
+pub const FILE: &str = "keys.json";
 
 /// The keys of a server: 32 random bytes each, as hex digits.
 ///

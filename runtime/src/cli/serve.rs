@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use super::server::Server;
 use super::{start_logging, tell};
 use crate::api::ApiSettings;
-use crate::api::auth::{Access, Keys};
+use crate::api::auth::{self, Access, Keys};
 use crate::config::Config;
 
 /// Run a server until it gets SIGTERM or SIGINT (Ctrl-C)
@@ -62,7 +62,7 @@ impl Serve {
             (Access::Open { hosts: config.hosts }, "open to this machine without keys".to_owned())
         } else {
             let keys = Keys::load_or_create(&self.data).context("load the keys")?;
-            (Access::Keys(keys), format!("keys in {}", self.data.join("keys.json").display()))
+            (Access::Keys(keys), format!("keys in {}", self.data.join(auth::FILE).display()))
         };
         let settings = ApiSettings {
             access,

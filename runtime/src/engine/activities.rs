@@ -119,7 +119,8 @@ pub(super) async fn run(
         Ok(Ok((outcome, lines))) => Done { outcome, ran: Some(digest), lines },
         Ok(Err(message)) => failed(Failure::new("ActivityNotRun", message)),
         Err(_) => {
-            let message = format!("activity {:?} took longer than {limit_ms} ms, and was stopped", invocation.function);
+            let whose = if limit_ms == limits.activity_ms_max { " (limit activity_ms_max)" } else { "" };
+            let message = format!("activity {:?} took longer than {limit_ms} ms{whose}, and was stopped", invocation.function);
             failed(Failure::new("Timeout", message))
         }
     }

@@ -15,7 +15,7 @@ mod wasi;
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -41,6 +41,8 @@ pub struct Host {
     compiler: Compiler,
     cache: Cache,
     ready: Mutex<HashMap<Digest, Arc<Module>>>,
+    /// Held while a module is made ready, so that many who want it do the work once.
+    making_ready: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
 }
 
 impl Host {
@@ -60,6 +62,7 @@ impl Host {
             compiler,
             cache: Cache::open(cache).map_err(|error| internal(format!("cannot open {}: {error}", cache.display())))?,
             ready: Mutex::default(),
+            making_ready: Mutex::default(),
         })
     }
 
@@ -70,7 +73,7 @@ impl Host {
 
     /// The module with this digest, if it is in memory. Never blocks for long.
     pub fn ready_module(&self, digest: Digest) -> Option<Arc<Module>> {
-        self.ready().get(&digest).cloned()
+        lock(&self.ready).get(&digest).cloned()
     }
 
     /// The module with this digest, ready to run: from memory, from the cache, or compiled from what `bytes` gives.
@@ -87,13 +90,28 @@ impl Host {
         if let Some(module) = self.ready_module(digest) {
             return Ok(module);
         }
-        // Two threads may come here at once; then both do the work, and one result is dropped.
+        let one_at_a_time = lock(&self.making_ready).entry(digest).or_default().clone();
+        let _only_me = lock(&one_at_a_time);
+        if let Some(module) = self.ready_module(digest) {
+            return Ok(module); // Somebody else has done it meanwhile.
+        }
+        let made = self.make_ready(digest, bytes);
+        lock(&self.making_ready).remove(&digest);
+        made
+    }
+
+    fn make_ready(
+        &self,
+        digest: Digest,
+        bytes: impl FnOnce() -> Result<Vec<u8>, ModuleError>,
+    ) -> Result<Arc<Module>, ModuleError> {
         let (deterministic, activities) = match self.cached(digest) {
             Some(code) => code,
             None => self.compile(digest, &bytes()?)?,
         };
         let module = Arc::new(Module::new(digest, &self.engines, &self.limits, &deterministic, activities.as_ref())?);
-        Ok(self.ready().entry(digest).or_insert(module).clone())
+        lock(&self.ready).insert(digest, module.clone());
+        Ok(module)
     }
 
     fn cached(&self, digest: Digest) -> Option<(Component, Option<Component>)> {
@@ -125,9 +143,9 @@ impl Host {
         let activities = compiled.activities.map(|code| keep(&self.engines.activities, &code)).transpose()?;
         Ok((deterministic, activities))
     }
+}
 
-    fn ready(&self) -> std::sync::MutexGuard<'_, HashMap<Digest, Arc<Module>>> {
-        // Nothing panics while it holds the lock, and the map is whole at any time.
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Nothing panics while it holds one of these locks, and what they guard is whole at any time.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
