@@ -1,6 +1,7 @@
 //! Does it make a difference which guests stay alive between their turns? It must not: what is dropped is replayed.
 
 use std::collections::HashSet;
+use std::fs;
 use std::thread;
 
 use dacapo::limits::Limits;
@@ -77,4 +78,24 @@ fn clocks_randomness_and_hash_maps_are_the_same_in_every_replay() {
         }
     }
     assert!(orders.len() > 10, "every execution has its own randomness: {orders:?}");
+}
+
+/// The check that ends all of these tests has to notice what it is there for.
+#[test]
+fn a_history_that_was_changed_does_not_replay() {
+    let mut server = Server::start();
+    server.start_as("a", "Sequence", r#"{"count":3}"#);
+    server.finished("a");
+    server.stop();
+    let files = fs::read_dir(server.data()).unwrap().map(|entry| entry.unwrap().path());
+    let store = files.filter(|path| path.is_file()).find(|path| fs::read(path).unwrap().starts_with(b"SQLite format 3")).unwrap();
+    let original = fs::read(&store).unwrap();
+    let then = br#""name":"Echo","input":1"#;
+    let at = original.windows(then.len()).position(|bytes| bytes == then).expect("the history is text");
+    let mut changed = original.clone();
+    changed[at + then.len() - 1] = b'7';
+    fs::write(&store, changed).unwrap();
+    let error = dacapo::engine::verify(&server.data(), &Limits::default()).unwrap_err().to_string();
+    assert!(error.contains("instance a") && error.contains("task 1"), "{error}");
+    fs::write(&store, original).unwrap();
 }

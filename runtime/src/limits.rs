@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::LimitsInForce;
+
 /// The bounds in force. What reaches one of them fails with a message that names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -33,8 +35,20 @@ pub struct Limits {
     pub residents_max: u32,
     /// How much memory the guests that stay alive may have grown by, in bytes, all together.
     pub residents_bytes_max: u64,
-    /// How many starts may wait for their commit before new ones are refused with 503.
+    /// How many commits, or turns, may wait before new starts are refused with 503.
     pub starts_queued_max: usize,
+}
+
+impl Limits {
+    /// The bounds that an execution which starts now keeps for its life.
+    pub fn in_force(&self) -> LimitsInForce {
+        LimitsInForce {
+            memory_bytes_max: self.guest_memory_bytes_max,
+            payload_bytes_max: self.payload_bytes_max as u64,
+            tasks_max: self.tasks_max,
+            history_events_max: self.history_events_max,
+        }
+    }
 }
 
 impl Default for Limits {

@@ -151,17 +151,21 @@ impl Recorded {
     }
 }
 
-/// The guest may only cancel what it has asked for.
+/// The guest may only name tasks that it has asked for before.
 fn check_numbers(mut next_task: TaskId, asks: &[Ask]) -> Result<(), Failure> {
+    let lie = |what: String| Err(Failure::new("InvalidAction", format!("the module {what}; its SDK is at fault")));
     for ask in asks {
         match ask {
-            Ask::Schedule(_) => next_task = next_task.next(),
-            Ask::Cancel(task) if *task < next_task => (),
-            Ask::Cancel(task) => {
-                let message =
-                    format!("the module cancels task {task}, but has only asked for {next_task} tasks; its SDK is at fault");
-                return Err(Failure::new("InvalidAction", message));
+            Ask::Schedule(Action::Activity { name, attempt, first_attempt, .. }) => {
+                let is_first = *attempt == 1;
+                if *attempt == 0 || is_first != first_attempt.is_none() || first_attempt.is_some_and(|first| first >= next_task) {
+                    let first = first_attempt.map_or_else(|| "none".to_owned(), |task| task.to_string());
+                    return lie(format!("calls activity {name:?} as attempt {attempt}, with task {first} as the first one"));
+                }
+                next_task = next_task.next();
             }
+            Ask::Cancel(task) if *task < next_task => (),
+            Ask::Cancel(task) => return lie(format!("cancels task {task}, but has only asked for {next_task} tasks")),
         }
     }
     Ok(())
@@ -334,6 +338,14 @@ mod tests {
     fn a_guest_that_lies_about_task_numbers_is_at_fault() {
         let message = "the module cancels task 1, but has only asked for 1 tasks; its SDK is at fault";
         check(&sequence(), [asks([call("Mix"), Ask::Cancel(TaskId(1))])], message);
+        let attempt = |attempt, first_attempt| {
+            let (name, input) = ("Mix".into(), Payload::null());
+            Ask::Schedule(Action::Activity { name, input, attempt, first_attempt, timeout_ms: None })
+        };
+        let message = r#"the module calls activity "Mix" as attempt 2, with task 0 as the first one; its SDK is at fault"#;
+        check(&sequence(), [asks([attempt(2, Some(TaskId(0)))])], message);
+        let message = r#"the module calls activity "Mix" as attempt 0, with task none as the first one; its SDK is at fault"#;
+        check(&sequence(), [asks([attempt(0, None)])], message);
     }
 
     #[test]

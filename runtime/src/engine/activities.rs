@@ -1,7 +1,11 @@
 //! Who runs activities? An asynchronous runtime of its own, bounded in number; the others wait in line.
 
 use std::collections::HashMap;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -76,62 +80,86 @@ fn lock(running: &Running) -> MutexGuard<'_, HashMap<(ExecutionKey, TaskId), Abo
     running.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs one activity to its end, on the module that has it now: `current`, or else the execution's own.
-pub(super) async fn run(
-    host: Arc<Host>,
-    store: Arc<dyn Store>,
-    limits: Limits,
-    current: Option<Digest>,
-    order: ActivityOrder,
-) -> Done {
-    let Action::Activity { name, input, attempt, first_attempt, timeout_ms } = order.action;
-    let digest = current.unwrap_or(order.module);
-    let found = match host.ready_module(digest) {
-        Some(module) => Ok(module),
-        // Mapping compiled code, or compiling it, takes long: not on a thread that others wait for.
-        None => {
-            let host = host.clone();
-            match tokio::task::spawn_blocking(move || module(&host, store.as_ref(), digest)).await {
-                Ok(found) => found.map_err(|error| error.to_string()),
-                Err(error) => Err(error.to_string()),
+/// How long to wait before an activity is tried again that could not be run for a reason on our side.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What an activity needs of the server.
+pub(super) struct ActivityContext {
+    pub host: Arc<Host>,
+    pub store: Arc<dyn Store>,
+    pub limits: Arc<Limits>,
+    /// The module that has the activity now, if one has.
+    pub current: Option<Digest>,
+}
+
+/// Runs one activity to its end, on the module that has it now, or else on the execution's own.
+///
+/// What goes wrong on our side is nobody's answer: it is tried again until it works.
+pub(super) async fn run(context: ActivityContext, order: ActivityOrder) -> Done {
+    loop {
+        // A panic of ours must not leave the instance waiting for this answer for ever.
+        let mut attempt = pin!(attempt(&context, &order));
+        let result = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| attempt.as_mut().poll(cx))) {
+            Ok(poll) => poll,
+            Err(_) => Poll::Ready(Err("the host panicked".into())),
+        });
+        match result.await {
+            Ok(done) => return done,
+            Err(message) => {
+                let (instance, task) = (&order.instance, order.task);
+                tracing::error!(%instance, %task, "an activity could not be run, and is tried again in a second: {message}");
+                tokio::time::sleep(RETRY).await;
             }
-        }
-    };
-    let module = match found {
-        Ok(module) if module.catalog().activity(&name).is_some() => module,
-        Ok(_) => {
-            let message = format!("no module in this task hub has an activity named {name:?}");
-            return failed(Failure::new("UnknownActivity", message).non_retriable());
-        }
-        Err(message) => return failed(Failure::new("ModuleUnavailable", message)),
-    };
-    let invocation = Invocation {
-        function: name,
-        input,
-        instance: order.instance,
-        generation: order.generation,
-        task: order.task,
-        attempt,
-        first_attempt,
-    };
-    let limit_ms = timeout_ms.unwrap_or(limits.activity_ms_max).min(limits.activity_ms_max);
-    match tokio::time::timeout(Duration::from_millis(limit_ms), invoke(&module, &invocation, &limits)).await {
-        Ok(Ok((outcome, lines))) => Done { outcome, ran: Some(digest), lines },
-        Ok(Err(message)) => failed(Failure::new("ActivityNotRun", message)),
-        Err(_) => {
-            let whose = if limit_ms == limits.activity_ms_max { " (limit activity_ms_max)" } else { "" };
-            let message = format!("activity {:?} took longer than {limit_ms} ms{whose}, and was stopped", invocation.function);
-            failed(Failure::new("Timeout", message))
         }
     }
 }
 
-async fn invoke(module: &Module, invocation: &Invocation, limits: &Limits) -> Result<(Outcome, Vec<LogLine>), String> {
+async fn attempt(context: &ActivityContext, order: &ActivityOrder) -> Result<Done, String> {
+    let ActivityContext { host, store, limits, current } = context;
+    let Action::Activity { name, input, attempt, first_attempt, timeout_ms } = &order.action;
+    let digest = current.unwrap_or(order.module);
+    let module = match host.ready_module(digest) {
+        Some(module) => module,
+        // Mapping compiled code, or compiling it, takes long: not on a thread that others wait for.
+        None => {
+            let (host, store) = (host.clone(), store.clone());
+            let found = tokio::task::spawn_blocking(move || module(&host, store.as_ref(), digest)).await;
+            found.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?
+        }
+    };
+    if module.catalog().activity(name).is_none() {
+        let message = format!("no module in this task hub has an activity named {name:?}");
+        return Ok(failed(Failure::new("UnknownActivity", message).non_retriable()));
+    }
+    let invocation = Invocation {
+        function: name.clone(),
+        input: input.clone(),
+        instance: order.instance.clone(),
+        generation: order.generation,
+        task: order.task,
+        attempt: *attempt,
+        first_attempt: *first_attempt,
+    };
+    let limit_ms = timeout_ms.unwrap_or(limits.activity_ms_max).min(limits.activity_ms_max);
+    match tokio::time::timeout(Duration::from_millis(limit_ms), invoke(&module, &invocation, limits)).await {
+        Ok(Ok((outcome, lines))) => Ok(Done { outcome, ran: Some(digest), lines }),
+        Ok(Err(NoGuest::Guest(fault))) => Ok(Done { ran: Some(digest), ..failed(fault.failure().clone()) }),
+        Ok(Err(NoGuest::Host(message))) => Err(message),
+        Ok(Err(NoGuest::NoSlot)) => unreachable!("`invoke` waits for a slot"),
+        Err(_) => {
+            let whose = if limit_ms == limits.activity_ms_max { " (limit activity_ms_max)" } else { "" };
+            let message = format!("activity {name:?} took longer than {limit_ms} ms{whose}, and was stopped");
+            Ok(failed(Failure::new("Timeout", message)))
+        }
+    }
+}
+
+/// Waits for a slot if there is none. Never [`NoGuest::NoSlot`].
+async fn invoke(module: &Module, invocation: &Invocation, limits: &Limits) -> Result<(Outcome, Vec<LogLine>), NoGuest> {
     loop {
         match module.invoke(invocation, limits).await {
-            Ok(done) => return Ok(done),
             Err(NoGuest::NoSlot) => tokio::time::sleep(SLOT_WAIT).await,
-            Err(NoGuest::Failed(message)) => return Err(message),
+            done => return done,
         }
     }
 }

@@ -40,7 +40,7 @@ impl Hub {
     /// As [`StartError`] says.
     pub async fn start(&self, request: StartRequest) -> Result<InstanceId, StartError> {
         let machinery = &self.shell.machinery;
-        if machinery.committer.queued() >= machinery.limits.starts_queued_max {
+        if machinery.is_overloaded() {
             return Err(StartError::Overloaded);
         }
         let StartRequest { function, instance, input } = request;
@@ -63,7 +63,7 @@ impl Hub {
             input,
             generation: Generation(part(16)),
             seed: Seed(part(32)),
-            memory_bytes_max: machinery.limits.guest_memory_bytes_max,
+            limits: machinery.limits.in_force(),
             made_by,
         };
         let start = Start { hub: self.shell.row.key, started };
@@ -160,7 +160,7 @@ impl Hub {
         .await
     }
 
-    pub(super) fn recover(&self) -> Result<usize, StoreError> {
+    pub(super) fn recover(&self) -> usize {
         self.shell.recover()
     }
 

@@ -3,15 +3,15 @@
 //! Pure, a part of [`super::partition`].
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use super::partition::{ActivityOrder, Effect, Start, Token, TurnOrder};
-use crate::limits::Limits;
+use super::partition::{ActivityOrder, Answer, CommitOrder, Effect, Start, Token, TurnOrder};
 use crate::model::{
-    Ask, Digest, End, Event, Execution, ExecutionKey, Failure, Input, InstanceId, InstanceKey, LogLine, Outcome, Progress,
-    RuntimeStatus, Started, TaskId,
+    Ask, Digest, End, Event, Execution, ExecutionKey, Failure, Input, InstanceId, InstanceKey, LimitsInForce, LogLine, Outcome,
+    Payload, Progress, RuntimeStatus, Started, TaskId,
 };
 use crate::replay::{Fault, TurnError};
-use crate::store::{Change, Commit, EncodedEvents};
+use crate::store::{Change, StoreError};
 
 /// An open instance.
 pub(super) struct Instance {
@@ -29,18 +29,15 @@ pub(super) struct Instance {
     pub(super) tries: u8,
     /// Who waits for the end.
     pub(super) waiters: Vec<Token>,
+    /// Who wants the same ID, and came while it was open whether it is free.
+    pub(super) contenders: Vec<(Token, Start)>,
 }
 
 /// What is in flight for an instance: at most one thing.
 #[derive(Debug)]
 pub(super) enum Phase {
     /// The commit that creates it.
-    Starting {
-        token: Token,
-        started: Box<Started>,
-        /// Who came later and wants the same ID.
-        contenders: Vec<(Token, Start)>,
-    },
+    Starting { token: Token, started: Box<Started> },
     /// Reading it from the store.
     Loading,
     /// Nothing: it waits for its tasks.
@@ -48,11 +45,11 @@ pub(super) enum Phase {
     /// A turn at this time, with `answers` out of `arrived`.
     Turn { at_ms: u64, answers: Vec<Event> },
     /// The commit of what a turn brought about.
-    Committing { events: Vec<Event>, lines: Vec<LogLine> },
-    /// A timer, after something failed on our side.
-    Resting,
+    Committing { events: Arc<[Event]>, lines: Vec<LogLine> },
+    /// A timer, after something failed on our side. If that was the store, nobody knows what it holds now.
+    Resting { unknown: Option<Arc<StoreError>> },
     /// Nothing, until the server is restarted: the store takes no writes, or cannot be read.
-    Halted,
+    Halted { why: Arc<StoreError> },
 }
 
 impl Instance {
@@ -67,6 +64,7 @@ impl Instance {
             running: BTreeSet::new(),
             tries: 0,
             waiters: Vec::new(),
+            contenders: Vec::new(),
         }
     }
 
@@ -75,6 +73,25 @@ impl Instance {
             Some(execution) if execution.turns > 0 => RuntimeStatus::Running,
             _ => RuntimeStatus::Pending,
         }
+    }
+
+    /// Somebody wants to start another instance under this ID: says no, or waits until it turns out whether the ID is free. The store
+    /// may show an end before the partition hears of it.
+    pub(super) fn contend(&mut self, token: Token, start: Start, effects: &mut Vec<Effect>) {
+        let answer = match &self.phase {
+            Phase::Starting { .. } | Phase::Loading => return self.contenders.push((token, start)),
+            Phase::Committing { events, .. } if matches!(events.last(), Some(Event::Ended { .. })) => {
+                return self.contenders.push((token, start));
+            }
+            Phase::Resting { unknown: Some(why) } | Phase::Halted { why } => Answer::Failed(why.clone()),
+            _ => Answer::Exists(self.status()),
+        };
+        effects.push(Effect::Reply(token, answer));
+    }
+
+    /// It has turned out that the ID is not free, or not to be known: tells those who want it.
+    pub(super) fn answer_contenders(&mut self, answer: &Answer, effects: &mut Vec<Effect>) {
+        effects.extend(self.contenders.drain(..).map(|(token, _)| Effect::Reply(token, answer.clone())));
     }
 
     /// Takes an activity's answer. Only what runs can answer, and only once: a second answer finds nothing running.
@@ -111,28 +128,25 @@ impl Instance {
     }
 
     /// Commits what a turn brought about.
-    pub(super) fn record(
-        &mut self,
-        now_ms: u64,
-        progress: Progress,
-        lines: Vec<LogLine>,
-        limits: &Limits,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(super) fn record(&mut self, now_ms: u64, progress: Progress, lines: Vec<LogLine>, effects: &mut Vec<Effect>) {
         let (Phase::Turn { .. }, Some(execution)) = (&self.phase, &self.execution) else {
             panic!("instance {} got a turn's result in {:?}", self.id, self.phase)
         };
-        let asked = execution.next_task.0 as usize + progress.asks.len();
+        let scheduled = progress.asks.iter().filter(|ask| matches!(ask, Ask::Schedule(_))).count();
+        let tasks = execution.next_task.0 as usize + scheduled;
         let length = execution.length as usize + 2 + progress.asks.len();
-        if asked > limits.tasks_max as usize {
-            let message =
-                format!("the orchestrator asked for {asked} tasks, and may ask for {} (limit tasks_max)", limits.tasks_max);
-            return self.commit(now_ms, Vec::new(), Some(limit_exceeded(message)), None, lines, effects);
-        }
-        if length > limits.history_events_max as usize {
-            let max = limits.history_events_max;
-            let message = format!("the history would have {length} events, and may have {max} (limit history_events_max)");
-            return self.commit(now_ms, Vec::new(), Some(limit_exceeded(message)), None, lines, effects);
+        let LimitsInForce { tasks_max, history_events_max, .. } = execution.started.limits;
+        let passed = if tasks > tasks_max as usize {
+            Some(format!("the orchestrator asked for {tasks} tasks, and may ask for {tasks_max} (limit tasks_max)"))
+        } else if length > history_events_max as usize {
+            let may = format!("and may have {history_events_max} (limit history_events_max)");
+            Some(format!("the history would have {length} events, {may}"))
+        } else {
+            None
+        };
+        if let Some(message) = passed {
+            let end = End::Faulted(Failure::new("LimitExceeded", message));
+            return self.commit(now_ms, Vec::new(), Some(end), None, lines, effects);
         }
         let mut next_task = execution.next_task;
         let asks = progress.asks.into_iter().map(|ask| match ask {
@@ -147,7 +161,7 @@ impl Instance {
     }
 
     /// Commits that the guest was at fault, and that this is the end.
-    pub(super) fn record_fault(&mut self, now_ms: u64, error: TurnError, effects: &mut Vec<Effect>) {
+    pub(super) fn record_fault(&mut self, now_ms: u64, error: TurnError, lines: Vec<LogLine>, effects: &mut Vec<Effect>) {
         let failure = match error {
             TurnError::Fault(Fault::Certain(failure)) => failure,
             TurnError::Fault(Fault::Exhausted(mut failure)) => {
@@ -159,7 +173,7 @@ impl Instance {
             }
             TurnError::Corrupt(error) => Failure::new("CorruptHistory", error.to_string()),
         };
-        self.commit(now_ms, Vec::new(), Some(End::Faulted(failure)), None, Vec::new(), effects);
+        self.commit(now_ms, Vec::new(), Some(End::Faulted(failure)), None, lines, effects);
     }
 
     fn commit(
@@ -167,7 +181,7 @@ impl Instance {
         now_ms: u64,
         asks: Vec<Event>,
         end: Option<End>,
-        custom_status: Option<crate::model::Payload>,
+        custom_status: Option<Payload>,
         lines: Vec<LogLine>,
         effects: &mut Vec<Effect>,
     ) {
@@ -185,10 +199,11 @@ impl Instance {
             Some(End::Failed(_) | End::Faulted(_)) => RuntimeStatus::Failed,
         };
         events.extend(end.map(|end| Event::Ended { at_ms: now_ms.max(*at_ms), end }));
-        effects.push(Effect::Commit(Box::new(Commit {
+        let events: Arc<[Event]> = events.into();
+        effects.push(Effect::Commit(Box::new(CommitOrder {
             instance: self.key,
             execution: self.current,
-            events: EncodedEvents::of(&events),
+            events: events.clone(),
             change: Change::Advance { expected_length: execution.length, status, updated_ms: now_ms.max(*at_ms), custom_status },
         })));
         self.phase = Phase::Committing { events, lines };
@@ -257,9 +272,11 @@ impl Instance {
 
     /// Puts the answers that a turn took back to where they were, in order, before those that arrived since.
     pub(super) fn take_back(&mut self) {
-        let (Phase::Turn { answers: events, .. } | Phase::Committing { events, .. }) = &mut self.phase else { return };
-        let mut answers = std::mem::take(events);
-        answers.retain(|event| matches!(event, Event::Resolved { .. }));
+        let mut answers = match &mut self.phase {
+            Phase::Turn { answers, .. } => std::mem::take(answers),
+            Phase::Committing { events, .. } => events.iter().filter(|event| answered_task(event).is_some()).cloned().collect(),
+            _ => return,
+        };
         answers.append(&mut self.arrived);
         self.arrived = answers;
     }
@@ -270,8 +287,4 @@ fn answered_task(event: &Event) -> Option<TaskId> {
         Event::Resolved { task, .. } => Some(*task),
         _ => None,
     }
-}
-
-fn limit_exceeded(message: String) -> End {
-    End::Faulted(Failure::new("LimitExceeded", message))
 }

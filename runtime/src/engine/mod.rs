@@ -5,9 +5,12 @@
 
 mod activities;
 mod functions;
+mod guest_log;
 mod hub;
 mod instance;
 mod partition;
+mod pool;
+mod residents;
 mod shell;
 #[cfg(test)]
 mod simulation;
@@ -28,21 +31,26 @@ pub use hub::Hub;
 pub use verify::{Report, VerifyError, verify};
 pub use views::{InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError, UploadedModule};
 
-use crate::clock::SystemClock;
+use crate::clock::Clock;
 use crate::host::{Catalog, Compiler, Host, Module, ModuleError};
 use crate::limits::Limits;
 use crate::model::{Digest, HubName, ModuleName};
 use crate::store::group::Committer;
 use crate::store::sqlite::SqliteStore;
-use crate::store::{ModuleRow, Store, StoreError, Upload, Uploaded};
+use crate::store::{HubRow, ModuleRow, Store, StoreError, Upload, Uploaded};
 use activities::Activities;
 use functions::Functions;
+use guest_log::GuestLog;
+use pool::TurnPool;
+use residents::Residents;
 use shell::{Machinery, Shell};
-use turns::{Residents, TurnPool};
 
-/// How often rows of superseded histories are deleted, and how many at once: little enough that live work does not notice.
-const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+/// How many rows of superseded histories are deleted at once: little enough that live work does not notice.
 const SWEEP_ROWS: usize = 500;
+
+/// How long to wait after a slice when there is more to delete, and when there is not.
+const SWEEP_PAUSE_BUSY: Duration = Duration::from_millis(20);
+const SWEEP_PAUSE_IDLE: Duration = Duration::from_secs(1);
 
 /// How long to wait at the end for what is in hand.
 const CLOSE_MAX: Duration = Duration::from_secs(3);
@@ -113,9 +121,10 @@ impl Engine {
             turns: TurnPool::new(cores, turns_max),
             activities: Activities::new(runtime.handle().clone(), limits.activities_running_max),
             timers: runtime.handle().clone(),
-            clock: Arc::new(SystemClock),
+            clock: Clock,
+            guest_log: GuestLog::new()?,
             store,
-            limits,
+            limits: Arc::new(limits),
         });
         let engine =
             Arc::new(Self { machinery, hubs: RwLock::default(), uploads: Mutex::default(), runtime: Mutex::new(Some(runtime)) });
@@ -128,42 +137,45 @@ impl Engine {
     fn open_hubs(&self) -> Result<(), StoreError> {
         let mut hubs = self.hubs.write().unwrap_or_else(PoisonError::into_inner);
         for row in self.machinery.store.hubs()? {
-            let mut functions = Functions::default();
-            for module in self.machinery.store.modules(row.key)?.into_iter().filter(|module| module.current) {
-                let catalog = Arc::new(catalog_of(&module)?);
-                functions.set(module.name, module.digest, catalog);
-            }
-            let name = row.name.clone();
-            hubs.insert(name, Arc::new(Hub::new(Shell::new(row, functions, self.machinery.clone())?)));
+            hubs.insert(row.name.clone(), self.open_hub(row)?);
         }
         Ok(())
     }
 
-    /// Finds what is open and goes on with it. New work does not wait for that.
+    fn open_hub(&self, row: HubRow) -> Result<Arc<Hub>, StoreError> {
+        let mut functions = Functions::default();
+        for module in self.machinery.store.modules(row.key)?.into_iter().filter(|module| module.current) {
+            let catalog = Arc::new(catalog_of(&module)?);
+            functions.set(module.name, module.digest, catalog);
+        }
+        Ok(Arc::new(Hub::new(Shell::new(row, functions, self.machinery.clone())?)))
+    }
+
+    /// Finds what is open and goes on with it, while new work comes in.
     fn recover(&self) -> std::io::Result<()> {
         let hubs: Vec<Arc<Hub>> = self.hubs.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         let work = move || {
             for hub in hubs {
-                match hub.recover() {
-                    Ok(0) => (),
-                    Ok(found) => tracing::info!("going on with {found} open instances of hub {}", hub.name()),
-                    Err(error) => tracing::error!("cannot read the open instances of hub {}: {error}", hub.name()),
+                let found = hub.recover();
+                if found > 0 {
+                    tracing::info!("going on with {found} open instances of hub {}", hub.name());
                 }
             }
         };
         thread::Builder::new().name("dacapo-recovery".into()).spawn(work).map(drop)
     }
 
-    /// Deletes superseded histories, a slice each second, for as long as the engine lives.
+    /// Deletes superseded histories, slice by slice, for as long as the engine lives.
     fn sweep(self: &Arc<Self>) {
         let engine = Arc::downgrade(self);
         self.machinery.timers.spawn(async move {
             while let Some(machinery) = engine.upgrade().map(|engine| engine.machinery.clone()) {
                 let swept = tokio::task::spawn_blocking(move || machinery.store.sweep(SWEEP_ROWS)).await;
-                if let Ok(Err(error)) = swept {
+                if let Ok(Err(error)) = &swept {
                     tracing::warn!("superseded histories cannot be deleted now: {error}");
                 }
-                tokio::time::sleep(SWEEP_PAUSE).await;
+                let is_full = matches!(swept, Ok(Ok(rows)) if rows >= SWEEP_ROWS);
+                tokio::time::sleep(if is_full { SWEEP_PAUSE_BUSY } else { SWEEP_PAUSE_IDLE }).await;
             }
         });
     }
@@ -218,7 +230,7 @@ impl Engine {
     fn add_hub(&self, name: &HubName) -> Result<Arc<Hub>, StoreError> {
         let rows = self.machinery.store.hubs()?;
         let row = rows.into_iter().find(|row| row.name == *name).expect("an upload brings its hub into being");
-        let hub = Arc::new(Hub::new(Shell::new(row, Functions::default(), self.machinery.clone())?));
+        let hub = self.open_hub(row)?;
         self.hubs.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), hub.clone());
         Ok(hub)
     }

@@ -9,11 +9,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::instance::{Instance, Phase};
-use crate::limits::Limits;
 use crate::model::{
-    Action, Digest, End, Execution, ExecutionKey, HubKey, InstanceId, LogLine, Outcome, Progress, RuntimeStatus, Started, TaskId,
+    Action, Digest, End, Event, Execution, ExecutionKey, Generation, HubKey, Input as Given, InstanceId, InstanceKey, LogLine,
+    Outcome, Progress, RuntimeStatus, Started, TaskId,
 };
-use crate::replay::TurnError;
+use crate::replay::{Fault, TurnError};
 use crate::store::{Change, Commit, CommitOutcome, EncodedEvents, InstanceRow, NewInstance, StoreError};
 
 /// Whom to answer: a number that the shell gives out and finds the caller by.
@@ -75,7 +75,12 @@ pub struct TurnResult {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TurnFailure {
     /// The guest's doing.
-    Guest(TurnError),
+    Guest {
+        /// What it did.
+        error: TurnError,
+        /// What it said in this turn.
+        lines: Vec<LogLine>,
+    },
     /// The host could not do its part: it could not read the history, or not get hold of the module. To be tried again.
     Host(String),
 }
@@ -95,7 +100,7 @@ pub enum Effect {
     /// Run a turn; answer with [`Input::TurnDone`].
     RunTurn(Box<TurnOrder>),
     /// Write this; answer with [`Input::Committed`] or [`Input::CommitFailed`].
-    Commit(Box<Commit>),
+    Commit(Box<CommitOrder>),
     /// Read an execution from the store; answer with [`Input::Loaded`].
     Load(ExecutionKey),
     /// Run an activity, which is scheduled durably; answer with [`Input::ActivityDone`].
@@ -126,9 +131,30 @@ pub struct TurnOrder {
     /// The guest's time in this turn, in milliseconds since 1970.
     pub at_ms: u64,
     /// What it gets.
-    pub inputs: Vec<crate::model::Input>,
+    pub inputs: Vec<Given>,
     /// The number of the next task that it asks for.
     pub next_task: TaskId,
+}
+
+/// Something to write, all of it or nothing.
+#[derive(Debug, Clone)]
+pub struct CommitOrder {
+    /// Which instance.
+    pub instance: InstanceKey,
+    /// Which execution of it.
+    pub execution: ExecutionKey,
+    /// Appended behind what the execution has. Not printed yet: that takes time, and nobody may wait for a partition.
+    pub events: Arc<[Event]>,
+    /// What becomes of the instance's row.
+    pub change: Change,
+}
+
+impl From<CommitOrder> for Commit {
+    /// Prints the events.
+    fn from(order: CommitOrder) -> Self {
+        let CommitOrder { instance, execution, events, change } = order;
+        Self { instance, execution, events: EncodedEvents::of(&events), change }
+    }
 }
 
 /// An activity to run.
@@ -143,7 +169,7 @@ pub struct ActivityOrder {
     /// The instance.
     pub instance: InstanceId,
     /// The execution's generation.
-    pub generation: crate::model::Generation,
+    pub generation: Generation,
     /// The execution's own code, which runs the activity if no current module has it.
     pub module: Digest,
 }
@@ -174,13 +200,12 @@ pub struct Partition {
     next: ExecutionKey,
     instances: HashMap<ExecutionKey, Instance>,
     by_id: HashMap<InstanceId, ExecutionKey>,
-    limits: Limits,
 }
 
 impl Partition {
     /// A partition whose executions so far all have numbers below `next`.
-    pub fn new(next: ExecutionKey, limits: Limits) -> Self {
-        Self { next, instances: HashMap::new(), by_id: HashMap::new(), limits }
+    pub fn new(next: ExecutionKey) -> Self {
+        Self { next, instances: HashMap::new(), by_id: HashMap::new() }
     }
 
     /// How many instances are open.
@@ -216,7 +241,7 @@ impl Partition {
             }
             Input::TimerDue(key) => {
                 if let Some(instance) = self.instances.get_mut(&key)
-                    && matches!(instance.phase, Phase::Resting)
+                    && matches!(instance.phase, Phase::Resting { .. })
                 {
                     instance.phase = Phase::Loading;
                     effects.push(Effect::Load(key));
@@ -230,20 +255,15 @@ impl Partition {
     fn start(&mut self, token: Token, start: Start, effects: &mut Vec<Effect>) {
         let id = start.started.instance.clone();
         if let Some(instance) = self.by_id.get(&id).and_then(|key| self.instances.get_mut(key)) {
-            match &mut instance.phase {
-                // Whether the ID is free turns out when the other start is committed.
-                Phase::Starting { contenders, .. } => contenders.push((token, start)),
-                _ => effects.push(Effect::Reply(token, Answer::Exists(instance.status()))),
-            }
-            return;
+            return instance.contend(token, start, effects);
         }
         let key = self.next;
         self.next = key.next();
         let Start { hub, started } = start;
-        effects.push(Effect::Commit(Box::new(Commit {
+        effects.push(Effect::Commit(Box::new(CommitOrder {
             instance: key.instance(),
             execution: key,
-            events: EncodedEvents::of(&[crate::model::Event::Started(started.clone())]),
+            events: [Event::Started(started.clone())].into(),
             change: Change::Create(NewInstance {
                 hub,
                 id: id.clone(),
@@ -252,7 +272,7 @@ impl Partition {
                 created_ms: started.at_ms,
             }),
         })));
-        let phase = Phase::Starting { token, started: Box::new(started), contenders: Vec::new() };
+        let phase = Phase::Starting { token, started: Box::new(started) };
         self.by_id.insert(id.clone(), key);
         self.instances.insert(key, Instance::new(key.instance(), key, id, phase));
     }
@@ -262,6 +282,7 @@ impl Partition {
         if self.instances.contains_key(&row.execution) {
             return;
         }
+        // If a start under this ID is on its way, it will be refused; the ID belongs to what is stored.
         self.by_id.insert(row.id.clone(), row.execution);
         self.instances.insert(row.execution, Instance::new(row.key, row.execution, row.id, Phase::Loading));
         effects.push(Effect::Load(row.execution));
@@ -274,40 +295,42 @@ impl Partition {
         instance.phase = Phase::Idle;
         instance.reconcile(effects);
         if !self.finish(key, effects) {
-            self.go_on(now_ms, key, effects);
+            self.still_open(now_ms, key, effects);
         }
     }
 
     fn not_loaded(&mut self, now_ms: u64, key: ExecutionKey, error: LoadError, effects: &mut Vec<Effect>) {
         let Some(instance) = self.instances.get_mut(&key) else { return };
+        let why = Arc::new(StoreError::Other(format!("what is stored of instance {} cannot be read", instance.id)));
+        instance.answer_contenders(&Answer::Failed(why.clone()), effects);
         match error {
             LoadError::Passing => {
-                instance.phase = Phase::Resting;
+                instance.phase = Phase::Resting { unknown: Some(why) };
                 effects.push(Effect::Arm(key, now_ms + RETRY_MS));
             }
             // Nothing that we could do would be right. The instance stays as it is, for people to look at.
-            LoadError::Damaged => instance.phase = Phase::Halted,
+            LoadError::Damaged => instance.phase = Phase::Halted { why },
         }
     }
 
     fn turn_done(&mut self, now_ms: u64, key: ExecutionKey, result: Result<TurnResult, TurnFailure>, effects: &mut Vec<Effect>) {
         let Some(instance) = self.instances.get_mut(&key) else { return };
         match result {
-            Ok(TurnResult { progress, lines }) => instance.record(now_ms, progress, lines, &self.limits, effects),
+            Ok(TurnResult { progress, lines }) => instance.record(now_ms, progress, lines, effects),
             Err(TurnFailure::Host(_)) => {
                 instance.take_back();
-                instance.phase = Phase::Resting;
+                instance.phase = Phase::Resting { unknown: None };
                 effects.push(Effect::Arm(key, now_ms + RETRY_MS));
             }
-            Err(TurnFailure::Guest(error)) => {
+            Err(TurnFailure::Guest { error, lines }) => {
                 instance.tries += 1;
-                let again = matches!(error, TurnError::Fault(crate::replay::Fault::Exhausted(_))) && instance.tries < TRIES_MAX;
+                let again = matches!(error, TurnError::Fault(Fault::Exhausted(_))) && instance.tries < TRIES_MAX;
                 if again {
                     instance.take_back();
                     instance.phase = Phase::Idle;
                     instance.go_on(now_ms, effects);
                 } else {
-                    instance.record_fault(now_ms, error, effects);
+                    instance.record_fault(now_ms, error, lines, effects);
                 }
             }
         }
@@ -316,23 +339,20 @@ impl Partition {
     fn committed(&mut self, now_ms: u64, key: ExecutionKey, outcome: CommitOutcome, effects: &mut Vec<Effect>) {
         let Some(instance) = self.instances.get_mut(&key) else { return };
         match (std::mem::replace(&mut instance.phase, Phase::Idle), outcome) {
-            (Phase::Starting { token, started, contenders }, CommitOutcome::Done) => {
+            (Phase::Starting { token, started }, CommitOutcome::Done) => {
                 instance.execution = Some(Execution::new(*started));
                 effects.push(Effect::Reply(token, Answer::Started));
-                effects.extend(
-                    contenders.into_iter().map(|(token, _)| Effect::Reply(token, Answer::Exists(RuntimeStatus::Pending))),
-                );
-                self.go_on(now_ms, key, effects);
+                self.still_open(now_ms, key, effects);
             }
-            (Phase::Starting { token, contenders, .. }, CommitOutcome::Refused(status)) => {
-                let tokens = std::iter::once(token).chain(contenders.into_iter().map(|(token, _)| token));
-                effects.extend(tokens.map(|token| Effect::Reply(token, Answer::Exists(status))));
-                self.drop_instance(key, Answer::NotOpen, effects);
+            (Phase::Starting { token, .. }, CommitOutcome::Refused(status)) => {
+                effects.push(Effect::Reply(token, Answer::Exists(status)));
+                instance.answer_contenders(&Answer::Exists(status), effects);
+                self.drop_instance(key, &Answer::NotOpen, effects);
             }
             (Phase::Committing { events, lines }, CommitOutcome::Done) => {
                 instance.commit_done(&events, lines, effects);
                 if !self.finish(key, effects) {
-                    self.go_on(now_ms, key, effects);
+                    self.still_open(now_ms, key, effects);
                 }
             }
             (phase, outcome) => panic!("instance {key:?} got {outcome:?} in {phase:?}: no commit of that kind is in flight"),
@@ -342,44 +362,48 @@ impl Partition {
     fn commit_failed(&mut self, now_ms: u64, key: ExecutionKey, error: Arc<StoreError>, effects: &mut Vec<Effect>) {
         let Some(instance) = self.instances.get_mut(&key) else { return };
         let may_pass = !matches!(*error, StoreError::Fenced { .. } | StoreError::Poisoned(_));
-        if let Phase::Starting { token, contenders, .. } = &mut instance.phase {
+        if let Phase::Starting { token, .. } = &instance.phase {
             effects.push(Effect::Reply(*token, Answer::Failed(error)));
-            let contenders = std::mem::take(contenders);
-            self.drop_instance(key, Answer::NotOpen, effects);
-            for (token, start) in contenders {
-                self.start(token, start, effects);
-            }
+            self.drop_instance(key, &Answer::NotOpen, effects);
             return;
         }
         // The guest is ahead of the store. Whether the commit went through after all, only the store can tell.
         instance.take_back();
         effects.push(Effect::Evict(key));
+        instance.answer_contenders(&Answer::Failed(error.clone()), effects);
         if may_pass {
-            instance.phase = Phase::Resting;
+            instance.phase = Phase::Resting { unknown: Some(error) };
             effects.push(Effect::Arm(key, now_ms + RETRY_MS));
         } else {
-            instance.phase = Phase::Halted;
+            instance.phase = Phase::Halted { why: error };
         }
     }
 
-    fn go_on(&mut self, now_ms: u64, key: ExecutionKey, effects: &mut Vec<Effect>) {
-        if let Some(instance) = self.instances.get_mut(&key) {
-            instance.go_on(now_ms, effects);
-        }
+    /// It is durable that the instance is open: goes on with it.
+    fn still_open(&mut self, now_ms: u64, key: ExecutionKey, effects: &mut Vec<Effect>) {
+        let Some(instance) = self.instances.get_mut(&key) else { return };
+        instance.answer_contenders(&Answer::Exists(instance.status()), effects);
+        instance.go_on(now_ms, effects);
     }
 
     /// If the execution has ended: tells who waits for it, and forgets it.
     fn finish(&mut self, key: ExecutionKey, effects: &mut Vec<Effect>) -> bool {
         let end = self.instances.get(&key).and_then(|instance| instance.execution.as_ref()?.end.clone());
         let Some(end) = end else { return false };
-        self.drop_instance(key, Answer::Ended(end), effects);
         effects.push(Effect::Evict(key));
+        self.drop_instance(key, &Answer::Ended(end), effects);
         true
     }
 
-    fn drop_instance(&mut self, key: ExecutionKey, answer: Answer, effects: &mut Vec<Effect>) {
+    /// Forgets an instance; its ID is free for who waits for it.
+    fn drop_instance(&mut self, key: ExecutionKey, answer: &Answer, effects: &mut Vec<Effect>) {
         let instance = self.instances.remove(&key).expect("the caller has just found it");
-        self.by_id.remove(&instance.id);
+        if self.by_id.get(&instance.id) == Some(&key) {
+            self.by_id.remove(&instance.id);
+        }
         effects.extend(instance.waiters.into_iter().map(|token| Effect::Reply(token, answer.clone())));
+        for (token, start) in instance.contenders {
+            self.start(token, start, effects);
+        }
     }
 }

@@ -7,22 +7,26 @@
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::activities::{self, Activities};
+use super::activities::{self, Activities, ActivityContext};
 use super::functions::Functions;
-use super::partition::{ActivityOrder, Answer, Effect, Input, LoadError, Partition, Token, TurnFailure, TurnOrder};
-use super::turns::{self, Residents, TurnContext, TurnPool};
+use super::guest_log::GuestLog;
+use super::partition::{ActivityOrder, Answer, CommitOrder, Effect, Input, LoadError, Partition, Token, TurnFailure, TurnOrder};
+use super::pool::TurnPool;
+use super::residents::Residents;
+use super::turns::{self, TurnContext};
 use crate::clock::Clock;
 use crate::host::Host;
 use crate::limits::Limits;
-use crate::model::{Action, Execution, ExecutionKey, InstanceId, LogLevel, LogLine, TaskId};
+use crate::model::{Action, Execution, ExecutionKey, InstanceId};
 use crate::replay::{Fault, TurnError};
 use crate::store::group::Committer;
-use crate::store::{Commit, HubRow, InstanceRow, Store, StoreError};
+use crate::store::{HubRow, InstanceRow, Store, StoreError};
 
 /// What all hubs of a server share.
 pub(super) struct Machinery {
@@ -32,10 +36,22 @@ pub(super) struct Machinery {
     pub turns: TurnPool,
     pub residents: Residents,
     pub activities: Activities,
+    pub guest_log: GuestLog,
     pub timers: Handle,
-    pub clock: Arc<dyn Clock>,
-    pub limits: Limits,
+    pub clock: Clock,
+    pub limits: Arc<Limits>,
 }
+
+impl Machinery {
+    /// Whether so much waits to be committed or run that new work has to come later.
+    pub(super) fn is_overloaded(&self) -> bool {
+        self.committer.queued().max(self.turns.queued()) >= self.limits.starts_queued_max
+    }
+}
+
+/// With more effects than this, a turn thread carries them out: whoever had the input may be the one that commits for
+/// everybody.
+const EFFECTS_AT_ONCE: usize = 64;
 
 /// One hub: its partitions, and the functions that its modules offer.
 pub(super) struct Shell {
@@ -61,29 +77,39 @@ impl Shell {
         let cell = |number| {
             let (first, end) = ExecutionKey::range(row.key, number);
             let next = machinery.store.last_execution(first, end)?.map_or(first, ExecutionKey::next);
-            let partition = Partition::new(next, machinery.limits.clone());
-            Ok(Mutex::new(Cell { partition, callers: HashMap::new(), next_token: 0 }))
+            Ok(Mutex::new(Cell { partition: Partition::new(next), callers: HashMap::new(), next_token: 0 }))
         };
         let cells = (0..row.partitions).map(cell).collect::<Result<_, StoreError>>()?;
         Ok(Self { row, functions: RwLock::new(functions), machinery, cells })
     }
 
-    /// Hands the partitions what the store has open, page by page.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    pub(super) fn recover(self: &Arc<Self>) -> Result<usize, StoreError> {
-        const PAGE: usize = 1_000;
+    /// Hands the partitions what the store has open, page by page, each when the one before is mostly loaded: so new work waits for
+    /// a page at most. How many it were. Does not give up: what cannot be read now is tried again.
+    pub(super) fn recover(self: &Arc<Self>) -> usize {
+        const PAGE: usize = 256;
+        const PAUSE: Duration = Duration::from_millis(2);
+        const RETRY: Duration = Duration::from_secs(1);
         let (mut after, mut found) = (None, 0);
-        loop {
-            let rows = self.machinery.store.open_instances(self.row.key, after, PAGE)?;
-            let Some(last) = rows.last() else { return Ok(found) };
+        while !self.machinery.turns.is_closed() {
+            let rows = match self.machinery.store.open_instances(self.row.key, after, PAGE) {
+                Ok(rows) => rows,
+                Err(error) => {
+                    tracing::error!("cannot read the open instances of hub {}, trying again: {error}", self.row.name);
+                    thread::sleep(RETRY);
+                    continue;
+                }
+            };
+            let Some(last) = rows.last() else { break };
             after = Some(last.key);
             found += rows.len();
             for row in rows {
                 self.deliver(self.partition_of(&row.id), Input::Found(Box::new(row)));
             }
+            while self.machinery.turns.queued() > PAGE && !self.machinery.turns.is_closed() {
+                thread::sleep(PAUSE);
+            }
         }
+        found
     }
 
     /// Sends a caller's input, which `input` makes of the caller's token, and returns where the answer will come.
@@ -145,7 +171,16 @@ impl Shell {
         for (caller, answer) in answers {
             let _ = caller.send(answer); // Whoever does not listen any more has gone.
         }
-        for effect in rest {
+        if rest.len() > EFFECTS_AT_ONCE {
+            let shell = self.clone();
+            self.machinery.turns.submit_other(move || shell.carry_out_all(partition, rest));
+        } else {
+            self.carry_out_all(partition, rest);
+        }
+    }
+
+    fn carry_out_all(self: &Arc<Self>, partition: u32, effects: Vec<Effect>) {
+        for effect in effects {
             self.carry_out(partition, effect);
         }
     }
@@ -159,7 +194,7 @@ impl Shell {
             Effect::Cancel(execution, task) => self.machinery.activities.cancel((execution, task)),
             Effect::Arm(execution, at_ms) => self.arm(partition, execution, at_ms),
             Effect::Evict(execution) => self.machinery.residents.evict(execution),
-            Effect::Log(instance, lines) => show(&instance, None, lines),
+            Effect::Log(instance, lines) => self.machinery.guest_log.show(instance, None, lines),
             Effect::Reply(..) => unreachable!("`deliver` has taken the answers out"),
         }
     }
@@ -176,16 +211,16 @@ impl Shell {
                 Err(TurnFailure::Host(message)) => {
                     tracing::error!("a turn could not be run, and is tried again in a second: {message}")
                 }
-                Err(TurnFailure::Guest(TurnError::Fault(Fault::Exhausted(_)))) => turns.suspect(order.module),
-                Err(TurnFailure::Guest(_)) | Ok(_) => (),
+                Err(TurnFailure::Guest { error: TurnError::Fault(Fault::Exhausted(_)), .. }) => turns.suspect(order.module),
+                Err(TurnFailure::Guest { .. }) | Ok(_) => (),
             }
             shell.deliver(partition, Input::TurnDone(order.execution, result));
         });
     }
 
-    fn commit(self: &Arc<Self>, partition: u32, commit: Commit) {
-        let (shell, execution) = (self.clone(), commit.execution);
-        self.machinery.committer.submit(commit, move |result| {
+    fn commit(self: &Arc<Self>, partition: u32, order: CommitOrder) {
+        let (shell, execution) = (self.clone(), order.execution);
+        self.machinery.committer.submit(order.into(), move |result| {
             let input = match result {
                 Ok(outcome) => Input::Committed(execution, outcome),
                 Err(error) => {
@@ -220,11 +255,12 @@ impl Shell {
         let Machinery { host, store, limits, activities, .. } = &*self.machinery;
         let Action::Activity { name, .. } = &order.action;
         let current = self.functions.read().unwrap_or_else(PoisonError::into_inner).activity(name);
+        let context = ActivityContext { host: host.clone(), store: store.clone(), limits: limits.clone(), current };
         let (execution, task, instance) = (order.execution, order.task, order.instance.clone());
-        let work = activities::run(host.clone(), store.clone(), limits.clone(), current, order);
+        let work = activities::run(context, order);
         let shell = self.clone();
         activities.dispatch((execution, task), work, move |done| {
-            show(&instance, Some(task), done.lines);
+            shell.machinery.guest_log.show(instance, Some(task), done.lines);
             shell.deliver(partition, Input::ActivityDone { execution, task, outcome: done.outcome, ran: done.ran });
         });
     }
@@ -241,19 +277,5 @@ impl Shell {
     /// The stored row of an instance. Blocks.
     pub(super) fn row_of(&self, id: &InstanceId) -> Result<Option<InstanceRow>, StoreError> {
         self.machinery.store.instance(self.row.key, id)
-    }
-}
-
-/// What a guest said goes to the server's own log, with the instance's name.
-fn show(instance: &InstanceId, task: Option<TaskId>, lines: Vec<LogLine>) {
-    let task = task.map(|task| task.0);
-    for LogLine { level, target, message } in lines {
-        match level {
-            LogLevel::Trace => tracing::trace!(target: "dacapo::guest", %instance, task, "{target}: {message}"),
-            LogLevel::Debug => tracing::debug!(target: "dacapo::guest", %instance, task, "{target}: {message}"),
-            LogLevel::Info => tracing::info!(target: "dacapo::guest", %instance, task, "{target}: {message}"),
-            LogLevel::Warn => tracing::warn!(target: "dacapo::guest", %instance, task, "{target}: {message}"),
-            LogLevel::Error => tracing::error!(target: "dacapo::guest", %instance, task, "{target}: {message}"),
-        }
     }
 }

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
 use super::partition::{
-    ActivityOrder, Answer, Effect, Input, LoadError, Partition, Start, Token, TurnFailure, TurnOrder, TurnResult,
+    ActivityOrder, Answer, CommitOrder, Effect, Input, LoadError, Partition, Start, Token, TurnFailure, TurnOrder, TurnResult,
 };
 use crate::limits::Limits;
 use crate::model::{
@@ -19,7 +19,7 @@ use crate::model::{
 };
 use crate::replay::{Fault, Guest, TurnError, replay, turn};
 use crate::store::memory::{Fault as StoreFault, MemoryStore};
-use crate::store::{Commit, Store, StoreError, Upload};
+use crate::store::{Commit, CommitOutcome, InstanceRow, Store, StoreError, Upload};
 
 /// How many interleavings the test runs.
 const SEEDS: u64 = 2_000;
@@ -163,7 +163,11 @@ impl Guest for SimGuest {
 /// Something that can happen next.
 enum Step {
     Turn(Box<TurnOrder>),
-    Commit(Box<Commit>),
+    Commit(Box<CommitOrder>),
+    /// The committer tells what is durable; clients may have seen it before.
+    Tell(ExecutionKey, CommitOutcome),
+    /// Recovery comes to this open instance.
+    Find(Box<InstanceRow>),
     Load(ExecutionKey),
     Activity(Box<ActivityOrder>),
     Timer(ExecutionKey, u64),
@@ -186,6 +190,8 @@ struct World {
     waiting: HashMap<Token, InstanceId>,
     /// What a caller has been told is durable, by ID: how each instance must end.
     acknowledged: BTreeMap<InstanceId, Vec<Started>>,
+    /// The answer that is being given comes from the store.
+    refused_by_store: bool,
     /// No failures any more.
     calm: bool,
     coverage: Coverage,
@@ -208,7 +214,7 @@ impl World {
             random: ChaCha8Rng::seed_from_u64(seed),
             now_ms: 1_000,
             hub,
-            partition: Partition::new(ExecutionKey::range(hub, 0).0, Limits::default()),
+            partition: Partition::new(ExecutionKey::range(hub, 0).0),
             store,
             guests: HashMap::new(),
             steps: Vec::new(),
@@ -218,6 +224,7 @@ impl World {
             starting: HashMap::new(),
             waiting: HashMap::new(),
             acknowledged: BTreeMap::new(),
+            refused_by_store: false,
             calm: false,
             coverage: Coverage::default(),
         }
@@ -279,7 +286,7 @@ impl World {
             input: Payload::of(&(2 + self.below(5))),
             generation: Generation(bytes),
             seed: Seed([0; 16]),
-            memory_bytes_max: 1,
+            limits: Limits::default().in_force(),
             made_by: Versions { contract: "0".into(), host: "0".into(), generator: "0".into() },
         };
         let token = self.token();
@@ -309,9 +316,9 @@ impl World {
         self.waiting.clear();
         let (first, end) = ExecutionKey::range(self.hub, 0);
         let next = self.store.last_execution(first, end).unwrap().map_or(first, ExecutionKey::next);
-        self.partition = Partition::new(next, Limits::default());
+        self.partition = Partition::new(next);
         for row in self.store.open_instances(self.hub, None, usize::MAX).unwrap() {
-            self.deliver(Input::Found(Box::new(row)));
+            self.steps.push(Step::Find(Box::new(row)));
         }
     }
 
@@ -350,7 +357,13 @@ impl World {
         if let Some(started) = self.starting.remove(&token) {
             match answer {
                 Answer::Started => self.acknowledged.entry(started.instance.clone()).or_default().push(started),
-                Answer::Exists(_) => self.coverage.refused += 1,
+                Answer::Exists(_) => {
+                    self.coverage.refused += 1;
+                    let row = self.store.instance(self.hub, &started.instance).unwrap();
+                    let is_ended = row.is_none_or(|row| row.status.is_ended());
+                    // What the store refused was open when the start came to it.
+                    assert!(self.refused_by_store || !is_ended, "{} was refused, though everybody can see that it has ended", started.instance);
+                }
                 Answer::Failed(_) => (),
                 Answer::Ended(_) | Answer::NotOpen => panic!("a start was answered with {answer:?}"),
             }
@@ -376,7 +389,13 @@ impl World {
                 let result = self.run_turn(&order);
                 self.deliver(Input::TurnDone(order.execution, result));
             }
-            Step::Commit(commit) => self.commit(*commit),
+            Step::Commit(order) => self.commit(*order),
+            Step::Tell(key, outcome) => {
+                self.refused_by_store = matches!(outcome, CommitOutcome::Refused(_));
+                self.deliver(Input::Committed(key, outcome));
+                self.refused_by_store = false;
+            }
+            Step::Find(row) => self.deliver(Input::Found(row)),
             Step::Load(key) => {
                 let loaded = if self.chance(20) {
                     Err(LoadError::Passing)
@@ -414,33 +433,34 @@ impl World {
                     None => self.store.history(order.execution).unwrap(),
                 };
                 let mut guest = SimGuest::default();
-                replay(&history, &mut guest).map_err(TurnFailure::Guest)?;
+                replay(&history, &mut guest).map_err(guest_failure)?;
                 guest
             }
         };
         if self.chance(25) {
             self.coverage.exhausted += 1;
             let fault = Fault::Exhausted(Failure::new("LimitExceeded", "no time left"));
-            return Err(TurnFailure::Guest(TurnError::Fault(fault)));
+            return Err(guest_failure(TurnError::Fault(fault)));
         }
-        let progress = turn(&mut guest, order.at_ms, &order.inputs, order.next_task, None).map_err(TurnFailure::Guest)?;
+        let progress = turn(&mut guest, order.at_ms, &order.inputs, order.next_task, None).map_err(guest_failure)?;
         self.guests.insert(order.execution, (order.turns + 1, guest));
         Ok(TurnResult { progress, lines: Vec::new() })
     }
 
     /// Commits it together with some of the others that are waiting, as the group committer would.
-    fn commit(&mut self, first: Commit) {
-        let mut batch = vec![first];
+    fn commit(&mut self, first: CommitOrder) {
+        let mut orders = vec![first];
         for position in (0..self.steps.len()).rev() {
             if matches!(self.steps[position], Step::Commit(_)) && self.below(2) == 0 {
-                let Step::Commit(commit) = self.steps.swap_remove(position) else { unreachable!("it was just looked at") };
-                batch.push(*commit);
+                let Step::Commit(order) = self.steps.swap_remove(position) else { unreachable!("it was just looked at") };
+                orders.push(*order);
             }
         }
+        let batch: Vec<Commit> = orders.into_iter().map(Commit::from).collect();
         match self.store.commit(&batch) {
             Ok(outcomes) => {
                 for (commit, outcome) in batch.into_iter().zip(outcomes) {
-                    self.deliver(Input::Committed(commit.execution, outcome));
+                    self.steps.push(Step::Tell(commit.execution, outcome));
                 }
             }
             Err(error) => {
@@ -487,6 +507,10 @@ impl World {
             assert!(is_newest || is_unacknowledged, "{id} is an older one than the one acknowledged last");
         }
     }
+}
+
+fn guest_failure(error: TurnError) -> TurnFailure {
+    TurnFailure::Guest { error, lines: Vec::new() }
 }
 
 /// The result is the one that the program gives without failures, restarts and evictions.

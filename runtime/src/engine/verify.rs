@@ -82,7 +82,8 @@ pub fn verify(data: &Path, limits: &Limits) -> Result<Report, VerifyError> {
                 let mut guest = code.orchestrator(&limits).map_err(|error| {
                     let cause = match error {
                         NoGuest::NoSlot => "all slots are taken".to_owned(),
-                        NoGuest::Failed(message) => message,
+                        NoGuest::Guest(fault) => fault.failure().message.clone(),
+                        NoGuest::Host(message) => message,
                     };
                     VerifyError::NoGuest { id: id.clone(), cause }
                 })?;

@@ -6,8 +6,10 @@
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -23,9 +25,15 @@ impl Cache {
     /// Opens the folder, and makes it if it is not there.
     ///
     /// # Errors
-    /// If that is impossible.
+    /// If that is impossible, or somebody else could write there: what is in it runs as machine code.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let metadata = fs::metadata(folder)?;
+        if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
+            let message = "compiled code is kept here, so this folder must belong to the user who runs the server and be closed to \
+                           all others: delete it, or give it that owner and `chmod 700` it";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+        }
         Ok(Self { folder: folder.to_owned() })
     }
 
@@ -34,7 +42,7 @@ impl Cache {
         let prefix = prefix(module, engine);
         let entries = fs::read_dir(&self.folder).ok()?;
         let name =
-            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).find(|name| name.starts_with(&prefix))?;
+            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).find(|name| name.starts_with(&prefix) && name.ends_with(SUFFIX))?;
         let path = self.folder.join(&name);
         let hash = Digest::of(&fs::read(&path).ok()?);
         if name != file_name(&prefix, hash) {
@@ -48,19 +56,45 @@ impl Cache {
         code.inspect_err(|error| tracing::warn!(file = %path.display(), "compiled code cannot be mapped: {error:#}")).ok()
     }
 
-    /// Keeps the code of `module` for `engine`, and maps it.
+    /// Keeps the code of `module` for `engine`.
     ///
     /// # Errors
     /// If the file cannot be written.
     pub(super) fn store(&self, module: Digest, engine: &Engine, code: &[u8]) -> io::Result<()> {
+        static DRAFTS: AtomicU64 = AtomicU64::new(0);
         let path = self.folder.join(file_name(&prefix(module, engine), Digest::of(code)));
-        let unfinished = path.with_extension(format!("{}.unfinished", std::process::id()));
+        // No two writers share a draft, in this process or in another.
+        let draft = format!("{}-{}.unfinished", process::id(), DRAFTS.fetch_add(1, Ordering::Relaxed));
+        let unfinished = path.with_extension(draft);
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
         file.write_all(code)?;
         drop(file);
         fs::rename(unfinished, path)
     }
+
+    /// Deletes the code of `module` for all engines.
+    pub(super) fn forget(&self, module: Digest) {
+        let prefix = format!("{module}-");
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix))) {
+            let _ = fs::remove_file(entry.path()); // It only takes room.
+        }
+    }
 }
+
+/// Code that was compiled just now, and is not kept yet.
+///
+/// # Errors
+/// If it is not for `engine`, or does not fit into a slot of its pool.
+pub(super) fn fresh(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    #[allow(unsafe_code, reason = "wasmtime cannot check machine code; our compiler wrote it")]
+    unsafe {
+        Component::deserialize(engine, code)
+    }
+}
+
+/// How the names of finished files end.
+const SUFFIX: &str = ".cwasm";
 
 fn prefix(module: Digest, engine: &Engine) -> String {
     let mut hasher = DefaultHasher::new();
@@ -69,5 +103,44 @@ fn prefix(module: Digest, engine: &Engine) -> String {
 }
 
 fn file_name(prefix: &str, content: Digest) -> String {
-    format!("{prefix}{content}.cwasm")
+    format!("{prefix}{content}{SUFFIX}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_folder_that_others_may_open_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o750)).unwrap();
+        let error = Cache::open(folder.path()).err().unwrap().to_string();
+        assert!(error.contains("chmod 700"), "{error}");
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(Cache::open(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn many_who_keep_the_same_code_do_not_disturb_each_other_and_it_can_be_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        let engine = Engine::default();
+        let component = Component::new(&engine, wat::parse_str("(component)").unwrap()).unwrap();
+        let (module, code) = (Digest([1; 32]), component.serialize().unwrap());
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    cache.store(module, &engine, &code).unwrap();
+                    assert!(cache.load(module, &engine).is_some());
+                });
+            }
+        });
+        cache.forget(Digest([2; 32]));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        cache.forget(module);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }

@@ -1,9 +1,10 @@
 //! How do the guest contract's types and ours turn into each other? Bindings of `guest-sdk/wit`, version 0.1.0.
 //!
 //! Everything that comes from a guest passes through here and is checked: text that is not JSON, and cases that this host does
-//! not offer, become failures that name them.
+//! not offer, become failures that name them. Texts for people are cut where they are too long.
 
 use super::state::{GuestState, PanicNote};
+use super::text::{CAUSES_MAX, FUNCTION_CHARACTERS_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX, cut};
 use crate::model::{Action, Ask, Cause, End, Failure, Input, LogLevel, Outcome, Payload, Progress, Started, TaskId};
 
 mod bindings {
@@ -87,6 +88,12 @@ fn ask(action: orchestrator::Action, payload_bytes_max: usize) -> Result<Ask, Fa
     let what = match action {
         Asked::Cancel(task) => return Ok(Ask::Cancel(TaskId(task))),
         Asked::Activity(call) => {
+            let characters = call.name.chars().count();
+            if characters > FUNCTION_CHARACTERS_MAX {
+                let message =
+                    format!("the name of an activity has {characters} characters, and may have {FUNCTION_CHARACTERS_MAX}");
+                return Err(Failure::new("LimitExceeded", message));
+            }
             let input = payload(call.input, &format!("the input of activity {:?}", call.name), payload_bytes_max)?;
             return Ok(Ask::Schedule(Action::Activity {
                 name: call.name,
@@ -110,6 +117,7 @@ fn ask(action: orchestrator::Action, payload_bytes_max: usize) -> Result<Ask, Fa
 }
 
 fn not_offered(what: &str) -> Failure {
+    let what = cut(what.to_owned(), TEXT_BYTES_MAX);
     Failure::new("NotOffered", format!("the module asks {what}, which this version of Dacapo does not offer"))
 }
 
@@ -131,16 +139,16 @@ pub(super) fn payload(text: String, what: &str, bytes_max: usize) -> Result<Payl
 /// If its details are not JSON, or too large.
 pub(super) fn from_guest(failure: types::Failure, payload_bytes_max: usize) -> Result<Failure, Failure> {
     let details = |text: Option<String>| text.map(|text| payload(text, "a failure's details", payload_bytes_max)).transpose();
-    let causes = failure
-        .causes
-        .into_iter()
-        .map(|cause| Ok(Cause { kind: cause.kind, message: cause.message, details: details(cause.details)? }));
+    let (kind, message) = (|text| cut(text, NAME_BYTES_MAX), |text| cut(text, TEXT_BYTES_MAX));
+    let causes = failure.causes.into_iter().take(CAUSES_MAX).map(|cause| {
+        Ok(Cause { kind: kind(cause.kind), message: message(cause.message), details: details(cause.details)? })
+    });
     Ok(Failure {
         causes: causes.collect::<Result<_, Failure>>()?,
-        kind: failure.kind,
-        message: failure.message,
+        kind: kind(failure.kind),
+        message: message(failure.message),
         details: details(failure.details)?,
-        stack_trace: failure.stack_trace,
+        stack_trace: failure.stack_trace.map(message),
         non_retriable: failure.non_retriable,
     })
 }
@@ -178,6 +186,48 @@ impl log::Host for GuestState {
     }
 
     fn panicked(&mut self, message: String, location: String) {
-        self.panic = Some(PanicNote { message, location });
+        self.panic = Some(PanicNote::new(message, location));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+
+    #[test]
+    fn a_failure_without_end_is_cut() {
+        let long = || "x".repeat(1 << 20);
+        let cause = types::Cause { kind: long(), message: long(), details: None };
+        let failure = types::Failure {
+            kind: long(),
+            message: long(),
+            details: Some("[1]".into()),
+            stack_trace: Some(long()),
+            non_retriable: true,
+            causes: vec![cause; 100],
+        };
+        let failure = from_guest(failure, 3).unwrap();
+        let (name, text) = (cut(long(), NAME_BYTES_MAX), cut(long(), TEXT_BYTES_MAX));
+        assert_eq!((&failure.kind, &failure.message, failure.stack_trace.as_ref()), (&name, &text, Some(&text)));
+        assert_eq!(failure.causes, vec![Cause { kind: name, message: text, details: None }; CAUSES_MAX]);
+    }
+
+    fn call(name: String, input: String) -> orchestrator::Action {
+        let timeout_ms = None;
+        orchestrator::Action::Activity(orchestrator::ActivityCall { name, input, attempt: 1, first_attempt: None, timeout_ms })
+    }
+
+    #[test]
+    fn an_activity_with_an_endless_name_is_refused() {
+        assert!(ask(call("ø".repeat(256), "1".into()), 1).is_ok());
+        let failure = ask(call("ø".repeat(257), "1".into()), 1).unwrap_err();
+        assert_eq!(failure.message, "the name of an activity has 257 characters, and may have 256");
+    }
+
+    #[test]
+    fn a_fan_out_to_10_000_with_2_kb_each_fits_into_one_call() {
+        let each = size_of::<orchestrator::Action>() + 2_048 + FUNCTION_CHARACTERS_MAX;
+        assert!(10_000 * each < super::super::state::hostcall_bytes_max(&Limits::default()));
     }
 }

@@ -16,6 +16,13 @@ const TICK: Duration = Duration::from_millis(10);
 /// How much of a slot's memory stays with it for the next guest, in bytes, if the kernel can tell which pages were written.
 const KEEP_RESIDENT_BYTES: usize = 2 << 20;
 
+/// What a component may consist of, all its core modules together: more would take more than one guest's share of the slots.
+pub(super) const MEMORIES_MAX: u32 = 1;
+/// Its own, one for the shims between it and its imports, and two to spare.
+pub(super) const TABLES_MAX: u32 = 4;
+/// A Rust guest has four. One that is linked from shared libraries, as Python's is, has some twenty.
+pub(super) const CORE_INSTANCES_MAX: u32 = 32;
+
 /// The two engines of a server, and the thread that wakes them.
 pub(super) struct Engines {
     /// Runs orchestrators and catalogs: synchronously, in many small slots.
@@ -93,11 +100,15 @@ fn memory_bytes(limits: &Limits) -> usize {
 
 fn pool(guests: u32, stacks: u32, memory_bytes: usize) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
-    // A component holds up to four core instances (main, shim, fix-ups) and two tables.
+    // So that every guest finds all that a component may have. Core instances are only counted, and the room for tables (160 KB
+    // each) is address space until it is used; memories are dear, in address space and page tables.
     pool.total_component_instances(guests)
-        .total_core_instances(4 * guests)
-        .total_memories(guests)
-        .total_tables(2 * guests)
+        .max_core_instances_per_component(CORE_INSTANCES_MAX)
+        .total_core_instances(guests.saturating_mul(CORE_INSTANCES_MAX))
+        .max_memories_per_component(MEMORIES_MAX)
+        .total_memories(guests.saturating_mul(MEMORIES_MAX))
+        .max_tables_per_component(TABLES_MAX)
+        .total_tables(guests.saturating_mul(TABLES_MAX))
         .total_stacks(stacks)
         .max_memory_size(memory_bytes)
         .table_elements(20_000)

@@ -104,7 +104,8 @@ impl Guest for OrchestratorGuest {
         let state = self.store.data_mut();
         state.now_ms = started.at_ms;
         state.random = wasi::random(started.seed);
-        state.memory.set_max(started.memory_bytes_max.min(self.memory_bytes_max));
+        state.memory.set_max(started.limits.memory_bytes_max.min(self.memory_bytes_max));
+        self.payload_bytes_max = usize::try_from(started.limits.payload_bytes_max).unwrap_or(usize::MAX);
         self.call(|guest, store| guest.call_begin(store, &start))
     }
 

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rustix::time::{ClockId, clock_gettime};
-use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
+use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
 
+use super::text::{NAME_BYTES_MAX, TEXT_BYTES_MAX, cut};
 use super::wasi;
+use crate::limits::Limits;
 use crate::model::{LogLevel, LogLine, Seed};
 
 /// The data in an orchestrator's wasmtime store.
@@ -27,24 +29,28 @@ pub(super) struct GuestState {
     pub budget: CpuBudget,
 }
 
-impl GuestState {
-    /// The state of a guest that has not begun. [`wasi::random`] of the execution's seed replaces the seed of zeros in `begin`.
-    pub(super) fn new(memory_bytes_max: u64, cpu_ms_max: u64) -> Self {
-        Self {
-            now_ms: 0,
-            random: wasi::random(Seed([0; 16])),
-            lines: Lines::default(),
-            panic: None,
-            memory: MemoryBound::new(memory_bytes_max),
-            budget: CpuBudget { max: Duration::from_millis(cpu_ms_max), began: None },
-        }
-    }
-}
-
-/// Makes the bounds of the store's state take effect.
-pub(super) fn bind(store: &mut Store<GuestState>) {
+/// The store of a guest that has not begun, with all bounds in force.
+pub(super) fn store(engine: &Engine, limits: &Limits) -> Store<GuestState> {
+    let state = GuestState {
+        now_ms: 0,
+        random: wasi::random(Seed([0; 16])), // Until `begin`, which knows the execution's seed.
+        lines: Lines::default(),
+        panic: None,
+        memory: MemoryBound::new(limits.guest_memory_bytes_max),
+        budget: CpuBudget { max: Duration::from_millis(limits.turn_cpu_ms_max), began: None },
+    };
+    let mut store = Store::new(engine, state);
     store.limiter(|state| &mut state.memory);
     store.epoch_deadline_callback(|mut cx| cx.data_mut().budget.tick());
+    store.set_epoch_deadline(1);
+    store.set_hostcall_fuel(hostcall_bytes_max(limits));
+    store
+}
+
+/// How much a guest may hand over in one call, in bytes: what its memory can hold. Without that a list whose elements all are
+/// the same text would make the host hold far more. A fan-out to 10,000 with 2 KB each needs 25 MB.
+pub(super) fn hostcall_bytes_max(limits: &Limits) -> usize {
+    usize::try_from(limits.guest_memory_bytes_max).unwrap_or(usize::MAX)
 }
 
 /// What a panic says of itself.
@@ -52,6 +58,12 @@ pub(super) fn bind(store: &mut Store<GuestState>) {
 pub(super) struct PanicNote {
     pub message: String,
     pub location: String,
+}
+
+impl PanicNote {
+    pub(super) fn new(message: String, location: String) -> Self {
+        Self { message: cut(message, TEXT_BYTES_MAX), location: cut(location, NAME_BYTES_MAX) }
+    }
 }
 
 /// Something that an orchestrator must not do, as the rest of a sentence that starts with "the orchestrator".
@@ -77,6 +89,8 @@ impl StdError for Denied {}
 pub(super) enum Exhausted {
     Cpu { max: Duration },
     Memory { asked: usize, max: usize },
+    /// The bound would have allowed it, the machine did not.
+    MachineMemory { asked: usize },
 }
 
 impl fmt::Display for Exhausted {
@@ -88,22 +102,31 @@ impl fmt::Display for Exhausted {
             Self::Memory { asked, max } => {
                 write!(f, "the guest wanted {asked} bytes of memory, and may have {max} (limit guest_memory_bytes_max)")
             }
+            Self::MachineMemory { asked } => {
+                write!(f, "the guest wanted {asked} bytes more memory than it had, and the machine has none left")
+            }
         }
     }
 }
 
 impl StdError for Exhausted {}
 
-/// Counts a guest's memory. Growing past the bound traps, so that the guest cannot mistake it for something else.
+/// What the memory of a lean guest takes, in bytes. Such a guest, as Rust makes them, comes with some 1.2 MiB, of which it touches
+/// a few pages, so only what is above this counts as memory that is in use.
+const LEAN_BYTES: usize = 2 << 20;
+
+/// Counts the memory of a guest, all its linear memories together. Growing past the bound traps, and so does growth that the
+/// machine refuses: what depends on the server must not be visible to the guest.
 pub(super) struct MemoryBound {
     max: usize,
-    initial: Option<usize>,
     now: usize,
+    /// The growth that was granted last, in bytes; wasmtime may report that it failed.
+    granted: usize,
 }
 
 impl MemoryBound {
     pub(super) fn new(bytes_max: u64) -> Self {
-        Self { max: usize::try_from(bytes_max).unwrap_or(usize::MAX), initial: None, now: 0 }
+        Self { max: usize::try_from(bytes_max).unwrap_or(usize::MAX), now: 0, granted: 0 }
     }
 
     /// Takes another bound from here on.
@@ -111,20 +134,30 @@ impl MemoryBound {
         self.max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
     }
 
-    /// By how many bytes the guest has grown beyond what it came with.
-    pub(super) fn grown(&self) -> usize {
-        self.now.saturating_sub(self.initial.unwrap_or(self.now))
+    /// How much memory the guest has beyond what every guest has, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.now.saturating_sub(LEAN_BYTES)
     }
 }
 
 impl ResourceLimiter for MemoryBound {
-    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        if desired > self.max {
-            return Err(wasmtime::Error::new(Exhausted::Memory { asked: desired, max: self.max }));
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false); // The module's own bound: it says -1 in every run.
         }
-        self.initial.get_or_insert(desired);
-        self.now = desired;
+        let growth = desired - current;
+        let asked = self.now.saturating_add(growth);
+        if asked > self.max {
+            return Err(wasmtime::Error::new(Exhausted::Memory { asked, max: self.max }));
+        }
+        (self.now, self.granted) = (asked, growth);
         Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        let asked = std::mem::take(&mut self.granted);
+        self.now -= asked;
+        Err(wasmtime::Error::new(Exhausted::MachineMemory { asked }))
     }
 
     fn table_growing(&mut self, _current: usize, _desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
@@ -144,6 +177,11 @@ impl CpuBudget {
         self.began = None;
     }
 
+    /// The bound of the calls that follow.
+    pub(super) fn set_max(&mut self, ms: u64) {
+        self.max = Duration::from_millis(ms);
+    }
+
     fn tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
         let now = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
         let began = *self.began.get_or_insert(now);
@@ -155,7 +193,7 @@ impl CpuBudget {
     }
 }
 
-/// What a guest says within one turn, bounded: whoever talks without end must not fill the host's memory.
+/// What a guest says within one turn or activity, bounded: whoever talks without end must not fill the host's memory.
 #[derive(Default)]
 pub(super) struct Lines {
     done: Vec<LogLine>,
@@ -169,9 +207,10 @@ impl Lines {
     /// How much of it is kept, in bytes: some thousand lines.
     const BYTES_MAX: usize = 256 << 10;
 
-    /// Takes one line.
+    /// Takes one line, and cuts it if it is too long.
     pub(super) fn push(&mut self, level: LogLevel, target: String, message: String) {
-        self.bytes += target.len() + message.len();
+        let (target, message) = (cut(target, NAME_BYTES_MAX), cut(message, TEXT_BYTES_MAX));
+        self.bytes += size_of::<LogLine>() + target.len() + message.len(); // An empty line takes room too.
         if self.bytes > Self::BYTES_MAX {
             self.dropped += 1;
         } else {
@@ -200,7 +239,7 @@ impl Lines {
         }
         let mut lines = std::mem::take(&mut self.done);
         if self.dropped > 0 {
-            let message = format!("{} more lines in this turn were dropped", self.dropped);
+            let message = format!("{} more lines were dropped", self.dropped);
             lines.push(LogLine { level: LogLevel::Warn, target: "dacapo".into(), message });
         }
         *self = Self::default();
@@ -230,14 +269,61 @@ mod tests {
         assert!(lines.take().is_empty());
     }
 
-    #[test]
-    fn a_guest_that_talks_without_end_is_cut_short_and_says_so() {
+    /// Has a guest say `text` for ever, and returns the lines that are kept.
+    fn talk(text: &str) -> Vec<LogLine> {
         let mut lines = Lines::default();
         for _ in 0..100_000 {
-            lines.push(LogLevel::Info, "loop".into(), "again".into());
+            lines.push(LogLevel::Info, String::new(), text.into());
         }
-        let said = lines.take();
-        assert!(said.len() < 40_000);
-        assert!(said.last().unwrap().message.ends_with("more lines in this turn were dropped"));
+        lines.take()
+    }
+
+    #[test]
+    fn a_guest_that_talks_without_end_is_cut_short_and_says_so() {
+        for text in ["again", ""] {
+            let said = talk(text);
+            assert!(said.len() * size_of::<LogLine>() <= Lines::BYTES_MAX + size_of::<LogLine>(), "{}", said.len());
+            assert!(said.last().unwrap().message.ends_with("more lines were dropped"));
+        }
+        let long = talk(&"x".repeat(1 << 20));
+        assert_eq!(long[0].message, cut("x".repeat(1 << 20), TEXT_BYTES_MAX));
+    }
+
+    /// A core module with one memory, and a function that grows it by a number of pages.
+    fn growing(memory: &str, bytes_max: u64) -> impl FnMut(i32) -> wasmtime::Result<i32> {
+        let text = format!(
+            r#"(module (memory {memory}) (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0))))"#
+        );
+        let engine = Engine::default();
+        let module = wasmtime::Module::new(&engine, wat::parse_str(text).unwrap()).unwrap();
+        let mut store = Store::new(&engine, MemoryBound::new(bytes_max));
+        store.limiter(|bound| bound);
+        let instance = wasmtime::Instance::new(&mut store, &module, &[]).unwrap();
+        let grow = instance.get_typed_func::<i32, i32>(&mut store, "grow").unwrap();
+        move |pages| grow.call(&mut store, pages)
+    }
+
+    #[test]
+    fn growth_past_the_modules_own_bound_is_refused_and_past_the_hosts_it_traps() {
+        let mut grow = growing("1 3", 1 << 20);
+        assert_eq!(grow(1).unwrap(), 1);
+        assert_eq!(grow(2).unwrap(), -1);
+        assert_eq!(grow(1).unwrap(), 2);
+        let mut grow = growing("1", 1 << 20);
+        assert_eq!(grow(15).unwrap(), 1);
+        assert!(grow(1).unwrap_err().is::<Exhausted>());
+        assert_eq!(grow(-1).unwrap(), -1, "no memory has more than 4 GiB");
+    }
+
+    #[test]
+    fn all_memories_count_together_and_growth_that_failed_does_not() {
+        let mut bound = MemoryBound::new(8 << 20);
+        assert!(bound.memory_growing(0, 3 << 20, None).unwrap());
+        assert!(bound.memory_growing(0, 4 << 20, None).unwrap());
+        assert_eq!(bound.bytes(), 5 << 20);
+        assert!(bound.memory_growing(3 << 20, 5 << 20, None).unwrap_err().is::<Exhausted>());
+        assert!(bound.memory_growing(3 << 20, 4 << 20, None).unwrap());
+        assert!(bound.memory_grow_failed(wasmtime::Error::msg("ENOMEM")).unwrap_err().is::<Exhausted>());
+        assert_eq!(bound.bytes(), 5 << 20);
     }
 }

@@ -73,10 +73,23 @@ pub struct Started {
     pub generation: Generation,
     /// All randomness that the guest sees derives from it.
     pub seed: Seed,
-    /// The most memory that the guest may have, in bytes: where it hits the limit is part of what it does.
-    pub memory_bytes_max: u64,
+    /// The bounds that this execution keeps, whatever the server's become: where it hits one is part of what it does.
+    pub limits: LimitsInForce,
     /// What wrote this history.
     pub made_by: Versions,
+}
+
+/// The bounds that decide what an execution does. `limits.rs` says what each is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitsInForce {
+    /// As `guest_memory_bytes_max`; a server whose own bound is lower by now gives no more than that.
+    pub memory_bytes_max: u64,
+    /// As `payload_bytes_max`.
+    pub payload_bytes_max: u64,
+    /// As `tasks_max`.
+    pub tasks_max: u32,
+    /// As `history_events_max`.
+    pub history_events_max: u32,
 }
 
 /// Who had a hand in a history: what to look at if it cannot be read or replayed one day.
@@ -128,7 +141,7 @@ mod tests {
         check(
             &Event::Started(make::started()),
             &format!(
-                r#"{{"started":{{"at_ms":1000,"instance":"loaf-17","module":"{}","function":"BakeBread","input":null,"generation":"{}","seed":"{}","memory_bytes_max":67108864,"made_by":{{"contract":"0.1.0","host":"0.1.0","generator":"by hand"}}}}}}"#,
+                r#"{{"started":{{"at_ms":1000,"instance":"loaf-17","module":"{}","function":"BakeBread","input":null,"generation":"{}","seed":"{}","limits":{{"memory_bytes_max":67108864,"payload_bytes_max":4194304,"tasks_max":100000,"history_events_max":1000000}},"made_by":{{"contract":"0.1.0","host":"0.1.0","generator":"by hand"}}}}}}"#,
                 "01".repeat(32),
                 "02".repeat(16),
                 "03".repeat(16)

@@ -148,7 +148,7 @@ pub(crate) mod tests {
             input: Payload::null(),
             generation: Generation([2; 16]),
             seed: Seed([3; 16]),
-            memory_bytes_max: 1 << 26,
+            limits: crate::limits::Limits::default().in_force(),
             made_by: Versions { contract: "0.1.0".into(), host: "0.1.0".into(), generator: "by hand".into() },
         }
     }

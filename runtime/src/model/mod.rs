@@ -12,7 +12,7 @@ pub mod payload;
 pub mod status;
 
 pub use action::{Action, Ask, Progress};
-pub use event::{End, Event, Outcome, Started, Versions};
+pub use event::{End, Event, LimitsInForce, Outcome, Started, Versions};
 pub use execution::{CorruptHistory, Execution, Input};
 pub use failure::{Cause, Failure};
 pub use id::{Digest, ExecutionKey, Generation, HubKey, HubName, InstanceId, InstanceKey, ModuleName, Seed, TaskId};
