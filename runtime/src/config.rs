@@ -10,6 +10,7 @@
 //!
 //! [limits]
 //! module_bytes_max = 67_108_864
+//! functions_max = 1_000
 //! compile_cpu_s_max = 120
 //! compile_memory_bytes_max = 8_589_934_592
 //! payload_bytes_max = 4_194_304

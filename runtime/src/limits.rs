@@ -10,6 +10,9 @@ use crate::model::LimitsInForce;
 pub struct Limits {
     /// The largest module that can be uploaded, in bytes. A Rust guest has some 100 KB, one with an embedded interpreter 20 MB.
     pub module_bytes_max: usize,
+    /// How many functions one module may have. An upload compares all names, and every call finds its function among them; a
+    /// module written by people has a few dozen.
+    pub functions_max: u32,
     /// How long compiling a module may take, in seconds of CPU. A Python interpreter takes 8.
     pub compile_cpu_s_max: u64,
     /// The most memory that the compiler may map, in bytes.
@@ -33,7 +36,8 @@ pub struct Limits {
     /// How many guests stay alive in memory between their turns. Each takes four to six memory mappings, of which Linux
     /// allows a process 65,530 by default; the server lowers the bound to what `vm.max_map_count` allows.
     pub residents_max: u32,
-    /// How much memory the guests that stay alive may have grown by, in bytes, all together.
+    /// How much memory the guests that stay alive may have, in bytes, all together. The first 2 MiB of each do not count: of what
+    /// a lean guest comes with it touches a few pages.
     pub residents_bytes_max: u64,
     /// How many commits, or turns, may wait before new starts are refused with 503.
     pub starts_queued_max: usize,
@@ -55,6 +59,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             module_bytes_max: 64 << 20,
+            functions_max: 1_000,
             compile_cpu_s_max: 120,
             compile_memory_bytes_max: 8 << 30,
             payload_bytes_max: 4 << 20,

@@ -107,6 +107,11 @@ impl ApiError {
         Self::ours(StatusCode::BAD_REQUEST, "bad_request", message)
     }
 
+    /// 503 outside the wire contract: to be tried again a moment later.
+    pub(super) fn ours_unavailable(message: impl Display) -> Self {
+        Self { retry_after_s: Some(RETRY_AFTER_S), ..Self::ours(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message) }
+    }
+
     /// 500 outside the wire contract: a failure of ours.
     pub(super) fn ours_internal(cause: impl Display) -> Self {
         Self::ours(StatusCode::INTERNAL_SERVER_ERROR, "internal", internal_message(cause))

@@ -24,7 +24,8 @@ pub(super) struct Show {
 
 /// One event as clients see it, its keys in the order of the contract's example.
 ///
-/// An input is a string that holds JSON; a result is the JSON value itself.
+/// An input is a string that holds JSON; a result is the JSON value itself. An input that was never given is stored as `null`
+/// like one that says so, and shown as its text: the contract lets it be null, but asks for nobody to tell the two apart.
 #[derive(Debug, Serialize)]
 #[serde(tag = "EventType", rename_all_fields = "PascalCase")]
 pub(super) enum HistoryEvent<'a> {

@@ -10,6 +10,7 @@ mod error;
 mod history_view;
 mod links;
 mod modules;
+mod patience;
 mod query;
 mod reply;
 mod route;
@@ -42,8 +43,10 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use self::auth::{Access, Need};
+use self::body::Room;
 use self::error::ApiError;
 use self::links::{Links, Origin, Target};
+use self::patience::Patience;
 use self::query::Query;
 use self::reply::Reply;
 use self::route::{Door, Endpoint, Miss, route};
@@ -60,6 +63,10 @@ const HEAD_S_MAX: u64 = 60;
 /// The largest head of a request, in bytes. Instance IDs, keys and queries are far below.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
+/// How long a client may take nothing of an answer that is there for it, in seconds; then the connection ends. As long as a client
+/// may say nothing.
+const WRITE_S_MAX: u64 = 60;
+
 /// How many connections are held at once; more wait in the system's backlog until one ends.
 const CONNECTIONS_MAX: usize = 10_000;
 
@@ -73,6 +80,7 @@ const ACCEPT_PAUSE_MS: u64 = 100;
 pub struct Api {
     engine: Arc<Engine>,
     settings: ApiSettings,
+    room: Room,
 }
 
 /// How a server presents itself over HTTP.
@@ -91,7 +99,8 @@ pub struct ApiSettings {
 impl Api {
     /// The HTTP surface of `engine`.
     pub fn new(engine: Arc<Engine>, settings: ApiSettings) -> Self {
-        Self { engine, settings }
+        let room = Room::with(engine.limits().module_bytes_max.max(engine.limits().payload_bytes_max));
+        Self { engine, settings, room }
     }
 }
 
@@ -150,7 +159,7 @@ async fn connection(api: Arc<Api>, stream: TcpStream, listener: SocketAddr, drai
         .header_read_timeout(Duration::from_secs(HEAD_S_MAX))
         .max_header_size(HEAD_BYTES_MAX)
         .max_buf_size(HEAD_BYTES_MAX) // Or a head without an end is read up to 400 KB.
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patience::with(stream, Duration::from_secs(WRITE_S_MAX))), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -207,7 +216,7 @@ impl Api {
         local: SocketAddr,
         draining: &Draining,
     ) -> Result<Reply, ApiError> {
-        let Api { engine, settings } = self;
+        let Api { engine, settings, room } = self;
         let limits = engine.limits();
         let origin = Origin::of(request, local)
             .ok_or_else(|| ApiError::ours_bad_request("there must be one Host, and it must be a host"))?;
@@ -224,7 +233,8 @@ impl Api {
             Endpoint::Start { function, instance } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
                 let call = StartCall::of(function, instance, &query)?;
-                let call = call.with_body(&body::read(body, limits.payload_bytes_max, "payload_bytes_max").await?)?;
+                let read = room.read(body, limits.payload_bytes_max, "payload_bytes_max", ApiError::unavailable);
+                let call = call.with_body(read.await?)?;
                 let wanted = Wanted::of(&query, settings.edition, Door::Webhooks);
                 let links = Links::new(&origin, &target, settings.access.link_code());
                 start::start(self.hub(&target).as_deref(), call, wanted, &links, draining).await
@@ -238,8 +248,8 @@ impl Api {
             Endpoint::Upload { module } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::ours_bad_request)?;
                 let module = module.parse().map_err(ApiError::ours_bad_request)?;
-                let bytes = body::read(body, limits.module_bytes_max, "module_bytes_max").await?;
-                modules::upload(engine, &target.hub, &module, bytes).await
+                let read = room.read(body, limits.module_bytes_max, "module_bytes_max", ApiError::ours_unavailable);
+                modules::upload(engine, &target.hub, &module, read.await?.into()).await
             }
             Endpoint::Modules => modules::list(self.admin_hub(&query)?.as_deref()).await,
             Endpoint::Module { module } => modules::one(self.admin_hub(&query)?.as_deref(), &module).await,

@@ -49,7 +49,8 @@ struct Uploaded<'a> {
 /// `PUT /admin/modules/{name}`: takes a module and makes it the current version under its name.
 ///
 /// 201 if this digest is new under this name, 200 if it is known; both with what was taken. 400 if the name is ill-formed or the
-/// bytes are no module that can run here, 409 if another module has one of its functions, 413 if it is too large.
+/// bytes are no module that can run here, 409 if another module has one of its functions, 413 if it is too large, 503 if there is no
+/// room for it now.
 pub(super) async fn upload(engine: &Arc<Engine>, hub: &HubName, name: &ModuleName, bytes: Bytes) -> Result<Reply, ApiError> {
     let uploaded = engine.upload(hub, name, bytes).await?;
     let code = if uploaded.new { StatusCode::CREATED } else { StatusCode::OK };

@@ -5,12 +5,13 @@ use std::time::Duration;
 use hyper::StatusCode;
 
 use super::Draining;
+use super::body::{Received, Share};
 use super::error::{self, ApiError};
 use super::links::Links;
 use super::query::Query;
 use super::reply::Reply;
-use super::status::{StatusPayload, Wanted};
-use crate::engine::{Hub, StartError, StartRequest};
+use super::status::{self, StatusPayload, Wanted};
+use crate::engine::{Hub, InstanceView, StartError, StartRequest};
 use crate::model::{End, InstanceId, Payload};
 
 /// How long a client should wait before it first asks how an instance stands, in seconds.
@@ -25,6 +26,8 @@ pub(super) struct StartCall {
     request: StartRequest,
     /// How long to wait for the end; without it the answer is sent at once.
     wait: Option<Duration>,
+    /// The room that the input takes up until it is recorded.
+    share: Option<Share>,
 }
 
 impl StartCall {
@@ -35,16 +38,16 @@ impl StartCall {
     pub(super) fn of(function: String, instance: Option<String>, query: &Query) -> Result<Self, ApiError> {
         let instance: Option<InstanceId> = instance.map(|id| id.parse()).transpose().map_err(ApiError::bad_argument)?;
         let wait = wait(query)?;
-        Ok(Self { request: StartRequest { function, instance, input: Payload::null() }, wait })
+        Ok(Self { request: StartRequest { function, instance, input: Payload::null() }, wait, share: None })
     }
 
     /// The same with the body as the input.
     ///
     /// # Errors
     /// 400 if it is not JSON.
-    pub(super) fn with_body(self, body: &[u8]) -> Result<Self, ApiError> {
-        let request = StartRequest { input: input(body)?, ..self.request };
-        Ok(Self { request, ..self })
+    pub(super) fn with_body(self, Received { bytes, share }: Received) -> Result<Self, ApiError> {
+        let request = StartRequest { input: input(&bytes)?, ..self.request };
+        Ok(Self { request, share: Some(share), ..self })
     }
 }
 
@@ -62,9 +65,11 @@ pub(super) async fn start(
     links: &Links,
     draining: &Draining,
 ) -> Result<Reply, ApiError> {
-    let hub = hub.ok_or_else(|| StartError::UnknownOrchestrator(call.request.function.clone()))?;
-    let id = hub.start(call.request).await?;
-    if let Some(wait) = call.wait {
+    let StartCall { request, wait, share } = call;
+    let hub = hub.ok_or_else(|| StartError::UnknownOrchestrator(request.function.clone()))?;
+    let id = hub.start(request).await?;
+    drop(share);
+    if let Some(wait) = wait {
         // The start stands, so what goes wrong from here on must not keep the client from its ID.
         match ended(hub, &id, wait, wanted, draining).await {
             Ok(Some(reply)) => return Ok(reply),
@@ -92,8 +97,9 @@ async fn ended(
         None => Ok(None),
         Some(End::Completed(output)) => Ok(Some(Reply::json(StatusCode::OK, &output))),
         Some(End::Failed(_) | End::Faulted(_)) => {
-            let view = hub.instance(id, wanted.history).await?;
-            Ok(view.map(|view| Reply::json(StatusCode::OK, &StatusPayload::of(&view, wanted.show))))
+            let Some(view) = hub.instance(id, wanted.history).await? else { return Ok(None) };
+            let reply = move |view: &InstanceView| Reply::json(StatusCode::OK, &StatusPayload::of(view, wanted.show));
+            Ok(Some(status::print(view, reply).await))
         }
     }
 }

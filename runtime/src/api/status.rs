@@ -122,7 +122,17 @@ pub(super) async fn status(hub: Option<&Hub>, instance: &str, wanted: Wanted, ur
     let hub = hub.ok_or_else(unknown)?;
     let id = instance.parse().map_err(|_| unknown())?;
     let view = hub.instance(&id, wanted.history).await.map_err(ApiError::internal)?.ok_or_else(unknown)?;
-    Ok(reply(&view, wanted, url))
+    let url = url.to_owned();
+    Ok(print(view, move |view| reply(view, wanted, &url)).await)
+}
+
+/// Prints a reply that shows `view`. One with a history may have a hundred megabytes and take a second, so that is done where no
+/// other request waits for the thread.
+pub(super) async fn print(view: InstanceView, reply: impl FnOnce(&InstanceView) -> Reply + Send + 'static) -> Reply {
+    if view.history.is_none() {
+        return reply(&view);
+    }
+    tokio::task::spawn_blocking(move || reply(&view)).await.expect("a panic goes on here, and the answer is 500")
 }
 
 fn reply(view: &InstanceView, wanted: Wanted, url: &str) -> Reply {

@@ -9,7 +9,7 @@ use super::views::{InstanceView, ModuleVersion, ModuleView, StartError, StartReq
 use super::{catalog_of, functions::Functions};
 use crate::host::Catalog;
 use crate::model::{Digest, End, Event, Generation, HubName, InstanceId, ModuleName, Seed, Started, Versions};
-use crate::store::{InstanceRow, ModuleRow, StoreError};
+use crate::store::{InstanceRow, ModuleRow, Store, StoreError};
 
 /// How often to look again for an instance that the store has open but recovery has not come to yet.
 const RECOVERY_WAIT: Duration = Duration::from_millis(20);
@@ -27,11 +27,6 @@ impl Hub {
     /// Its name, as it was first written.
     pub fn name(&self) -> &HubName {
         &self.shell.row.name
-    }
-
-    /// How many instances are open, as far as this process knows.
-    pub fn open_instances(&self) -> usize {
-        self.shell.open_instances()
     }
 
     /// Starts an instance. On return the start is durable; the code runs later.
@@ -112,11 +107,11 @@ impl Hub {
             // A row may be replaced between two reads; then the history of the old one is gone or going.
             for _ in 0..3 {
                 let Some(row) = shell.row_of(&id)? else { return Ok(None) };
-                if let Some(view) = view(&shell, row, with_history)? {
+                if let Some(view) = view(&*shell.machinery.store, row, with_history)? {
                     return Ok(Some(view));
                 }
             }
-            Err(StoreError::Corrupt(format!("instance {id} has no history")))
+            Err(StoreError::Corrupt(format!("the history of instance {id} is not whole")))
         })
         .await
     }
@@ -202,29 +197,32 @@ impl Drop for Waiting<'_> {
     }
 }
 
-fn view(shell: &Shell, row: InstanceRow, with_history: bool) -> Result<Option<InstanceView>, StoreError> {
-    let store = &shell.machinery.store;
+/// What is behind `row`. `None` if its history is no longer whole: then the instance was replaced after the row was read.
+fn view(store: &dyn Store, row: InstanceRow, with_history: bool) -> Result<Option<InstanceView>, StoreError> {
+    let ended = row.status.is_ended();
     let (first, last, history) = if with_history {
-        let history = store.history(row.execution)?;
-        let (Some(first), Some(last)) = (history.first().cloned(), history.last().cloned()) else { return Ok(None) };
-        (first, last, Some(history))
+        let mut events = store.history(row.execution)?;
+        if events.len() < row.length as usize {
+            return Ok(None);
+        }
+        // The row was read first, so the history may be ahead of it; what is shown has to fit together.
+        events.truncate(row.length as usize);
+        (events.first().cloned(), events.last().filter(|_| ended).cloned(), Some(events))
     } else {
-        let Some((first, last)) = store.first_and_last_event(row.execution)? else { return Ok(None) };
-        (first, last, None)
+        // What came last in an execution that goes on may be megabytes, and says nothing here.
+        let last = if ended { store.last_event(row.execution)? } else { None };
+        (store.first_event(row.execution)?, last, None)
     };
-    let Event::Started(Started { input, .. }) = first else {
-        return Err(StoreError::Corrupt(format!("the history of instance {} does not begin with its start", row.id)));
-    };
-    // The row was read first, so the history may be ahead of it; what is shown has to fit together.
     let end = match last {
-        Event::Ended { end, .. } if row.status.is_ended() => Some(end),
+        Some(Event::Ended { end, .. }) => Some(end),
+        _ if ended => return Ok(None), // Histories are deleted from their end.
         _ => None,
     };
-    let history = history.map(|mut events| {
-        events.truncate(row.length as usize);
-        events
-    });
-    Ok(Some(InstanceView { row, input, end, history }))
+    match first {
+        Some(Event::Started(Started { input, .. })) => Ok(Some(InstanceView { row, input, end, history })),
+        Some(_) => Err(StoreError::Corrupt(format!("the history of instance {} does not begin with its start", row.id))),
+        None => Ok(None),
+    }
 }
 
 fn version(row: &ModuleRow, live: &[(Digest, u64)]) -> Result<ModuleVersion, StoreError> {
@@ -249,4 +247,40 @@ fn random<const N: usize>() -> [u8; N] {
 /// Runs what reads the store on a thread that may block.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(StoreError::Other(error.to_string())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::RuntimeStatus;
+    use crate::store::memory::MemoryStore;
+    use crate::store::suite::World;
+
+    /// What a caller sees of a row, without and with history: whether it has an end, and how many events.
+    fn seen(store: &MemoryStore, row: &InstanceRow) -> [Option<(bool, usize)>; 2] {
+        [false, true].map(|with_history| {
+            let view = view(store, row.clone(), with_history).unwrap()?;
+            Some((view.end.is_some(), view.history.map_or(0, |events| events.len())))
+        })
+    }
+
+    #[test]
+    fn a_row_is_shown_with_what_belongs_to_it_until_its_history_begins_to_go() {
+        let store = MemoryStore::new();
+        let world = World::new(&store);
+        let row = || store.instance(world.hub, &"loaf".parse().unwrap()).unwrap().unwrap();
+        store.commit(&[world.create(1, "loaf")]).unwrap();
+        store.commit(&[world.advance(1, 1)]).unwrap();
+        let running = row();
+        store.commit(&[world.end(1, 3, RuntimeStatus::Completed)]).unwrap();
+        let ended = row();
+        store.commit(&[world.create(2, "loaf")]).unwrap();
+        assert_eq!(seen(&store, &running), [Some((false, 0)), Some((false, 3))]);
+        assert_eq!(seen(&store, &ended), [Some((true, 0)), Some((true, 4))]);
+        for _ in 0..3 {
+            store.sweep(1).unwrap();
+            assert_eq!(seen(&store, &ended), [None, None]);
+        }
+        assert_eq!(seen(&store, &running), [None, None]);
+    }
 }

@@ -209,6 +209,7 @@ impl Partition {
     }
 
     /// How many instances are open.
+    #[cfg(test)]
     pub fn open_instances(&self) -> usize {
         self.instances.len()
     }

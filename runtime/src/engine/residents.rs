@@ -42,7 +42,7 @@ impl Residents {
     pub(super) fn put(&self, execution: ExecutionKey, turns: u32, guest: OrchestratorGuest) {
         let mut dropped = Vec::new(); // Outside the lock: it takes a while.
         let mut guests = self.lock();
-        let resident = Resident { turns, bytes: guest.grown_bytes(), guest };
+        let resident = Resident { turns, bytes: guest.memory_bytes(), guest };
         guests.bytes += resident.bytes;
         if let Some(old) = guests.by_execution.put(execution, resident) {
             guests.bytes -= old.bytes;

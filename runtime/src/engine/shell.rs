@@ -136,11 +136,6 @@ impl Shell {
         self.deliver(partition, Input::Forget(token, id.clone()));
     }
 
-    /// How many instances are open.
-    pub(super) fn open_instances(&self) -> usize {
-        (0..self.row.partitions).map(|partition| self.lock(partition).partition.open_instances()).sum()
-    }
-
     fn partition_of(&self, id: &InstanceId) -> u32 {
         id.partition(self.row.partitions)
     }

@@ -362,7 +362,11 @@ impl World {
                     let row = self.store.instance(self.hub, &started.instance).unwrap();
                     let is_ended = row.is_none_or(|row| row.status.is_ended());
                     // What the store refused was open when the start came to it.
-                    assert!(self.refused_by_store || !is_ended, "{} was refused, though everybody can see that it has ended", started.instance);
+                    assert!(
+                        self.refused_by_store || !is_ended,
+                        "{} was refused, though everybody can see that it has ended",
+                        started.instance
+                    );
                 }
                 Answer::Failed(_) => (),
                 Answer::Ended(_) | Answer::NotOpen => panic!("a start was answered with {answer:?}"),

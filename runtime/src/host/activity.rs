@@ -1,15 +1,23 @@
 //! How is an activity run? A component instance of its own for each call, on fibers of an asynchronous runtime.
 
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
 use wasmtime::component::{Component, HasSelf, InstancePre, Linker, ResourceTable};
 use wasmtime::{Engine, Store, UpdateDeadline};
-use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 use super::contract::{self, activity as bindings, log};
-use super::fault;
-use super::state::{Lines, MemoryBound, PanicNote};
+use super::fault::{self, NoGuest};
+use super::state::{self, Lines, MemoryBound, PanicNote};
 use crate::limits::Limits;
-use crate::model::{Generation, InstanceId, LogLine, Outcome, Payload, TaskId};
+use crate::model::{Failure, Generation, InstanceId, LogLine, Outcome, Payload, TaskId};
 
 /// One call of an activity.
 #[derive(Debug, Clone)]
@@ -62,20 +70,23 @@ impl ActivityCode {
     /// `function` is spelled as the catalog spells it. Returns what the guest said beside its outcome.
     ///
     /// # Errors
-    /// If there was no instance to run it in: nothing has run then, and another try may succeed.
+    /// If there was no instance to run it in: the activity has not run then.
     pub(super) async fn invoke(
         &self,
         invocation: &Invocation,
         function: &str,
         limits: &Limits,
-    ) -> wasmtime::Result<(Outcome, Vec<LogLine>)> {
+    ) -> Result<(Outcome, Vec<LogLine>), NoGuest> {
         let mut store = Store::new(self.pre.engine(), ActivityState::new(limits));
         store.limiter(|state| &mut state.memory);
         // Every tick the guest makes room for others; how long it may take in all is for the caller to say.
         store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
         store.set_epoch_deadline(1);
-        let instance = self.pre.instantiate_async(&mut store).await?;
-        let guest = self.indices.load(&mut store, &instance)?;
+        store.set_hostcall_fuel(state::hostcall_bytes_max(limits));
+        let instance = self.pre.instantiate_async(&mut store).await;
+        let guest = instance
+            .and_then(|instance| self.indices.load(&mut store, &instance))
+            .map_err(|error| fault::at_instantiation(&error, store.data_mut().panic.take()))?;
         let asked = bindings::Invocation {
             function: function.to_owned(),
             input: invocation.input.text().to_owned(),
@@ -91,9 +102,13 @@ impl ActivityCode {
                 contract::payload(output, "the activity's result", limits.payload_bytes_max).map(Outcome::Completed)
             }
             Ok(Err(failure)) => contract::from_guest(failure, limits.payload_bytes_max).map(Outcome::Failed),
-            Err(error) => Err(fault::of(&error, store.data_mut().panic.take()).failure().clone()),
+            Err(error) => {
+                let fault = fault::of(&error, store.data_mut().panic.take());
+                let message = format!("activity {function:?}: {}", fault.failure().message);
+                Err(Failure { message, ..fault.failure().clone() })
+            }
         };
-        let lines = store.data_mut().take_lines();
+        let lines = store.data().lines.lock().take();
         Ok((outcome.unwrap_or_else(Outcome::Failed), lines))
     }
 }
@@ -101,7 +116,7 @@ impl ActivityCode {
 /// The data in an activity's wasmtime store.
 struct ActivityState {
     memory: MemoryBound,
-    lines: Lines,
+    lines: SharedLines,
     panic: Option<PanicNote>,
     /// Made at the first call of WASI: most activities that only compute never make one.
     wasi: Option<Wasi>,
@@ -110,56 +125,137 @@ struct ActivityState {
 struct Wasi {
     ctx: WasiCtx,
     table: ResourceTable,
-    stdout: MemoryOutputPipe,
-    stderr: MemoryOutputPipe,
 }
-
-/// How much of what an activity prints is kept, in bytes, for each of its two streams.
-const PRINTED_BYTES_MAX: usize = 64 << 10;
 
 impl Wasi {
     /// Clocks and randomness, but no files, no environment and no network: nothing is given that nobody allowed.
-    fn new() -> Self {
-        let (stdout, stderr) = (MemoryOutputPipe::new(PRINTED_BYTES_MAX), MemoryOutputPipe::new(PRINTED_BYTES_MAX));
+    fn new(lines: &SharedLines) -> Self {
         let ctx = WasiCtxBuilder::new()
-            .stdout(stdout.clone())
-            .stderr(stderr.clone())
+            .stdout(Printer { lines: lines.clone(), to_stderr: false })
+            .stderr(Printer { lines: lines.clone(), to_stderr: true })
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false)
             .build();
-        Self { ctx, table: ResourceTable::new(), stdout, stderr }
+        Self { ctx, table: ResourceTable::new() }
     }
 }
 
 impl ActivityState {
     fn new(limits: &Limits) -> Self {
         let memory = MemoryBound::new(limits.guest_memory_bytes_max);
-        Self { memory, lines: Lines::default(), panic: None, wasi: None }
+        Self { memory, lines: SharedLines::default(), panic: None, wasi: None }
+    }
+}
+
+/// What an activity says, through the log and through its two output streams.
+#[derive(Clone, Default)]
+struct SharedLines(Arc<Mutex<Lines>>);
+
+impl SharedLines {
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        // Nothing panics while it holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Standard output or standard error. Never full: a program that prints too much loses lines, not its life.
+#[derive(Clone)]
+struct Printer {
+    lines: SharedLines,
+    to_stderr: bool,
+}
+
+impl StdoutStream for Printer {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
     }
 
-    fn take_lines(&mut self) -> Vec<LogLine> {
-        if let Some(wasi) = &self.wasi {
-            self.lines.print(false, &wasi.stdout.contents());
-            self.lines.print(true, &wasi.stderr.contents());
-        }
-        self.lines.take()
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl IsTerminal for Printer {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl OutputStream for Printer {
+    fn write(&mut self, bytes: Bytes) -> Result<(), StreamError> {
+        self.lines.lock().print(self.to_stderr, &bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), StreamError> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> Result<usize, StreamError> {
+        Ok(64 << 10) // At once, any number of times.
+    }
+}
+
+impl Pollable for Printer {
+    fn ready<'a, 'b>(&'a mut self) -> Pin<Box<dyn Future<Output = ()> + Send + 'b>>
+    where
+        'a: 'b,
+        Self: 'b,
+    {
+        Box::pin(async {})
+    }
+}
+
+/// For WASI 0.3, which is not linked here; wasmtime asks for both.
+impl AsyncWrite for Printer {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.lines.lock().print(self.to_stderr, bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 }
 
 impl WasiView for ActivityState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let wasi = self.wasi.get_or_insert_with(Wasi::new);
+        let wasi = self.wasi.get_or_insert_with(|| Wasi::new(&self.lines));
         WasiCtxView { ctx: &mut wasi.ctx, table: &mut wasi.table }
     }
 }
 
 impl log::Host for ActivityState {
     fn write(&mut self, level: log::Level, target: String, message: String) {
-        self.lines.push(contract::level(level), target, message);
+        self.lines.lock().push(contract::level(level), target, message);
     }
 
     fn panicked(&mut self, message: String, location: String) {
-        self.panic = Some(PanicNote { message, location });
+        self.panic = Some(PanicNote::new(message, location));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_talkative_activity_loses_lines_and_nothing_else() {
+        let lines = SharedLines::default();
+        let mut stdout = Printer { lines: lines.clone(), to_stderr: false }.p2_stream();
+        for _ in 0..10_000 {
+            assert!(stdout.check_write().unwrap() >= 64 << 10);
+            stdout.write(Bytes::from("the oven is hot\n".repeat(100))).unwrap();
+            stdout.flush().unwrap();
+        }
+        lines.lock().push(crate::model::LogLevel::Info, "late".into(), "too late".into());
+        let said = lines.lock().take();
+        assert_eq!(said[0].to_string(), "stdout: the oven is hot");
+        assert!(said.last().unwrap().message.ends_with(" more lines were dropped"), "{:?}", said.last());
     }
 }

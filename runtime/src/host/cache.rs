@@ -41,8 +41,9 @@ impl Cache {
     pub(super) fn load(&self, module: Digest, engine: &Engine) -> Option<Component> {
         let prefix = prefix(module, engine);
         let entries = fs::read_dir(&self.folder).ok()?;
-        let name =
-            entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).find(|name| name.starts_with(&prefix) && name.ends_with(SUFFIX))?;
+        let name = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .find(|name| name.starts_with(&prefix) && name.ends_with(SUFFIX))?;
         let path = self.folder.join(&name);
         let hash = Digest::of(&fs::read(&path).ok()?);
         if name != file_name(&prefix, hash) {
@@ -125,8 +126,9 @@ mod tests {
 
     #[test]
     fn many_who_keep_the_same_code_do_not_disturb_each_other_and_it_can_be_forgotten() {
-        let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::open(folder.path()).unwrap();
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("compiled");
+        let cache = Cache::open(&folder).unwrap();
         let engine = Engine::default();
         let component = Component::new(&engine, wat::parse_str("(component)").unwrap()).unwrap();
         let (module, code) = (Digest([1; 32]), component.serialize().unwrap());
@@ -139,8 +141,8 @@ mod tests {
             }
         });
         cache.forget(Digest([2; 32]));
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         cache.forget(module);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
     }
 }

@@ -4,9 +4,11 @@
 //! server says so. The child is this same program (`dacapo compile-module`): it reads the module from standard input and
 //! writes one [`Compiled`], or what is wrong with the module, to standard output.
 
+use std::env;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 use rustix::process::{Resource, Rlimit, setrlimit};
 use wasmtime::Engine;
@@ -37,6 +39,15 @@ pub(super) struct Compiled {
 }
 
 impl Compiler {
+    /// A child process of this program, which has to be `dacapo`.
+    ///
+    /// # Errors
+    /// If this program cannot be found.
+    pub fn child() -> io::Result<Self> {
+        // The kernel's name for the file that runs: it stays this one when an upgrade puts another under the same path.
+        Ok(Self::Child(if cfg!(target_os = "linux") { "/proc/self/exe".into() } else { env::current_exe()? }))
+    }
+
     /// Compiles `module`, a component or a core module that carries its component type.
     ///
     /// # Errors
@@ -46,6 +57,40 @@ impl Compiler {
             Self::InProcess => compile(module, limits).map_err(ModuleError::Invalid),
             Self::Child(program) => compile_in_child(program, module, limits),
         }
+    }
+}
+
+/// How many modules are compiled at once: each may take all of `compile_memory_bytes_max`.
+const PLACES: u32 = 2;
+
+/// Where those wait who want to compile a module while others do.
+pub(super) struct Places {
+    free: Mutex<u32>,
+    freed: Condvar,
+}
+
+/// Gives a place back when it is dropped.
+pub(super) struct Place<'a>(&'a Places);
+
+impl Places {
+    pub(super) fn new() -> Self {
+        Self { free: Mutex::new(PLACES), freed: Condvar::new() }
+    }
+
+    /// Waits for a place.
+    pub(super) fn take(&self) -> Place<'_> {
+        // A number is whole at any time, whoever panicked.
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.freed.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        Place(self)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.freed.notify_one();
     }
 }
 
@@ -157,7 +202,26 @@ fn read_frames(mut bytes: &[u8]) -> Option<Result<Compiled, String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::thread;
+
     use super::*;
+
+    #[test]
+    fn no_more_modules_are_compiled_at_once_than_there_are_places() {
+        let (places, inside) = (Places::new(), AtomicU32::new(0));
+        thread::scope(|scope| {
+            for _ in 0..16 {
+                scope.spawn(|| {
+                    let _place = places.take();
+                    assert!(inside.fetch_add(1, Ordering::SeqCst) < PLACES);
+                    thread::yield_now();
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+        });
+        assert_eq!(*places.free.lock().unwrap(), PLACES);
+    }
 
     #[test]
     fn what_a_child_writes_is_read_back_and_a_torn_end_is_noticed() {

@@ -140,9 +140,11 @@ pub(super) fn payload(text: String, what: &str, bytes_max: usize) -> Result<Payl
 pub(super) fn from_guest(failure: types::Failure, payload_bytes_max: usize) -> Result<Failure, Failure> {
     let details = |text: Option<String>| text.map(|text| payload(text, "a failure's details", payload_bytes_max)).transpose();
     let (kind, message) = (|text| cut(text, NAME_BYTES_MAX), |text| cut(text, TEXT_BYTES_MAX));
-    let causes = failure.causes.into_iter().take(CAUSES_MAX).map(|cause| {
-        Ok(Cause { kind: kind(cause.kind), message: message(cause.message), details: details(cause.details)? })
-    });
+    let causes = failure
+        .causes
+        .into_iter()
+        .take(CAUSES_MAX)
+        .map(|cause| Ok(Cause { kind: kind(cause.kind), message: message(cause.message), details: details(cause.details)? }));
     Ok(Failure {
         causes: causes.collect::<Result<_, Failure>>()?,
         kind: kind(failure.kind),
@@ -214,8 +216,8 @@ mod tests {
     }
 
     fn call(name: String, input: String) -> orchestrator::Action {
-        let timeout_ms = None;
-        orchestrator::Action::Activity(orchestrator::ActivityCall { name, input, attempt: 1, first_attempt: None, timeout_ms })
+        let (first_attempt, timeout_ms, options) = (None, None, Vec::new());
+        orchestrator::Action::Activity(orchestrator::ActivityCall { name, input, attempt: 1, first_attempt, timeout_ms, options })
     }
 
     #[test]

@@ -113,7 +113,7 @@ mod tests {
                 (memory (export "memory") 1)
                 (func (export "say") (result i32) (i32.store (i32.const 4) (i32.const 1000)) (i32.const 0)))
             (core instance $i (instantiate $m))
-            (func (export "say") (result string) (canon lift (core func $i "say") (memory $i "memory"))))"#;
+            (func (export "say") (result string) (canon lift (core func $i "say") (memory (core memory $i "memory")))))"#;
         let component = Component::new(&engine, wat::parse_str(text).unwrap()).unwrap();
         let said = |fuel| {
             let mut store = Store::new(&engine, ());

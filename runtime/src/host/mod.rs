@@ -11,6 +11,7 @@ mod fault;
 mod module;
 mod orchestrator;
 mod state;
+mod text;
 mod wasi;
 
 use std::collections::HashMap;
@@ -22,16 +23,15 @@ use wasmtime::component::Component;
 
 pub use activity::Invocation;
 pub use compiler::{COMMAND as COMPILER_COMMAND, Compiler, child_main as compiler_child_main};
-pub use module::{Catalog, Module, ModuleError, NoGuest};
+pub use fault::NoGuest;
+pub use module::{Catalog, Module, ModuleError};
 pub use orchestrator::OrchestratorGuest;
 
 use crate::limits::Limits;
 use crate::model::Digest;
 use cache::Cache;
-use engines::Engines;
-
-/// The version of the guest contract that new modules have to speak.
-pub const CONTRACT_VERSION: &str = contract::VERSION;
+use compiler::{Compiled, Places};
+use engines::{CORE_INSTANCES_MAX, Engines, MEMORIES_MAX, TABLES_MAX};
 
 /// Runs guests.
 pub struct Host {
@@ -39,6 +39,7 @@ pub struct Host {
     limits: Limits,
     residents_max: u32,
     compiler: Compiler,
+    compiling: Places,
     cache: Cache,
     ready: Mutex<HashMap<Digest, Arc<Module>>>,
     /// Held while a module is made ready, so that many who want it do the work once.
@@ -60,6 +61,7 @@ impl Host {
             limits: limits.clone(),
             residents_max,
             compiler,
+            compiling: Places::new(),
             cache: Cache::open(cache).map_err(|error| internal(format!("cannot open {}: {error}", cache.display())))?,
             ready: Mutex::default(),
             making_ready: Mutex::default(),
@@ -81,7 +83,7 @@ impl Host {
     /// Blocks: for microseconds if it is in memory, milliseconds if it is in the cache, else for as long as compiling takes.
     ///
     /// # Errors
-    /// [`ModuleError::Invalid`] if the bytes are not fit to run here.
+    /// [`ModuleError::Invalid`] if the bytes are not fit to run here. Nothing is kept of them then.
     pub fn module(
         &self,
         digest: Digest,
@@ -100,18 +102,32 @@ impl Host {
         made
     }
 
+    /// Keeps no longer what [`Host::module`] made ready, in memory and in the cache: for an upload that was refused by others.
+    /// A module that is in use after all is made ready again when it is next wanted.
+    pub fn forget(&self, digest: Digest) {
+        lock(&self.ready).remove(&digest);
+        self.cache.forget(digest);
+    }
+
     fn make_ready(
         &self,
         digest: Digest,
         bytes: impl FnOnce() -> Result<Vec<u8>, ModuleError>,
     ) -> Result<Arc<Module>, ModuleError> {
-        let (deterministic, activities) = match self.cached(digest) {
-            Some(code) => code,
-            None => self.compile(digest, &bytes()?)?,
+        let module = match self.cached(digest) {
+            Some((deterministic, activities)) => self.link(digest, &deterministic, activities.as_ref()),
+            None => bytes().and_then(|bytes| self.compile(digest, &bytes)),
         };
-        let module = Arc::new(Module::new(digest, &self.engines, &self.limits, &deterministic, activities.as_ref())?);
+        let module = Arc::new(module.map_err(|error| match error {
+            ModuleError::Invalid(reason) => ModuleError::Invalid(text::cut(reason, text::REASON_BYTES_MAX)),
+            ModuleError::Internal(_) => error,
+        })?);
         lock(&self.ready).insert(digest, module.clone());
         Ok(module)
+    }
+
+    fn link(&self, digest: Digest, deterministic: &Component, activities: Option<&Component>) -> Result<Module, ModuleError> {
+        Module::new(digest, &self.engines, &self.limits, deterministic, activities)
     }
 
     fn cached(&self, digest: Digest) -> Option<(Component, Option<Component>)> {
@@ -124,28 +140,75 @@ impl Host {
         Some((deterministic, Some(activities)))
     }
 
-    fn compile(&self, digest: Digest, bytes: &[u8]) -> Result<(Component, Option<Component>), ModuleError> {
-        let compiled = self.compiler.compile(bytes, &self.limits)?;
-        let keep = |engine: &Engine, code: &[u8]| {
-            self.cache
-                .store(digest, engine, code)
-                .map_err(|error| ModuleError::Internal(format!("compiled code cannot be kept: {error}")))?;
-            self.cache.load(digest, engine).ok_or_else(|| {
-                // What the compiler made is refused by the same wasmtime: the pool has no slot that is large enough.
+    fn compile(&self, digest: Digest, bytes: &[u8]) -> Result<Module, ModuleError> {
+        let place = self.compiling.take();
+        let Compiled { deterministic, activities } = self.compiler.compile(bytes, &self.limits)?;
+        drop(place);
+        let fresh = |engine: &Engine, code: &[u8]| {
+            // What the compiler made is refused by the same wasmtime: the pool has no slot that is large enough.
+            cache::fresh(engine, code).map_err(|error| {
                 ModuleError::Invalid(format!(
-                    "the module does not fit into a guest's slot: it may have {} bytes of memory from the start (limit \
-                     guest_memory_bytes_max), one memory, two tables and four core instances",
+                    "the module does not fit into a guest's slot, which has {} bytes of memory (limit guest_memory_bytes_max), \
+                     {MEMORIES_MAX} memory, {TABLES_MAX} tables and {CORE_INSTANCES_MAX} core instances: {error:#}",
                     self.limits.guest_memory_bytes_max
                 ))
             })
         };
-        let deterministic = keep(&self.engines.deterministic, &compiled.deterministic)?;
-        let activities = compiled.activities.map(|code| keep(&self.engines.activities, &code)).transpose()?;
-        Ok((deterministic, activities))
+        let code = fresh(&self.engines.deterministic, &deterministic)?;
+        let activity_code = activities.as_deref().map(|code| fresh(&self.engines.activities, code)).transpose()?;
+        let module = self.link(digest, &code, activity_code.as_ref())?;
+
+        // Only now that the module has passed all checks. Without the files it runs too, and is compiled again next time.
+        let both = [(&self.engines.deterministic, Some(deterministic)), (&self.engines.activities, activities)];
+        for (engine, code) in both {
+            if let Some(Err(error)) = code.map(|code| self.cache.store(digest, engine, &code)) {
+                tracing::warn!("the compiled code of module {digest} cannot be kept: {error}");
+            }
+        }
+        Ok(module)
     }
 }
 
 /// Nothing panics while it holds one of these locks, and what they guard is whole at any time.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Uploads a component that must be refused, and returns the reason.
+    fn refused(component: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let limits = Limits { residents_max: 1, activities_running_max: 1, ..Limits::default() };
+        let host = Host::new(&folder.path().join("compiled"), &limits, 1, Compiler::InProcess).unwrap();
+        let bytes = wat::parse_str(component).unwrap();
+        let digest = Digest::of(&bytes);
+        let Err(ModuleError::Invalid(reason)) = host.module(digest, || Ok(bytes)) else { panic!("it is not refused") };
+        assert!(host.ready_module(digest).is_none());
+        assert_eq!(std::fs::read_dir(folder.path().join("compiled")).unwrap().count(), 0, "a refused module leaves nothing");
+        reason
+    }
+
+    #[test]
+    fn a_module_that_is_refused_leaves_nothing_behind() {
+        assert!(refused("(component)").contains("does not export dacapo:guest/catalog"));
+        let reason = refused(&format!(r#"(component (import "{}" (func)))"#, "a".repeat(9_000)));
+        assert!(reason.len() < 5_000 && reason.ends_with('…'), "{reason}");
+    }
+
+    #[test]
+    fn a_component_gets_no_more_than_one_guests_share_of_the_slots() {
+        let many = |parts: &str, count: usize| {
+            let instances = "(core instance (instantiate $m))".repeat(count);
+            refused(&format!("(component (core module $m {parts}) {instances})"))
+        };
+        assert!(many("(memory 1)", 1).contains("does not export"), "one memory is fine");
+        assert!(many("(memory 1)", 2).contains("1 memory, 4 tables and 32 core instances"));
+        assert!(many("(table 1 funcref)", 4).contains("does not export"), "four tables are fine");
+        assert!(many("(table 1 funcref)", 5).contains("does not fit"));
+        assert!(many("", 32).contains("does not export"), "32 core instances are fine");
+        assert!(many("", 33).contains("does not fit"));
+    }
 }

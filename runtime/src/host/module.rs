@@ -1,19 +1,23 @@
 //! What does a module offer, and is it fit to run here? Validation, and code that is ready to be instantiated.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use wasmtime::Store;
-use wasmtime::component::Component;
+use wasmtime::component::{Component, InstancePre};
 
 use super::activity::{ActivityCode, Invocation};
 use super::contract::{self, catalog as bindings};
 use super::engines::Engines;
-use super::fault;
+use super::fault::{self, NoGuest};
 use super::orchestrator::{self, OrchestratorCode, OrchestratorGuest};
 use super::state::{self, GuestState};
+use super::text::{FUNCTION_CHARACTERS_MAX, GENERATOR_CHARACTERS_MAX};
 use crate::limits::Limits;
-use crate::model::{Digest, LogLine, Outcome};
+use crate::model::{Digest, Failure, LogLine, Outcome};
+use crate::replay::Fault;
 
 /// Why a module cannot be had.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -55,8 +59,19 @@ impl Catalog {
         self.orchestrators.iter().chain(&self.activities).map(String::as_str)
     }
 
-    fn of(description: bindings::Description) -> Result<Self, ModuleError> {
+    fn of(description: bindings::Description, functions_max: u32) -> Result<Self, ModuleError> {
         let invalid = |message: String| Err(ModuleError::Invalid(message));
+        let characters = description.generator.chars().count();
+        if characters > GENERATOR_CHARACTERS_MAX {
+            return invalid(format!(
+                "the catalog's generator has {characters} characters, and may have {GENERATOR_CHARACTERS_MAX}"
+            ));
+        }
+        let functions = description.functions.len();
+        if functions > functions_max as usize {
+            return invalid(format!("the catalog has {functions} functions, and may have {functions_max} (limit functions_max)"));
+        }
+        let mut names = HashSet::new();
         let mut catalog = Self {
             contract: contract::VERSION.into(),
             generator: description.generator,
@@ -67,11 +82,11 @@ impl Catalog {
             let name = function.name;
             if !is_function_name(&name) {
                 return invalid(format!(
-                    "the catalog has the function name {name:?}: it must have 1 to 256 characters, without '/', '\\', '#', '?' and \
+                    "the catalog has the function name {name:?}: it must have 1 to {FUNCTION_CHARACTERS_MAX} characters, without '/', '\\', '#', '?' and \
                      control characters"
                 ));
             }
-            if find_in(catalog.functions(), &name).is_some() {
+            if !names.insert(name.to_lowercase()) {
                 return invalid(format!("the catalog has the function {name:?} twice (case does not count)"));
             }
             match function.role {
@@ -95,17 +110,18 @@ impl Catalog {
     }
 }
 
+/// Nearly always somebody who knows the name asks, so that the spelling is the same.
 fn find<'a>(names: &'a [String], name: &str) -> Option<&'a str> {
-    find_in(names.iter().map(String::as_str), name)
-}
-
-fn find_in<'a>(mut names: impl Iterator<Item = &'a str>, name: &str) -> Option<&'a str> {
-    let lower = name.to_lowercase();
-    names.find(|known| *known == name || known.to_lowercase() == lower)
+    let in_other_case = || {
+        let lower = name.to_lowercase();
+        names.iter().find(|known| known.to_lowercase() == lower)
+    };
+    names.iter().find(|known| *known == name).or_else(in_other_case).map(String::as_str)
 }
 
 fn is_function_name(name: &str) -> bool {
-    (1..=256).contains(&name.chars().count()) && !name.contains(|c: char| matches!(c, '/' | '\\' | '#' | '?') || c.is_control())
+    (1..=FUNCTION_CHARACTERS_MAX).contains(&name.chars().count())
+        && !name.contains(|c: char| matches!(c, '/' | '\\' | '#' | '?') || c.is_control())
 }
 
 /// One version of a module, compiled, linked and checked.
@@ -132,19 +148,7 @@ impl Module {
         let has = check_interfaces(engines, deterministic)?;
         let pre = orchestrator::link(&engines.deterministic, deterministic).map_err(invalid)?;
         let indices = bindings::GuestIndices::new(&pre).map_err(invalid)?;
-
-        let mut store =
-            Store::new(&engines.deterministic, GuestState::new(limits.guest_memory_bytes_max, limits.turn_cpu_ms_max));
-        state::bind(&mut store);
-        store.set_epoch_deadline(1);
-        let described = pre
-            .instantiate(&mut store)
-            .and_then(|instance| indices.load(&mut store, &instance)?.call_describe(&mut store))
-            .map_err(|error| {
-                let fault = fault::of(&error, store.data_mut().panic.take());
-                ModuleError::Invalid(format!("the module failed when it was asked for its catalog: {}", fault.failure().message))
-            });
-        let catalog = Catalog::of(described?)?;
+        let catalog = Catalog::of(describe(&pre, &indices, limits)?, limits.functions_max)?;
 
         if !has.orchestrator && !catalog.orchestrators.is_empty() {
             return Err(lacks(&catalog.orchestrators, contract::ORCHESTRATOR));
@@ -157,11 +161,6 @@ impl Module {
         Ok(Self { digest, catalog: Arc::new(catalog), orchestrator, activity })
     }
 
-    /// Which module this is.
-    pub fn digest(&self) -> Digest {
-        self.digest
-    }
-
     /// What it says of itself.
     pub fn catalog(&self) -> &Arc<Catalog> {
         &self.catalog
@@ -170,38 +169,60 @@ impl Module {
     /// A fresh guest for one execution.
     ///
     /// # Errors
-    /// [`NoGuest::NoSlot`] if as many guests are alive as the pool can hold.
+    /// As [`NoGuest`] says.
     pub fn orchestrator(&self, limits: &Limits) -> Result<OrchestratorGuest, NoGuest> {
         let Some(code) = &self.orchestrator else {
-            return Err(NoGuest::Failed(format!("module {} runs no orchestrations", self.digest)));
+            return Err(unknown_function(format!("module {} runs no orchestrations", self.digest)));
         };
-        OrchestratorGuest::new(code, self.catalog.clone(), limits).map_err(NoGuest::of)
+        OrchestratorGuest::new(code, self.catalog.clone(), limits)
     }
 
     /// Runs one activity to its end. Dropping the future stops it where it is.
     ///
     /// # Errors
-    /// If it has not run: there was no slot, or the module does not have it.
+    /// If it has not run, as [`NoGuest`] says.
     pub async fn invoke(&self, invocation: &Invocation, limits: &Limits) -> Result<(Outcome, Vec<LogLine>), NoGuest> {
         let Some((code, function)) = self.activity.as_ref().zip(self.catalog.activity(&invocation.function)) else {
-            return Err(NoGuest::Failed(format!("module {} has no activity named {:?}", self.digest, invocation.function)));
+            return Err(unknown_function(format!("module {} has no activity named {:?}", self.digest, invocation.function)));
         };
-        code.invoke(invocation, function, limits).await.map_err(NoGuest::of)
+        code.invoke(invocation, function, limits).await
     }
 }
 
-/// Why there is no guest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NoGuest {
-    /// All slots are taken. Drop a guest that waits, and try again.
-    NoSlot,
-    /// Anything else.
-    Failed(String),
+fn unknown_function(message: String) -> NoGuest {
+    NoGuest::Guest(Fault::Certain(Failure::new("UnknownFunction", message)))
 }
 
-impl NoGuest {
-    fn of(error: wasmtime::Error) -> Self {
-        if error.is::<wasmtime::PoolConcurrencyLimitError>() { Self::NoSlot } else { Self::Failed(format!("{error:#}")) }
+/// Asks a module for its catalog, in an instance of its own. Waits for a slot: there are more of them than guests that stay alive.
+fn describe(
+    pre: &InstancePre<GuestState>,
+    indices: &bindings::GuestIndices,
+    limits: &Limits,
+) -> Result<bindings::Description, ModuleError> {
+    const WAIT_MAX: Duration = Duration::from_secs(10);
+    const PAUSE: Duration = Duration::from_millis(1);
+    let failed = |fault: Fault| {
+        ModuleError::Invalid(format!("the module failed when it was asked for its catalog: {}", fault.failure().message))
+    };
+    let deadline = Instant::now() + WAIT_MAX;
+    loop {
+        let mut store = state::store(pre.engine(), limits);
+        let instance = match pre.instantiate(&mut store) {
+            Ok(instance) => instance,
+            Err(error) => match fault::at_instantiation(&error, store.data_mut().panic.take()) {
+                NoGuest::NoSlot if Instant::now() < deadline => {
+                    thread::sleep(PAUSE);
+                    continue;
+                }
+                NoGuest::NoSlot => {
+                    return Err(ModuleError::Internal("all slots for guests are taken; try again".into()));
+                }
+                NoGuest::Guest(fault) => return Err(failed(fault)),
+                NoGuest::Host(message) => return Err(ModuleError::Internal(message)),
+            },
+        };
+        let described = indices.load(&mut store, &instance).and_then(|guest| guest.call_describe(&mut store));
+        return described.map_err(|error| failed(fault::of(&error, store.data_mut().panic.take())));
     }
 }
 
@@ -234,4 +255,40 @@ fn check_interfaces(engines: &Engines, component: &Component) -> Result<Interfac
         )));
     }
     Ok(Interfaces { orchestrator: ty.get_export(engine, contract::ORCHESTRATOR).is_some() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn catalog(generator: &str, names: impl IntoIterator<Item = String>) -> Result<Catalog, String> {
+        let function = |name| bindings::Function { name, role: bindings::Role::Activity, properties: Vec::new() };
+        let functions = names.into_iter().map(function).collect();
+        Catalog::of(bindings::Description { generator: generator.into(), functions }, 1_000).map_err(|error| error.to_string())
+    }
+
+    fn check_refused(generator: &str, names: impl IntoIterator<Item = String>, reason: &str) {
+        let error = catalog(generator, names).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
+
+    #[test]
+    fn a_catalog_out_of_bounds_is_refused_with_the_bound() {
+        let names = |count: u32| (0..count).map(|number| format!("bake-{number}"));
+        assert_eq!(catalog(&"ø".repeat(200), names(1_000)).unwrap().activities.len(), 1_000);
+        check_refused(&"ø".repeat(201), names(1), "generator has 201 characters, and may have 200");
+        check_refused("by hand", names(1_001), "1001 functions, and may have 1000 (limit functions_max)");
+        check_refused("by hand", ["x".repeat(257)], "1 to 256 characters");
+        check_refused("by hand", ["Bake".into(), "BAKE".into()], "\"BAKE\" twice");
+        check_refused("by hand", names(0), "empty");
+    }
+
+    #[test]
+    fn a_function_is_found_as_it_is_spelt_or_in_any_case() {
+        let catalog = catalog("by hand", ["Bake".into(), "Brød".into()]).unwrap();
+        assert_eq!(catalog.activity("Bake"), Some("Bake"));
+        assert_eq!(catalog.activity("BRØD"), Some("Brød"));
+        assert_eq!(catalog.activity("Fry"), None);
+        assert_eq!(catalog.orchestrator("Bake"), None);
+    }
 }

@@ -6,9 +6,10 @@ use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime::{Engine, Store};
 
 use super::contract::{self, orchestrator as bindings};
+use super::fault::{self, NoGuest};
 use super::module::Catalog;
-use super::state::GuestState;
-use super::{fault, state, wasi};
+use super::state::{self, GuestState};
+use super::wasi;
 use crate::limits::Limits;
 use crate::model::{Failure, Input, LogLine, Progress, Started};
 use crate::replay::{Fault, Guest};
@@ -62,13 +63,12 @@ pub struct OrchestratorGuest {
 
 impl OrchestratorGuest {
     /// A new instance, before `begin`.
-    pub(super) fn new(code: &OrchestratorCode, catalog: Arc<Catalog>, limits: &Limits) -> wasmtime::Result<Self> {
-        let state = GuestState::new(limits.guest_memory_bytes_max, limits.turn_cpu_ms_max);
-        let mut store = Store::new(code.pre.engine(), state);
-        state::bind(&mut store);
-        store.set_epoch_deadline(1);
-        let instance = code.pre.instantiate(&mut store)?;
-        let guest = code.indices.load(&mut store, &instance)?;
+    pub(super) fn new(code: &OrchestratorCode, catalog: Arc<Catalog>, limits: &Limits) -> Result<Self, NoGuest> {
+        let mut store = state::store(code.pre.engine(), limits);
+        let instance = code.pre.instantiate(&mut store);
+        let guest = instance
+            .and_then(|instance| code.indices.load(&mut store, &instance))
+            .map_err(|error| fault::at_instantiation(&error, store.data_mut().panic.take()))?;
         let memory_bytes_max = limits.guest_memory_bytes_max;
         Ok(Self { store, guest, catalog, payload_bytes_max: limits.payload_bytes_max, memory_bytes_max })
     }
@@ -78,9 +78,14 @@ impl OrchestratorGuest {
         self.store.data_mut().lines.take()
     }
 
-    /// By how many bytes the guest has grown beyond what it came with.
-    pub fn grown_bytes(&self) -> usize {
-        self.store.data().memory.grown()
+    /// How much memory the guest has beyond what every guest has, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.store.data().memory.bytes()
+    }
+
+    /// How long each of the calls that follow may compute, in milliseconds of CPU. At first `turn_cpu_ms_max` of its limits.
+    pub fn set_cpu_ms_max(&mut self, ms: u64) {
+        self.store.data_mut().budget.set_max(ms);
     }
 
     /// One call into the guest, held to its bounds.
@@ -88,7 +93,9 @@ impl OrchestratorGuest {
         &mut self,
         call: impl FnOnce(&bindings::Guest, &mut Store<GuestState>) -> wasmtime::Result<R>,
     ) -> Result<R, Fault> {
-        self.store.data_mut().budget.begin();
+        let state = self.store.data_mut();
+        state.budget.begin();
+        state.panic = None; // A panic that the guest survived says nothing about this call.
         self.store.set_epoch_deadline(1);
         call(&self.guest, &mut self.store).map_err(|error| fault::of(&error, self.store.data_mut().panic.take()))
     }

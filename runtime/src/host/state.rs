@@ -87,10 +87,17 @@ impl StdError for Denied {}
 /// A bound that another try may not reach.
 #[derive(Debug)]
 pub(super) enum Exhausted {
-    Cpu { max: Duration },
-    Memory { asked: usize, max: usize },
+    Cpu {
+        max: Duration,
+    },
+    Memory {
+        asked: usize,
+        max: usize,
+    },
     /// The bound would have allowed it, the machine did not.
-    MachineMemory { asked: usize },
+    MachineMemory {
+        asked: usize,
+    },
 }
 
 impl fmt::Display for Exhausted {
@@ -291,9 +298,8 @@ mod tests {
 
     /// A core module with one memory, and a function that grows it by a number of pages.
     fn growing(memory: &str, bytes_max: u64) -> impl FnMut(i32) -> wasmtime::Result<i32> {
-        let text = format!(
-            r#"(module (memory {memory}) (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0))))"#
-        );
+        let text =
+            format!(r#"(module (memory {memory}) (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0))))"#);
         let engine = Engine::default();
         let module = wasmtime::Module::new(&engine, wat::parse_str(text).unwrap()).unwrap();
         let mut store = Store::new(&engine, MemoryBound::new(bytes_max));

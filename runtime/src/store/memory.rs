@@ -218,11 +218,12 @@ impl Store for MemoryStore {
         Ok(events)
     }
 
-    fn first_and_last_event(&self, execution: ExecutionKey) -> Result<Option<(Event, Event)>, StoreError> {
-        let mut events = self.history(execution)?;
-        let Some(last) = events.pop() else { return Ok(None) };
-        let first = events.into_iter().next();
-        Ok(Some((first.unwrap_or_else(|| last.clone()), last)))
+    fn first_event(&self, execution: ExecutionKey) -> Result<Option<Event>, StoreError> {
+        Ok(self.history(execution)?.into_iter().next())
+    }
+
+    fn last_event(&self, execution: ExecutionKey) -> Result<Option<Event>, StoreError> {
+        Ok(self.history(execution)?.pop())
     }
 
     fn last_execution(&self, first: ExecutionKey, end: ExecutionKey) -> Result<Option<ExecutionKey>, StoreError> {

@@ -10,7 +10,7 @@ pub mod memory;
 pub mod schema;
 pub mod sqlite;
 #[cfg(test)]
-mod suite;
+pub(crate) mod suite;
 
 use crate::model::{Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, ModuleName, Payload, RuntimeStatus};
 
@@ -253,8 +253,12 @@ pub trait Store: Send + Sync + 'static {
     /// The whole history of an execution; empty if there is none.
     fn history(&self, execution: ExecutionKey) -> Result<Vec<Event>, StoreError>;
 
-    /// The first and the last event of an execution, which hold its input and its end; they may be one and the same.
-    fn first_and_last_event(&self, execution: ExecutionKey) -> Result<Option<(Event, Event)>, StoreError>;
+    /// The first event of an execution, which holds its input.
+    fn first_event(&self, execution: ExecutionKey) -> Result<Option<Event>, StoreError>;
+
+    /// The last event of an execution, which holds its end if it has ended. Reads all that the last commit appended, which may be
+    /// megabytes: not for an execution that is known to go on.
+    fn last_event(&self, execution: ExecutionKey) -> Result<Option<Event>, StoreError>;
 
     /// The highest execution number below `end` and not below `first` that was ever used and is still stored anywhere.
     fn last_execution(&self, first: ExecutionKey, end: ExecutionKey) -> Result<Option<ExecutionKey>, StoreError>;

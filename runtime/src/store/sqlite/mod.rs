@@ -143,8 +143,12 @@ impl Store for SqliteStore {
         read::parse_history(execution, rows)
     }
 
-    fn first_and_last_event(&self, execution: ExecutionKey) -> Result<Option<(Event, Event)>, StoreError> {
-        read::first_and_last_event(&*self.readers.take()?, execution)
+    fn first_event(&self, execution: ExecutionKey) -> Result<Option<Event>, StoreError> {
+        read::first_event(&*self.readers.take()?, execution)
+    }
+
+    fn last_event(&self, execution: ExecutionKey) -> Result<Option<Event>, StoreError> {
+        read::last_event(&*self.readers.take()?, execution)
     }
 
     fn last_execution(&self, first: ExecutionKey, end: ExecutionKey) -> Result<Option<ExecutionKey>, StoreError> {

@@ -190,22 +190,30 @@ pub(super) fn parse_history(execution: ExecutionKey, rows: Vec<(u32, String)>) -
     Ok(events)
 }
 
-/// As [`crate::store::Store::first_and_last_event`].
-pub(super) fn first_and_last_event(conn: &Connection, execution: ExecutionKey) -> Result<Option<(Event, Event)>, StoreError> {
-    // Two searches in the index; both rows come from one snapshot.
-    let sql = "SELECT first.events, last.events FROM
-        (SELECT events FROM history WHERE execution = ?1 ORDER BY seq LIMIT 1) AS first,
-        (SELECT events FROM history WHERE execution = ?1 ORDER BY seq DESC LIMIT 1) AS last";
-    let Some((first, last)) = all(conn, sql, params![execution.0], |row| Ok((row.get(0)?, row.get(1)?)))?.pop() else {
-        return Ok(None);
-    };
-    let (first, last): (String, String) = (first, last);
-    // A row may hold a thousand events, of which only one is wanted.
-    let first: Vec<&RawValue> = parse(execution, &first)?;
-    let last: Vec<&RawValue> = parse(execution, &last)?;
-    match (first.first(), last.last()) {
-        (Some(first), Some(last)) => Ok(Some((parse(execution, first.get())?, parse(execution, last.get())?))),
-        _ => Err(StoreError::Corrupt(format!("execution {} has a row without events", execution.0))),
+/// As [`crate::store::Store::first_event`].
+pub(super) fn first_event(conn: &Connection, execution: ExecutionKey) -> Result<Option<Event>, StoreError> {
+    let row = "SELECT events FROM history WHERE execution = ?1 ORDER BY seq LIMIT 1";
+    event_of(conn, execution, row, |events| events.into_iter().next())
+}
+
+/// As [`crate::store::Store::last_event`].
+pub(super) fn last_event(conn: &Connection, execution: ExecutionKey) -> Result<Option<Event>, StoreError> {
+    let row = "SELECT events FROM history WHERE execution = ?1 ORDER BY seq DESC LIMIT 1";
+    event_of(conn, execution, row, |mut events| events.pop())
+}
+
+/// One event of the row of history that `sql` finds. The others, which may be thousands, are passed over unread.
+fn event_of(
+    conn: &Connection,
+    execution: ExecutionKey,
+    sql: &str,
+    choose: fn(Vec<&RawValue>) -> Option<&RawValue>,
+) -> Result<Option<Event>, StoreError> {
+    let row: Option<String> = conn.prepare_cached(sql)?.query_row([execution.0], |row| row.get(0)).optional()?;
+    let Some(json) = row else { return Ok(None) };
+    match choose(parse(execution, &json)?) {
+        Some(event) => parse(execution, event.get()).map(Some),
+        None => Err(StoreError::Corrupt(format!("execution {} has a row without events", execution.0))),
     }
 }
 

@@ -102,7 +102,8 @@ fn damaged_rows_are_errors() {
         outside(&dir).execute_batch(damage).unwrap();
         let errors = [
             store.history(world.execution(1)).err(),
-            store.first_and_last_event(world.execution(1)).err(),
+            store.first_event(world.execution(1)).err(),
+            store.last_event(world.execution(1)).err(),
             store.instances(world.hub, None, 9).err(),
             store.open_instances(world.hub, None, 9).err(),
             store.hubs().err(),
