@@ -111,7 +111,8 @@ mod tests {
         let text = r#"(component
             (core module $m
                 (memory (export "memory") 1)
-                (func (export "say") (result i32) (i32.store (i32.const 4) (i32.const 1000)) (i32.const 0)))
+                (func (export "say") (result i32)
+                    (i32.store (i32.const 0) (i32.const 8)) (i32.store (i32.const 4) (i32.const 1000)) (i32.const 0)))
             (core instance $i (instantiate $m))
             (func (export "say") (result string) (canon lift (core func $i "say") (memory (core memory $i "memory")))))"#;
         let component = Component::new(&engine, wat::parse_str(text).unwrap()).unwrap();
