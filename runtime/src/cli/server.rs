@@ -1,6 +1,5 @@
 //! A server in this process: engine, HTTP and the threads for both. Used by `serve` and `demo`.
 
-use std::env;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process;
@@ -29,8 +28,7 @@ pub(super) struct Server {
 impl Server {
     /// Opens the store in the folder `data` and serves `listener`.
     pub(super) fn start(listener: TcpListener, data: &Path, limits: Limits, settings: ApiSettings) -> Result<Self> {
-        let program = env::current_exe().context("find this program, which is the compiler too")?;
-        let compiler = Compiler::Child(program);
+        let compiler = Compiler::child().context("find this program, which is the compiler too")?;
         let engine = Engine::open(EngineSettings { data: data.to_owned(), limits, compiler })?;
         let address = listener.local_addr().context("ask for the port")?;
         listener.set_nonblocking(true).context("prepare the listener")?;

@@ -202,16 +202,33 @@ impl Engine {
     }
 
     fn upload_blocking(&self, hub_name: &HubName, name: &ModuleName, bytes: &[u8]) -> Result<UploadedModule, UploadError> {
-        let internal = |error: StoreError| UploadError::Internal(error.to_string());
-        let Machinery { host, store, clock, .. } = &*self.machinery;
+        let Machinery { host, store, .. } = &*self.machinery;
         let digest = Digest::of(bytes);
         let module = host.module(digest, || Ok(bytes.to_vec())).map_err(|error| match error {
             ModuleError::Invalid(message) => UploadError::Invalid(message),
             ModuleError::Internal(message) => UploadError::Internal(message),
         })?;
-        let catalog = module.catalog();
-
         let _one_at_a_time = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = self.take_module(hub_name, name, digest, bytes, &module);
+        // Of an upload that was refused nothing stays behind, unless it is there from before.
+        if taken.is_err() && matches!(store.module_bytes(digest), Ok(None)) {
+            host.forget(digest);
+        }
+        taken
+    }
+
+    /// Stores a module that is fit to run, and has it found. Under the lock on uploads.
+    fn take_module(
+        &self,
+        hub_name: &HubName,
+        name: &ModuleName,
+        digest: Digest,
+        bytes: &[u8],
+        module: &Module,
+    ) -> Result<UploadedModule, UploadError> {
+        let internal = |error: StoreError| UploadError::Internal(error.to_string());
+        let Machinery { store, clock, .. } = &*self.machinery;
+        let catalog = module.catalog();
         if let Some(hub) = self.hub(hub_name) {
             hub.check_owner(name, catalog)?;
         }
