@@ -244,7 +244,8 @@ pub trait Store: Send + Sync + 'static {
     /// One instance by its ID.
     fn instance(&self, hub: HubKey, id: &InstanceId) -> Result<Option<InstanceRow>, StoreError>;
 
-    /// Instances of a hub that have not ended, ascending by key from behind `after`, at most `max`.
+    /// Instances of a hub that have not ended, ascending by key from behind `after`, at most `max`. A row that is damaged is left out,
+    /// and told to the log: the others must go on.
     fn open_instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError>;
 
     /// All instances of a hub, ascending by key from behind `after`, at most `max`.

@@ -22,7 +22,10 @@ const STEP_PAGES: u64 = 4_096;
 /// Pages of the log from which the writer waits for readers that hold on to an old part of it: 128 MB.
 const PATIENCE_PAGES: u64 = 32_768;
 
-/// How long it then waits. No reader of ours takes that long, see `read.rs`.
+/// Pages of the log from which the writer itself shortens it before it goes on, since the thread beside it does not keep up: 192 MB.
+pub(super) const STALL_PAGES: u64 = 49_152;
+
+/// How long it waits for them. No reader of ours takes that long, see `read.rs`.
 const READERS_MS_MAX: u64 = 250;
 
 /// Rounds beside the writer before a checkpoint ends: a writer that is always faster has to be stopped some time.
@@ -127,7 +130,8 @@ impl Signal {
         }
     }
 
-    fn pages(&self) -> u64 {
+    /// How long the log is.
+    pub(super) fn pages(&self) -> u64 {
         self.lock().pages
     }
 

@@ -151,7 +151,15 @@ pub(super) fn open_instances(
         WHERE hub = ?1 AND {OPEN} AND key > ?2 ORDER BY key LIMIT ?3"
     );
     let after = after.map_or(i64::MIN, |key| key.0);
-    all(conn, &sql, params![hub.0, after, i64::try_from(max).unwrap_or(i64::MAX)], instance_row)
+    let readable = |row: &Row<'_>| match instance_row(row) {
+        Err(StoreError::Corrupt(why)) => {
+            tracing::error!("an open instance is left as it is, since its row is damaged: {why}");
+            Ok(None)
+        }
+        read => read.map(Some),
+    };
+    let rows = all(conn, &sql, params![hub.0, after, i64::try_from(max).unwrap_or(i64::MAX)], readable)?;
+    Ok(rows.into_iter().flatten().collect())
 }
 
 /// As [`crate::store::Store::instances`]. A hub's keys are one range of the table, so that no index is needed.

@@ -144,6 +144,13 @@ impl Writer {
     /// Does `work` in one transaction behind the fence. Durable on return; after an error it has not happened, unless that is
     /// [`StoreError::Poisoned`].
     fn transact<T>(&mut self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        if self.signal.pages() >= checkpoint::STALL_PAGES
+            && self.poisoned.is_none()
+            && let Err(error) = checkpoint::between_batches(self, Mode::Restart)
+        {
+            tracing::warn!("checkpoint of the store: {error}");
+            self.note(&error);
+        }
         if let Some(why) = &self.poisoned {
             return Err(StoreError::Poisoned(why.clone()));
         }
