@@ -1,5 +1,6 @@
 //! Does the README tell the truth? Its code and its commands are taken from it and run.
 
+use std::fs;
 use std::process::Command;
 
 use crate::support::server::run_to_end;
@@ -17,13 +18,17 @@ fn the_code_in_the_readme_is_the_example() {
 /// The commands stand in the order in which a reader would type them; only the address of the server is another.
 #[test]
 fn the_curl_commands_of_the_readme_work_as_printed() {
-    guests::hello_sequence(); // Where the commands look for it, since it is built as the README says.
+    // A folder that looks as the reader's does after the build.
+    let folder = tempfile::tempdir().expect("make a folder");
+    let module = folder.path().join("target/guests/wasm32-wasip2/guest/hello_sequence.wasm");
+    fs::create_dir_all(module.parent().expect("it lies in a folder")).expect("make its folder");
+    fs::write(&module, guests::hello_sequence()).expect("put the module there");
     let server = Server::empty();
     let typed: Vec<&str> = README.lines().filter_map(|line| line.strip_prefix("$ curl")).collect();
     let [upload, start, status] = typed[..] else { panic!("the README has other commands than this test knows: {typed:?}") };
     let curl = |arguments: &str| {
         let line = format!("curl -sS {}", arguments.replace("http://127.0.0.1:7071", &server.origin));
-        let output = run_to_end(Command::new("sh").args(["-c", &line]).current_dir(guests::root()));
+        let output = run_to_end(Command::new("sh").args(["-c", &line]).current_dir(folder.path()));
         assert!(output.status.success(), "{line}: {output:?}");
         String::from_utf8(output.stdout).expect("JSON is text")
     };

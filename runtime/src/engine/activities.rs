@@ -46,24 +46,50 @@ impl Activities {
         Self { runtime, permits: Arc::new(Semaphore::new(running_max as usize)), running: Arc::default() }
     }
 
-    /// Runs `work` when it is its turn, and hands what came of it to `done`, unless it is cancelled before.
+    /// Runs `work`, and hands what came of it to `done`, unless it is cancelled before.
     pub(super) fn dispatch(
         &self,
         key: (ExecutionKey, TaskId),
         work: impl Future<Output = Done> + Send + 'static,
         done: impl FnOnce(Done) + Send + 'static,
     ) {
-        let (permits, running) = (self.permits.clone(), self.running.clone());
+        let running = self.running.clone();
         // Under the lock, so that the task cannot take itself off the list before it is on it.
         let mut list = lock(&self.running);
         let task = self.runtime.spawn(async move {
-            let permit = permits.acquire().await;
             let result = work.await;
-            drop(permit);
             lock(&running).remove(&key);
             done(result);
         });
         list.insert(key, task.abort_handle());
+    }
+
+    /// Runs one activity to its end when it is its turn, on the module that has it then, or else on the execution's own.
+    ///
+    /// What goes wrong on our side is nobody's answer: it is tried again until it works, and nobody waits in line behind that.
+    pub(super) fn run(&self, context: ActivityContext, order: ActivityOrder) -> impl Future<Output = Done> + Send + 'static {
+        let permits = self.permits.clone();
+        async move {
+            loop {
+                let permit = permits.acquire().await;
+                // A panic of ours must not leave the instance waiting for this answer for ever.
+                let mut attempt = pin!(attempt(&context, &order));
+                let result = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| attempt.as_mut().poll(cx))) {
+                    Ok(poll) => poll,
+                    Err(_) => Poll::Ready(Err("the host panicked".into())),
+                });
+                let result = result.await;
+                drop(permit);
+                match result {
+                    Ok(done) => return done,
+                    Err(message) => {
+                        let (instance, task) = (&order.instance, order.task);
+                        tracing::error!(%instance, %task, "an activity could not be run, and is tried again in a second: {message}");
+                        tokio::time::sleep(RETRY).await;
+                    }
+                }
+            }
+        }
     }
 
     /// Tells an activity to stop: it does so where it next waits, or within a tick of the epoch.
@@ -88,36 +114,14 @@ pub(super) struct ActivityContext {
     pub host: Arc<Host>,
     pub store: Arc<dyn Store>,
     pub limits: Arc<Limits>,
-    /// The module that has the activity now, if one has.
-    pub current: Option<Digest>,
-}
-
-/// Runs one activity to its end, on the module that has it now, or else on the execution's own.
-///
-/// What goes wrong on our side is nobody's answer: it is tried again until it works.
-pub(super) async fn run(context: ActivityContext, order: ActivityOrder) -> Done {
-    loop {
-        // A panic of ours must not leave the instance waiting for this answer for ever.
-        let mut attempt = pin!(attempt(&context, &order));
-        let result = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| attempt.as_mut().poll(cx))) {
-            Ok(poll) => poll,
-            Err(_) => Poll::Ready(Err("the host panicked".into())),
-        });
-        match result.await {
-            Ok(done) => return done,
-            Err(message) => {
-                let (instance, task) = (&order.instance, order.task);
-                tracing::error!(%instance, %task, "an activity could not be run, and is tried again in a second: {message}");
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-    }
+    /// Says which module has the activity now, if one has.
+    pub current: Box<dyn Fn() -> Option<Digest> + Send + Sync>,
 }
 
 async fn attempt(context: &ActivityContext, order: &ActivityOrder) -> Result<Done, String> {
     let ActivityContext { host, store, limits, current } = context;
     let Action::Activity { name, input, attempt, first_attempt, timeout_ms } = &order.action;
-    let digest = current.unwrap_or(order.module);
+    let digest = current().unwrap_or(order.module);
     let module = match host.ready_module(digest) {
         Some(module) => module,
         // Mapping compiled code, or compiling it, takes long: not on a thread that others wait for.

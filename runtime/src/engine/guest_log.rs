@@ -4,18 +4,20 @@
 //! dropped and counted when there are too many.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 
 use crate::model::{InstanceId, LogLevel, LogLine, TaskId};
 
-/// How many turns' and activities' lines may wait to be written.
+/// How many turns' and activities' lines may wait to be written, and how many bytes they may have.
 const WAITING_MAX: usize = 1_000;
+const WAITING_BYTES_MAX: usize = 16 << 20;
 
 /// Hands lines to the thread that writes them.
 pub(super) struct GuestLog {
     waiting: SyncSender<Said>,
+    bytes: Arc<AtomicUsize>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -32,23 +34,33 @@ impl GuestLog {
     /// If the system cannot start a thread.
     pub(super) fn new() -> std::io::Result<Self> {
         let (waiting, inbox) = mpsc::sync_channel(WAITING_MAX);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let counted = dropped.clone();
-        thread::Builder::new().name("dacapo-log".into()).spawn(move || write(&inbox, &counted))?;
-        Ok(Self { waiting, dropped })
+        let (bytes, dropped) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
+        let (held, counted) = (bytes.clone(), dropped.clone());
+        thread::Builder::new().name("dacapo-log".into()).spawn(move || write(&inbox, &held, &counted))?;
+        Ok(Self { waiting, bytes, dropped })
     }
 
     /// Has `lines` written that `instance` said, or the activity that is `task` of it. Never waits.
     pub(super) fn show(&self, instance: InstanceId, task: Option<TaskId>, lines: Vec<LogLine>) {
-        let count = lines.len() as u64;
-        if count > 0 && self.waiting.try_send(Said { instance, task, lines }).is_err() {
+        if lines.is_empty() {
+            return;
+        }
+        let (count, size) = (lines.len() as u64, size(&lines));
+        let is_too_much = self.bytes.fetch_add(size, Ordering::Relaxed) + size > WAITING_BYTES_MAX;
+        if is_too_much || self.waiting.try_send(Said { instance, task, lines }).is_err() {
+            self.bytes.fetch_sub(size, Ordering::Relaxed);
             self.dropped.fetch_add(count, Ordering::Relaxed);
         }
     }
 }
 
-fn write(inbox: &Receiver<Said>, dropped: &AtomicU64) {
+fn size(lines: &[LogLine]) -> usize {
+    lines.iter().map(|line| size_of::<LogLine>() + line.target.len() + line.message.len()).sum()
+}
+
+fn write(inbox: &Receiver<Said>, bytes: &AtomicUsize, dropped: &AtomicU64) {
     for Said { instance, task, lines } in inbox {
+        bytes.fetch_sub(size(&lines), Ordering::Relaxed);
         let task = task.map(|task| task.0);
         for LogLine { level, target, message } in lines {
             match level {

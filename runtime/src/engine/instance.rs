@@ -101,6 +101,11 @@ impl Instance {
         self.arrived.push(Event::Resolved { task, at_ms: now_ms, outcome, ran });
     }
 
+    /// Whether `task` was dispatched and is still wanted.
+    pub(super) fn is_running(&self, task: TaskId) -> bool {
+        self.running.contains(&task)
+    }
+
     /// Starts a turn, if nothing is in flight and there is something to hand to the guest.
     pub(super) fn go_on(&mut self, now_ms: u64, effects: &mut Vec<Effect>) {
         let (Phase::Idle, Some(execution)) = (&self.phase, &self.execution) else { return };
@@ -129,12 +134,12 @@ impl Instance {
 
     /// Commits what a turn brought about.
     pub(super) fn record(&mut self, now_ms: u64, progress: Progress, lines: Vec<LogLine>, effects: &mut Vec<Effect>) {
-        let (Phase::Turn { .. }, Some(execution)) = (&self.phase, &self.execution) else {
+        let (Phase::Turn { answers, .. }, Some(execution)) = (&self.phase, &self.execution) else {
             panic!("instance {} got a turn's result in {:?}", self.id, self.phase)
         };
         let scheduled = progress.asks.iter().filter(|ask| matches!(ask, Ask::Schedule(_))).count();
         let tasks = execution.next_task.0 as usize + scheduled;
-        let length = execution.length as usize + 2 + progress.asks.len();
+        let length = execution.length as usize + answers.len() + 2 + progress.asks.len();
         let LimitsInForce { tasks_max, history_events_max, .. } = execution.started.limits;
         let passed = if tasks > tasks_max as usize {
             Some(format!("the orchestrator asked for {tasks} tasks, and may ask for {tasks_max} (limit tasks_max)"))

@@ -214,6 +214,11 @@ impl Partition {
         self.instances.len()
     }
 
+    /// Whether the answer of this task, which was dispatched, is still wanted.
+    pub fn is_running(&self, execution: ExecutionKey, task: TaskId) -> bool {
+        self.instances.get(&execution).is_some_and(|instance| instance.is_running(task))
+    }
+
     /// Takes `input` at `now_ms`, milliseconds since 1970, and says what there is to do.
     pub fn on(&mut self, now_ms: u64, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();

@@ -5,6 +5,7 @@
 //! for a while, however many instances it has.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -141,10 +142,9 @@ impl TurnPool {
         }
     }
 
-    /// How many jobs wait.
+    /// How many jobs wait for a thread. What waits in a lane does not count: it is in nobody else's way.
     pub(super) fn queued(&self) -> usize {
-        let queue = self.state.lock();
-        queue.jobs.len() + queue.lanes.values().map(VecDeque::len).sum::<usize>()
+        self.state.lock().jobs.len()
     }
 
     /// Lets the running jobs end in their own time and drops the others.
@@ -187,7 +187,8 @@ impl PoolState {
                 queue.taken += 1;
                 queue.running += 1;
                 drop(queue);
-                work();
+                // What has gone wrong is in the log already; the thread and the lane have to go on.
+                let _ = catch_unwind(AssertUnwindSafe(work));
                 queue = self.lock();
                 queue.running -= 1;
                 if in_lane && let Some(module) = module {
@@ -229,19 +230,8 @@ impl Queue {
 fn add_thread(state: &Arc<PoolState>, queue: &mut Queue) {
     let pool = state.clone();
     let run = move || {
-        /// Counts the thread out, also when a job panics.
-        struct Leave(Arc<PoolState>);
-        impl Drop for Leave {
-            fn drop(&mut self) {
-                let mut queue = self.0.lock();
-                queue.threads -= 1;
-                if thread::panicking() && !queue.closed {
-                    add_thread(&self.0, &mut queue);
-                }
-            }
-        }
-        let leave = Leave(pool);
-        leave.0.work();
+        pool.work();
+        pool.lock().threads -= 1;
     };
     match thread::Builder::new().name("dacapo-turn".into()).stack_size(STACK_BYTES).spawn(run) {
         Ok(_) => queue.threads += 1,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::activities::{self, Activities, ActivityContext};
+use super::activities::{Activities, ActivityContext};
 use super::functions::Functions;
 use super::guest_log::GuestLog;
 use super::partition::{ActivityOrder, Answer, CommitOrder, Effect, Input, LoadError, Partition, Token, TurnFailure, TurnOrder};
@@ -175,8 +175,21 @@ impl Shell {
     }
 
     fn carry_out_all(self: &Arc<Self>, partition: u32, effects: Vec<Effect>) {
+        let mut dispatched = Vec::new();
         for effect in effects {
+            if let Effect::Dispatch(order) = &effect {
+                dispatched.push((order.execution, order.task));
+            }
             self.carry_out(partition, effect);
+        }
+        if !dispatched.is_empty() {
+            // Another thread may have cancelled some before they were there to be cancelled.
+            let cell = self.lock(partition);
+            dispatched.retain(|(execution, task)| !cell.partition.is_running(*execution, *task));
+            drop(cell);
+            for key in dispatched {
+                self.machinery.activities.cancel(key);
+            }
         }
     }
 
@@ -249,10 +262,12 @@ impl Shell {
     fn dispatch(self: &Arc<Self>, partition: u32, order: ActivityOrder) {
         let Machinery { host, store, limits, activities, .. } = &*self.machinery;
         let Action::Activity { name, .. } = &order.action;
-        let current = self.functions.read().unwrap_or_else(PoisonError::into_inner).activity(name);
-        let context = ActivityContext { host: host.clone(), store: store.clone(), limits: limits.clone(), current };
+        let (hub, name) = (self.clone(), name.clone());
+        let current = move || hub.functions.read().unwrap_or_else(PoisonError::into_inner).activity(&name);
+        let context =
+            ActivityContext { host: host.clone(), store: store.clone(), limits: limits.clone(), current: Box::new(current) };
         let (execution, task, instance) = (order.execution, order.task, order.instance.clone());
-        let work = activities::run(context, order);
+        let work = activities.run(context, order);
         let shell = self.clone();
         activities.dispatch((execution, task), work, move |done| {
             shell.machinery.guest_log.show(instance, Some(task), done.lines);

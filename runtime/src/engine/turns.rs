@@ -47,7 +47,9 @@ fn rebuild(context: &TurnContext<'_>, order: &TurnOrder) -> Result<OrchestratorG
         }
     };
     let mut guest = new_guest(context, order)?;
-    guest.set_cpu_ms_max(context.limits.turn_cpu_ms_max.saturating_mul(REPLAY_PATIENCE));
+    if order.turns > 0 {
+        guest.set_cpu_ms_max(context.limits.turn_cpu_ms_max.saturating_mul(REPLAY_PATIENCE));
+    }
     replay::replay(&history, &mut guest).map_err(|error| TurnFailure::Guest { error, lines: Vec::new() })?;
     guest.set_cpu_ms_max(context.limits.turn_cpu_ms_max);
     let _said_before = guest.take_lines(); // These were shown when they were new.

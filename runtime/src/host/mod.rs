@@ -17,6 +17,7 @@ mod wasi;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -33,6 +34,9 @@ use cache::Cache;
 use compiler::{Compiled, Places};
 use engines::{CORE_INSTANCES_MAX, Engines, MEMORIES_MAX, TABLES_MAX};
 
+/// How long a module that could not be made ready is not tried again.
+const FAILED_FOR: Duration = Duration::from_secs(5);
+
 /// Runs guests.
 pub struct Host {
     engines: Engines,
@@ -44,6 +48,8 @@ pub struct Host {
     ready: Mutex<HashMap<Digest, Arc<Module>>>,
     /// Held while a module is made ready, so that many who want it do the work once.
     making_ready: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
+    /// What could not be made ready lately, and when: those who waited for it, and come again each second, need not try.
+    failed: Mutex<HashMap<Digest, (Instant, ModuleError)>>,
 }
 
 impl Host {
@@ -65,6 +71,7 @@ impl Host {
             cache: Cache::open(cache).map_err(|error| internal(format!("cannot open {}: {error}", cache.display())))?,
             ready: Mutex::default(),
             making_ready: Mutex::default(),
+            failed: Mutex::default(),
         })
     }
 
@@ -97,8 +104,19 @@ impl Host {
         if let Some(module) = self.ready_module(digest) {
             return Ok(module); // Somebody else has done it meanwhile.
         }
+        if let Some((at, error)) = lock(&self.failed).get(&digest)
+            && at.elapsed() < FAILED_FOR
+        {
+            return Err(error.clone());
+        }
         let made = self.make_ready(digest, bytes);
         lock(&self.making_ready).remove(&digest);
+        let mut failed = lock(&self.failed);
+        failed.retain(|_, (at, _)| at.elapsed() < FAILED_FOR);
+        if let Err(error) = &made {
+            failed.insert(digest, (Instant::now(), error.clone()));
+        }
+        drop(failed);
         made
     }
 

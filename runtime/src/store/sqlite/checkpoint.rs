@@ -17,7 +17,7 @@ const DUE_PAGES: u64 = 16_384;
 
 /// Pages of the log between one checkpoint and the next if the log could not be started over: 16 MB. Also what is left to be
 /// moved while the writer waits.
-const STEP_PAGES: u64 = 4_096;
+pub(super) const STEP_PAGES: u64 = 4_096;
 
 /// Pages of the log from which the writer waits for readers that hold on to an old part of it: 128 MB.
 const PATIENCE_PAGES: u64 = 32_768;
@@ -47,8 +47,19 @@ pub(super) enum Mode {
     Truncate,
 }
 
-/// Runs one checkpoint on `conn`; how many pages the log has, and how many of them are in the file now.
-pub(super) fn checkpoint(conn: &Connection, mode: Mode) -> Result<(u64, u64), StoreError> {
+/// What a checkpoint has come to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moved {
+    /// It could not do all that its mode says, because of others who use the log.
+    pub is_blocked: bool,
+    /// How many pages the log has.
+    pub pages: u64,
+    /// How many of them are in the file now.
+    pub moved: u64,
+}
+
+/// Runs one checkpoint on `conn`.
+pub(super) fn checkpoint(conn: &Connection, mode: Mode) -> Result<Moved, StoreError> {
     let sql = match mode {
         Mode::Noop => "PRAGMA wal_checkpoint(NOOP)",
         Mode::Passive => "PRAGMA wal_checkpoint(PASSIVE)",
@@ -57,7 +68,10 @@ pub(super) fn checkpoint(conn: &Connection, mode: Mode) -> Result<(u64, u64), St
     };
     // SQLite answers -1 when there is no log yet.
     let pages = |row: &rusqlite::Row<'_>, at| row.get::<_, i64>(at).map(|pages| u64::try_from(pages).unwrap_or(0));
-    Ok(conn.prepare_cached(sql)?.query_row([], |row| Ok((pages(row, 1)?, pages(row, 2)?)))?)
+    let read = |row: &rusqlite::Row<'_>| {
+        Ok(Moved { is_blocked: row.get::<_, i64>(0)? != 0, pages: pages(row, 1)?, moved: pages(row, 2)? })
+    };
+    Ok(conn.prepare_cached(sql)?.query_row([], read)?)
 }
 
 /// Where the writer tells the checkpoint thread how long the log has become.
@@ -65,6 +79,8 @@ pub(super) fn checkpoint(conn: &Connection, mode: Mode) -> Result<(u64, u64), St
 pub(super) struct Signal {
     log: Mutex<Log>,
     changed: Condvar,
+    /// Held during a checkpoint beside the writer: SQLite lets nobody else begin one meanwhile, and does not wait.
+    beside: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -130,6 +146,18 @@ impl Signal {
         }
     }
 
+    /// One checkpoint beside the writer, on a connection of its own.
+    fn checkpoint_beside(&self, own: &Connection) -> Result<Moved, StoreError> {
+        let _beside = self.beside.lock().expect(NO_PANIC);
+        checkpoint(own, Mode::Passive)
+    }
+
+    /// Waits for the checkpoint beside the writer, so that the writer can do one. The other side never holds this while it waits
+    /// for the writer.
+    pub(super) fn none_beside(&self) -> MutexGuard<'_, ()> {
+        self.beside.lock().expect(NO_PANIC)
+    }
+
     /// How long the log is.
     pub(super) fn pages(&self) -> u64 {
         self.lock().pages
@@ -191,7 +219,7 @@ impl Checkpointer {
 fn shorten(own: &Connection, writer: &Mutex<Writer>, signal: &Signal) -> Result<(), StoreError> {
     let result = (|| {
         for _ in 0..ROUNDS_MAX {
-            let (_, moved) = checkpoint(own, Mode::Passive)?;
+            let Moved { moved, .. } = signal.checkpoint_beside(own)?;
             if signal.pages().saturating_sub(moved) < STEP_PAGES {
                 break;
             }
@@ -209,15 +237,14 @@ fn shorten(own: &Connection, writer: &Mutex<Writer>, signal: &Signal) -> Result<
 
 /// Moves the whole log into the file and empties it, so that an idle store is one file.
 fn empty(own: &Connection, writer: &Mutex<Writer>, signal: &Signal) -> Result<(), StoreError> {
-    checkpoint(own, Mode::Passive)?;
+    signal.checkpoint_beside(own)?;
     let writer = lock(writer);
-    let (pages, _) = between_batches(&writer, Mode::Truncate)?;
-    signal.lock().pages = pages;
+    signal.lock().pages = between_batches(&writer, Mode::Truncate)?.pages;
     Ok(())
 }
 
 /// One checkpoint on the writer's connection. On another one, it would throw away what the writer has cached.
-pub(super) fn between_batches(writer: &Writer, mode: Mode) -> Result<(u64, u64), StoreError> {
+pub(super) fn between_batches(writer: &Writer, mode: Mode) -> Result<Moved, StoreError> {
     writer.conn().busy_timeout(Duration::from_millis(READERS_MS_MAX))?;
     let result = checkpoint(writer.conn(), mode);
     writer.conn().busy_timeout(Duration::from_millis(BUSY_MS_MAX))?;

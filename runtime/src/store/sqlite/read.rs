@@ -150,16 +150,24 @@ pub(super) fn open_instances(
         "{INSTANCE} INDEXED BY instance_open LEFT JOIN blob ON blob.id = instance.module
         WHERE hub = ?1 AND {OPEN} AND key > ?2 ORDER BY key LIMIT ?3"
     );
-    let after = after.map_or(i64::MIN, |key| key.0);
+    let mut after = after.map_or(i64::MIN, |key| key.0);
     let readable = |row: &Row<'_>| match instance_row(row) {
         Err(StoreError::Corrupt(why)) => {
             tracing::error!("an open instance is left as it is, since its row is damaged: {why}");
-            Ok(None)
+            Ok((row.get(0)?, None))
         }
-        read => read.map(Some),
+        read => Ok((row.get(0)?, Some(read?))),
     };
-    let rows = all(conn, &sql, params![hub.0, after, i64::try_from(max).unwrap_or(i64::MAX)], readable)?;
-    Ok(rows.into_iter().flatten().collect())
+    loop {
+        let rows = all(conn, &sql, params![hub.0, after, i64::try_from(max).unwrap_or(i64::MAX)], readable)?;
+        let Some((last, _)) = rows.last() else { return Ok(Vec::new()) };
+        after = *last;
+        // An empty page says that there is no more; one that is all damaged must not look like it.
+        let page: Vec<InstanceRow> = rows.into_iter().filter_map(|(_, row)| row).collect();
+        if !page.is_empty() {
+            return Ok(page);
+        }
+    }
 }
 
 /// As [`crate::store::Store::instances`]. A hub's keys are one range of the table, so that no index is needed.

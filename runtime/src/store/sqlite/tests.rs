@@ -81,6 +81,9 @@ fn a_damaged_row_does_not_keep_the_other_open_instances_from_going_on() {
     outside(&dir).execute_batch("UPDATE instance SET custom_status = '{' WHERE id = 'roll'").unwrap();
     let open = store.open_instances(world.hub, None, 9).unwrap();
     assert_eq!(open.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["loaf", "bun"]);
+    // Also where a whole page is damaged.
+    let behind = store.open_instances(world.hub, Some(open[0].key), 1).unwrap();
+    assert_eq!(behind.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["bun"]);
 }
 
 #[test]

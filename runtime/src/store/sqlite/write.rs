@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, ffi, params};
 
-use super::checkpoint::{self, Mode, Signal};
+use super::checkpoint::{self, Mode, Moved, STALL_PAGES, STEP_PAGES, Signal};
 use super::{StoreError, read};
 use crate::model::{HubKey, RuntimeStatus};
 use crate::store::schema::{HUB_KEY_MAX, PART, PARTITIONS};
@@ -41,6 +41,8 @@ pub(super) struct Writer {
     /// What a sync said when it failed. Nothing is written any more then.
     poisoned: Option<String>,
     signal: Arc<Signal>,
+    /// From how many pages of the log on the writer shortens it itself.
+    stall_pages: u64,
 }
 
 impl Writer {
@@ -48,7 +50,7 @@ impl Writer {
     pub(super) fn new(conn: Connection, signal: Arc<Signal>) -> Result<Self, StoreError> {
         let raise = "UPDATE lease SET epoch = epoch + 1 WHERE part = ?1 RETURNING epoch, last_batch";
         let (epoch, batch) = conn.query_row(raise, [PART], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let writer = Self { conn, epoch, batch, poisoned: None, signal };
+        let writer = Self { conn, epoch, batch, poisoned: None, signal, stall_pages: STALL_PAGES };
         writer.report();
         Ok(writer)
     }
@@ -144,13 +146,7 @@ impl Writer {
     /// Does `work` in one transaction behind the fence. Durable on return; after an error it has not happened, unless that is
     /// [`StoreError::Poisoned`].
     fn transact<T>(&mut self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        if self.signal.pages() >= checkpoint::STALL_PAGES
-            && self.poisoned.is_none()
-            && let Err(error) = checkpoint::between_batches(self, Mode::Restart)
-        {
-            tracing::warn!("checkpoint of the store: {error}");
-            self.note(&error);
-        }
+        self.shorten_if_it_is_time();
         if let Some(why) = &self.poisoned {
             return Err(StoreError::Poisoned(why.clone()));
         }
@@ -164,6 +160,30 @@ impl Writer {
             }
         }
         result
+    }
+
+    /// Shortens the log here and now, if the thread that should do so does not keep up.
+    fn shorten_if_it_is_time(&mut self) {
+        let pages = self.signal.pages();
+        if pages < STALL_PAGES {
+            self.stall_pages = STALL_PAGES;
+        }
+        if pages < self.stall_pages || self.poisoned.is_some() {
+            return;
+        }
+        let signal = Arc::clone(&self.signal);
+        let moved = {
+            let _none_beside = signal.none_beside();
+            checkpoint::between_batches(self, Mode::Restart)
+        };
+        // A reader that holds on to the log for long must not slow down every batch.
+        if !matches!(moved, Ok(Moved { is_blocked: false, .. })) {
+            self.stall_pages = pages + STEP_PAGES;
+        }
+        if let Err(error) = moved {
+            tracing::warn!("checkpoint of the store: {error}");
+            self.note(&error);
+        }
     }
 
     fn attempt<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -196,7 +216,7 @@ impl Writer {
     /// Tells the checkpoint thread how long the log is now.
     fn report(&self) {
         match checkpoint::checkpoint(&self.conn, Mode::Noop) {
-            Ok((pages, _)) => self.signal.wrote(pages),
+            Ok(Moved { pages, .. }) => self.signal.wrote(pages),
             Err(error) => tracing::warn!("length of the store's log: {error}"), // The next batch asks again.
         }
     }
