@@ -101,22 +101,30 @@ impl Host {
         }
         let one_at_a_time = lock(&self.making_ready).entry(digest).or_default().clone();
         let _only_me = lock(&one_at_a_time);
-        if let Some(module) = self.ready_module(digest) {
-            return Ok(module); // Somebody else has done it meanwhile.
-        }
-        if let Some((at, error)) = lock(&self.failed).get(&digest)
-            && at.elapsed() < FAILED_FOR
-        {
-            return Err(error.clone());
-        }
-        let made = self.make_ready(digest, bytes);
+        let made = self.ready_or_made(digest, bytes);
         lock(&self.making_ready).remove(&digest);
+        made
+    }
+
+    /// What somebody else has come to meanwhile, or else what comes of it now.
+    fn ready_or_made(
+        &self,
+        digest: Digest,
+        bytes: impl FnOnce() -> Result<Vec<u8>, ModuleError>,
+    ) -> Result<Arc<Module>, ModuleError> {
+        if let Some(module) = self.ready_module(digest) {
+            return Ok(module);
+        }
         let mut failed = lock(&self.failed);
         failed.retain(|_, (at, _)| at.elapsed() < FAILED_FOR);
-        if let Err(error) = &made {
-            failed.insert(digest, (Instant::now(), error.clone()));
+        if let Some((_, error)) = failed.get(&digest) {
+            return Err(error.clone());
         }
-        drop(failed);
+        drop(failed); // Making it ready takes long, and others have modules of their own.
+        let made = self.make_ready(digest, bytes);
+        if let Err(error) = &made {
+            lock(&self.failed).insert(digest, (Instant::now(), error.clone()));
+        }
         made
     }
 
