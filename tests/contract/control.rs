@@ -30,7 +30,8 @@ fn wait_for_events(client: &Client, id: &str, count: usize) {
 }
 
 fn kinds(status: &Value) -> Vec<&str> {
-    status["historyEvents"].as_array().expect("a history").iter().map(|event| event["EventType"].as_str().unwrap()).collect()
+    let events = status["historyEvents"].as_array().expect("a history").iter();
+    events.map(|event| event["EventType"].as_str().expect("a kind")).collect()
 }
 
 #[test]
