@@ -20,7 +20,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -156,7 +156,7 @@ impl Arguments {
             let mut server = Server::start(&self.server_binary, folder.path())?;
             // The server and its data must not outlive an interrupted bench.
             let measured = tokio::select! {
-                measured = self.measure(&server, module) => measured.with_context(|| server.log()),
+                measured = self.measure(&server, module) => measured.map_err(|error| anyhow!("{error:#}; {}", server.log())),
                 _ = tokio::signal::ctrl_c() => bail!("interrupted"),
                 _ = terminate.recv() => bail!("told to stop"),
             };
