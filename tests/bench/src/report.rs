@@ -265,16 +265,16 @@ machine:  2 cores, Fast CPU, Linux 7.0
 server:   target/release/dacapo, dacapo 0.1.0, bench from checkout 1234567, data in target on ext4
 settings: 16 clients, 1000 orchestrations a run after 100 orchestrations to warm up
 
-                                            run 1    run 2   median         min..max
- orchestrations per second                 2000.0   1000.0   1500.0   1000.0..2000.0
- latency p50, ms                             2.00     2.00     2.00       2.00..2.00
- latency p90, ms                             5.00     5.00     5.00       5.00..5.00
- latency p99, ms                             5.00     5.00     5.00       5.00..5.00
- server CPU per orchestration, µs             250      250      250         250..250
- client CPU per orchestration, µs              20       20       20           20..20
- written to disk per orchestration, bytes    3000     3000     3000       3000..3000
- kept on disk per orchestration, bytes       1000     1000     1000       1000..1000
- server memory at the end, MiB               20.0     20.0     20.0       20.0..20.0";
+                                            run 1   run 2  median        min..max
+ orchestrations per second                 2000.0  1000.0  1500.0  1000.0..2000.0
+ latency p50, ms                             2.00    2.00    2.00      2.00..2.00
+ latency p90, ms                             5.00    5.00    5.00      5.00..5.00
+ latency p99, ms                             5.00    5.00    5.00      5.00..5.00
+ server CPU per orchestration, µs             250     250     250        250..250
+ client CPU per orchestration, µs              20      20      20          20..20
+ written to disk per orchestration, bytes    3000    3000    3000      3000..3000
+ kept on disk per orchestration, bytes       1000    1000    1000      1000..1000
+ server memory at the end, MiB               20.0    20.0    20.0      20.0..20.0";
         assert_eq!(report(vec![run(), slower]).table(), expected);
     }
 
