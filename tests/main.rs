@@ -7,6 +7,7 @@ mod contract;
 mod crash;
 mod examples;
 mod hostile;
+mod measure;
 mod modules;
 mod readme;
 mod residents;
