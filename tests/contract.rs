@@ -3,6 +3,7 @@
 mod access;
 mod history;
 mod hubs;
+mod list;
 mod routes;
 mod start;
 mod status;

@@ -1,7 +1,7 @@
 //! How do clients reach the engine? Over HTTP: the wire contract of Durable Functions, and some paths of ours beside it.
 //!
 //! [`serve`] takes connections; for each request `route` chooses the endpoint, `auth` checks that the client may, `body` reads
-//! what is sent, and one handler (`start`, `status`, `modules`) answers. The wire types live here, spelled as clients expect
+//! what is sent, and one handler (`start`, `status`, `list`, `modules`) answers. The wire types live here, spelled as clients expect
 //! them. The only folder that names hyper; calls `engine`.
 
 pub mod auth;
@@ -9,6 +9,7 @@ mod body;
 mod error;
 mod history_view;
 mod links;
+mod list;
 mod modules;
 mod patience;
 mod query;
@@ -46,6 +47,7 @@ use self::auth::{Access, Need};
 use self::body::Room;
 use self::error::ApiError;
 use self::links::{Links, Origin, Target};
+use self::list::ListCall;
 use self::patience::Patience;
 use self::query::Query;
 use self::reply::Reply;
@@ -245,6 +247,11 @@ impl Api {
                 let url = origin.url_of(&request.uri);
                 status::status(self.hub(&target).as_deref(), &instance, wanted, &url).await
             }
+            Endpoint::List => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let call = ListCall::of(&query, &request.headers)?;
+                list::list(self.hub(&target).as_deref(), call).await
+            }
             Endpoint::Upload { module } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::ours_bad_request)?;
                 let module = module.parse().map_err(ApiError::ours_bad_request)?;
@@ -280,7 +287,7 @@ impl Endpoint {
     fn need(&self) -> Need {
         match self {
             Self::Health => Need::Nothing,
-            Self::Start { .. } | Self::Status { .. } => Need::System,
+            Self::Start { .. } | Self::Status { .. } | Self::List => Need::System,
             Self::Upload { .. } | Self::Modules | Self::Module { .. } | Self::ModuleBytes { .. } => Need::Master,
         }
     }

@@ -14,6 +14,8 @@ pub(super) enum Endpoint {
     Start { function: String, instance: Option<String> },
     /// How an instance stands.
     Status { instance: String, door: Door },
+    /// Which instances there are.
+    List,
     /// Take a module.
     Upload { module: String },
     /// All modules of a hub.
@@ -56,9 +58,10 @@ const PREFIXES: [(&str, Door); 4] = [
 type Line = (Method, &'static str, fn(&[&str], Door) -> Endpoint);
 
 /// Behind the prefixes of the wire contract.
-static OPERATIONS: [Line; 3] = [
+static OPERATIONS: [Line; 4] = [
     (Method::POST, "orchestrators/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: None }),
     (Method::POST, "orchestrators/{}/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: Some(part[1].into()) }),
+    (Method::GET, "instances", |_, _| Endpoint::List),
     (Method::GET, "instances/{}", |part, door| Endpoint::Status { instance: part[0].into(), door }),
 ];
 
@@ -170,6 +173,7 @@ mod tests {
             check(&format!("POST {prefix}/orchestrators/Bake"), r#"start "Bake" None"#);
             check(&format!("POST {prefix}/orchestrators/Bake/loaf-17"), r#"start "Bake" Some("loaf-17")"#);
             check(&format!("GET {prefix}/instances/loaf-17"), r#"status "loaf-17" Webhooks"#);
+            check(&format!("GET {prefix}/Instances/"), "List");
             check(&format!("GET {}/INSTANCES/Loaf/", prefix.to_uppercase()), r#"status "Loaf" Webhooks"#);
         }
     }

@@ -16,7 +16,7 @@ const RECOVERY_WAIT: Duration = Duration::from_millis(20);
 
 /// A task hub: a named space of functions and instances.
 pub struct Hub {
-    shell: Arc<Shell>,
+    pub(super) shell: Arc<Shell>,
 }
 
 impl Hub {
@@ -245,7 +245,9 @@ fn random<const N: usize>() -> [u8; N] {
 }
 
 /// Runs what reads the store on a thread that may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(StoreError::Other(error.to_string())))
 }
 

@@ -8,6 +8,7 @@ mod functions;
 mod guest_log;
 mod hub;
 mod instance;
+mod listing;
 mod partition;
 mod pool;
 mod residents;
@@ -29,7 +30,7 @@ use tokio::runtime::Runtime;
 
 pub use hub::Hub;
 pub use verify::{Report, VerifyError, verify};
-pub use views::{InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError, UploadedModule};
+pub use views::{InstancePage, InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError, UploadedModule};
 
 use crate::clock::Clock;
 use crate::host::{Catalog, Compiler, Host, Module, ModuleError};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::model::{Digest, End, Event, InstanceId, Payload, RuntimeStatus};
-use crate::store::{InstanceRow, StoreError};
+use crate::store::{InstanceRow, Position, StoreError};
 
 /// A request to start an instance.
 #[derive(Debug, Clone)]
@@ -111,4 +111,13 @@ pub struct InstanceView {
     pub end: Option<End>,
     /// The events of the current execution, if they were asked for.
     pub history: Option<Vec<Event>>,
+}
+
+/// A part of a list of instances.
+#[derive(Debug, Clone)]
+pub struct InstancePage {
+    /// In the order of the list, none with its history.
+    pub instances: Vec<InstanceView>,
+    /// Where more may follow.
+    pub next: Option<Position>,
 }

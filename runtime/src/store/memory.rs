@@ -6,7 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::schema::{HUB_KEY_MAX, PARTITIONS};
-use super::{Change, Commit, CommitOutcome, HubRow, InstanceRow, ModuleRow, NewInstance, Store, StoreError, Upload, Uploaded};
+use super::{
+    Change, Commit, CommitOutcome, Filter, HubRow, InstanceRow, Listed, ModuleRow, NewInstance, Position, Store, StoreError,
+    Upload, Uploaded,
+};
 use crate::model::{Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, RuntimeStatus};
 
 /// How a write fails.
@@ -207,6 +210,17 @@ impl Store for MemoryStore {
 
     fn instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError> {
         Ok(self.disk().rows(hub, after).take(max).cloned().collect())
+    }
+
+    fn list(&self, hub: HubKey, filter: &Filter, after: Option<&Position>, max: usize) -> Result<Listed, StoreError> {
+        let disk = self.disk();
+        let mut rows: Vec<_> = disk.rows(hub, None).filter(|row| filter.matches(row)).collect();
+        let by_id = !filter.id_prefix.is_empty();
+        let order = |at: &Position| (if by_id { 0 } else { at.created_ms }, at.id.clone());
+        rows.sort_by_key(|row| order(&Position::behind(row)));
+        rows.retain(|row| after.is_none_or(|after| order(&Position::behind(row)) > order(after)));
+        let next = if rows.len() > max { rows[..max].last().map(|row| Position::behind(row)) } else { None };
+        Ok(Listed { rows: rows.into_iter().take(max).cloned().collect(), next })
     }
 
     fn history(&self, execution: ExecutionKey) -> Result<Vec<Event>, StoreError> {

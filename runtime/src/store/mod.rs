@@ -167,6 +167,56 @@ pub struct InstanceRow {
     pub custom_status: Option<Payload>,
 }
 
+/// Which instances a list shows: those that meet all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Filter {
+    /// Created at this time or later, in milliseconds since 1970.
+    pub created_from_ms: Option<i64>,
+    /// Created at this time or earlier, in milliseconds since 1970.
+    pub created_to_ms: Option<i64>,
+    /// In one of these; `None` for any.
+    pub statuses: Option<Vec<RuntimeStatus>>,
+    /// Whose ID begins with this text; case counts. With a text that is not empty, the list ascends by ID, else by time of creation
+    /// and then ID.
+    pub id_prefix: String,
+}
+
+impl Filter {
+    /// Whether the list shows `row`.
+    pub fn matches(&self, row: &InstanceRow) -> bool {
+        let created_ms = row.created_ms.cast_signed();
+        self.created_from_ms.is_none_or(|from| from <= created_ms)
+            && self.created_to_ms.is_none_or(|to| created_ms <= to)
+            && self.statuses.as_ref().is_none_or(|statuses| statuses.contains(&row.status))
+            && row.id.as_str().starts_with(&self.id_prefix)
+    }
+}
+
+/// A place in a list: behind the instance with this ID, which need not be there any more.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// When that was created, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// Its ID.
+    pub id: InstanceId,
+}
+
+impl Position {
+    /// Behind `row`.
+    pub fn behind(row: &InstanceRow) -> Self {
+        Self { created_ms: row.created_ms, id: row.id.clone() }
+    }
+}
+
+/// A part of a list. It may have fewer rows than were asked for, even none, and yet go on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Listed {
+    /// In the order of the list.
+    pub rows: Vec<InstanceRow>,
+    /// Where more may follow.
+    pub next: Option<Position>,
+}
+
 /// A module to keep, with what its catalog says.
 #[derive(Debug, Clone)]
 pub struct Upload<'a> {
@@ -250,6 +300,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// All instances of a hub, ascending by key from behind `after`, at most `max`.
     fn instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError>;
+
+    /// Instances of a hub that `filter` lets through, from behind `after`, at most `max`: see [`Filter`] for their order. Reads a bounded
+    /// number of rows and bytes. A row that is damaged is left out, and told to the log.
+    fn list(&self, hub: HubKey, filter: &Filter, after: Option<&Position>, max: usize) -> Result<Listed, StoreError>;
 
     /// The whole history of an execution; empty if there is none.
     fn history(&self, execution: ExecutionKey) -> Result<Vec<Event>, StoreError>;

@@ -7,7 +7,9 @@ use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
 
 use super::memory::MemoryStore;
 use super::sqlite::SqliteStore;
-use super::{Change, Commit, CommitOutcome, EncodedEvents, InstanceRow, NewInstance, Store, StoreError, Upload, Uploaded};
+use super::{
+    Change, Commit, CommitOutcome, EncodedEvents, Filter, InstanceRow, NewInstance, Position, Store, StoreError, Upload, Uploaded,
+};
 use crate::model::execution::tests::{ended, resolved, scheduled, started, turn};
 use crate::model::{
     Digest, End, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, Outcome, Payload, RuntimeStatus, TaskId,
@@ -34,6 +36,8 @@ cases![
     everything_is_there_after_reopening,
     instances_page_by_key_within_their_hub,
     open_instances_are_those_that_have_not_ended,
+    a_list_goes_by_time_and_then_id_or_with_a_prefix_by_id,
+    a_list_shows_what_meets_all_conditions,
     live_instances_are_counted_by_module,
     an_instance_of_an_unknown_module_is_an_error,
     an_upload_is_new_then_known_then_current_again,
@@ -314,6 +318,81 @@ fn open_instances_are_those_that_have_not_ended(place: &(impl Place + ?Sized)) {
     assert_eq!(keys(store.open_instances(world.hub, Some(world.key(0)), 9).unwrap()), [1]);
     assert_eq!(keys(store.open_instances(world.hub, None, 1).unwrap()), [0]);
     assert_eq!(keys(store.open_instances(HubKey(9), None, 9).unwrap()), NONE);
+}
+
+/// The IDs of a list that is read in pages of `max`, and how many pages it took.
+fn listed(store: &dyn Store, hub: HubKey, filter: &Filter, max: usize) -> (String, usize) {
+    let (mut after, mut ids, mut pages) = (None, Vec::new(), 0);
+    loop {
+        let page = store.list(hub, filter, after.as_ref(), max).unwrap();
+        assert!(page.rows.len() <= max);
+        ids.extend(page.rows.iter().map(|row| row.id.to_string()));
+        pages += 1;
+        after = page.next;
+        if after.is_none() {
+            return (ids.join(" "), pages);
+        }
+    }
+}
+
+fn a_list_goes_by_time_and_then_id_or_with_a_prefix_by_id(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    upload(&*store, "Laundry", "shirts", MODULE, 100);
+    let other = World { hub: store.hubs().unwrap()[1].key };
+    // Two of each time, and those of the same time in the wrong order.
+    let ids = ["z", "a", "y", "b", "ab", "aa"];
+    let mut batch: Vec<_> = ids.iter().zip(1..).map(|(of, n)| world.create(n, of)).collect();
+    for (n, commit) in batch.iter_mut().enumerate() {
+        let Change::Create(new) = &mut commit.change else { unreachable!() };
+        new.created_ms = 1_000 + n as u64 / 2;
+    }
+    batch.push(other.create(1, "other"));
+    commit(&*store, &batch);
+    let all = Filter::default();
+    let prefix = |text: &str| Filter { id_prefix: text.into(), ..Filter::default() };
+    let any = Filter { statuses: Some(vec![RuntimeStatus::Running, RuntimeStatus::Pending]), ..Filter::default() };
+    commit(&*store, &[world.advance(2, 1), world.advance(5, 1)]);
+    for (filter, expected) in [(&all, "a z b y aa ab"), (&any, "a z b y aa ab"), (&prefix("a"), "a aa ab"), (&prefix("ab"), "ab")]
+    {
+        let count = expected.split(' ').count();
+        for max in 1..=7 {
+            assert_eq!(listed(&*store, world.hub, filter, max), (expected.into(), count.div_ceil(max)), "{filter:?} by {max}");
+        }
+    }
+    assert_eq!(listed(&*store, world.hub, &prefix("A"), 9), (String::new(), 1));
+    assert_eq!(listed(&*store, HubKey(9), &all, 9), (String::new(), 1));
+    // The place in a list does not depend on the instance that it is behind.
+    let behind = Position { created_ms: 1_001, id: id("gone") };
+    let rest = store.list(world.hub, &all, Some(&behind), 9).unwrap();
+    assert_eq!(rest.rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["y", "aa", "ab"]);
+}
+
+fn a_list_shows_what_meets_all_conditions(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    let ids = ["loaf-1", "loaf-2", "roll-1", "roll-2"]; // Created at 1,001 to 1,004.
+    commit(&*store, &ids.iter().zip(1..).map(|(of, n)| world.create(n, of)).collect::<Vec<_>>());
+    commit(&*store, &[world.advance(2, 1), world.end(3, 1, RuntimeStatus::Failed), world.end(4, 1, RuntimeStatus::Completed)]);
+    let check = |from: Option<i64>, to: Option<i64>, statuses: Option<&[RuntimeStatus]>, prefix: &str, expected: &str| {
+        let statuses = statuses.map(<[_]>::to_vec);
+        let filter = Filter { created_from_ms: from, created_to_ms: to, statuses, id_prefix: prefix.into() };
+        assert_eq!(listed(&*store, world.hub, &filter, 2).0, expected, "{filter:?}");
+    };
+    let (failed, live) = (&[RuntimeStatus::Failed][..], &[RuntimeStatus::Pending, RuntimeStatus::Running][..]);
+    check(Some(1_002), None, None, "", "loaf-2 roll-1 roll-2");
+    check(None, Some(1_002), None, "", "loaf-1 loaf-2");
+    check(Some(1_002), Some(1_003), None, "", "loaf-2 roll-1");
+    check(Some(1_003), Some(1_002), None, "", "");
+    check(Some(i64::MIN), Some(i64::MAX), None, "", "loaf-1 loaf-2 roll-1 roll-2");
+    check(None, Some(-1), None, "", "");
+    check(None, None, Some(failed), "", "roll-1");
+    check(None, None, Some(live), "", "loaf-1 loaf-2");
+    check(None, None, Some(&[]), "", "");
+    check(None, None, Some(live), "roll", "");
+    check(None, None, Some(failed), "r", "roll-1");
+    check(Some(1_004), None, None, "roll", "roll-2");
+    check(Some(1_002), None, Some(live), "loaf", "loaf-2");
 }
 
 fn live_instances_are_counted_by_module(place: &(impl Place + ?Sized)) {

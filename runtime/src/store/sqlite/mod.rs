@@ -1,9 +1,10 @@
 //! How does one file keep everything, and survive a power cut? SQLite with a write-ahead log, synced at every batch.
 //!
 //! One connection writes, behind a mutex (`write.rs`); a few read, each from a consistent snapshot, and never wait for the
-//! writer (`read.rs`); one moves the log into the file (`checkpoint.rs`). Group commit is not here but in `store::group`.
+//! writer (`read.rs`, `list.rs`); one moves the log into the file (`checkpoint.rs`). Group commit is not here but in `store::group`.
 
 mod checkpoint;
+mod list;
 mod read;
 mod write;
 
@@ -21,7 +22,9 @@ use self::checkpoint::Checkpointer;
 use self::read::Readers;
 use self::write::Writer;
 use super::schema::{self, MIGRATIONS};
-use super::{Commit, CommitOutcome, HubRow, InstanceRow, ModuleRow, Store, StoreError, Upload, Uploaded};
+use super::{
+    Commit, CommitOutcome, Filter, HubRow, InstanceRow, Listed, ModuleRow, Position, Store, StoreError, Upload, Uploaded,
+};
 use crate::model::{Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey};
 
 /// How long the writer waits for somebody from outside who has the file locked, for example a copying tool.
@@ -135,6 +138,10 @@ impl Store for SqliteStore {
 
     fn instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError> {
         read::instances(&*self.readers.take()?, hub, after, max)
+    }
+
+    fn list(&self, hub: HubKey, filter: &Filter, after: Option<&Position>, max: usize) -> Result<Listed, StoreError> {
+        list::list(&*self.readers.take()?, hub, filter, after, max)
     }
 
     fn history(&self, execution: ExecutionKey) -> Result<Vec<Event>, StoreError> {

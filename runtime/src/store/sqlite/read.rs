@@ -249,10 +249,11 @@ pub(super) fn status(number: u8) -> Result<RuntimeStatus, StoreError> {
     RuntimeStatus::from_number(number).ok_or_else(|| StoreError::Corrupt(format!("status {number}")))
 }
 
-const INSTANCE: &str =
+/// The beginning of every query for rows that [`instance_row`] reads.
+pub(super) const INSTANCE: &str =
     "SELECT key, execution, length, instance.id, function, digest, status, created, updated, custom_status FROM instance";
 
-fn instance_row(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
+pub(super) fn instance_row(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
     let key = row.get(0)?;
     let custom_status: Option<String> = row.get(9)?;
     Ok(InstanceRow {
