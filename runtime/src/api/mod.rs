@@ -263,6 +263,10 @@ impl Api {
             Endpoint::ModuleBytes { module, digest } => {
                 modules::bytes(self.admin_hub(&query)?.as_deref(), &module, &digest).await
             }
+            Endpoint::DeleteModule { module, digest } => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::ours_bad_request)?;
+                modules::delete(engine, &target.hub, &module, digest.as_deref()).await
+            }
             Endpoint::Health => Ok(health()),
         }
     }
@@ -288,7 +292,9 @@ impl Endpoint {
         match self {
             Self::Health => Need::Nothing,
             Self::Start { .. } | Self::Status { .. } | Self::List => Need::System,
-            Self::Upload { .. } | Self::Modules | Self::Module { .. } | Self::ModuleBytes { .. } => Need::Master,
+            Self::Upload { .. } | Self::Modules | Self::Module { .. } | Self::ModuleBytes { .. } | Self::DeleteModule { .. } => {
+                Need::Master
+            }
         }
     }
 }

@@ -24,6 +24,8 @@ pub(super) enum Endpoint {
     Module { module: String },
     /// The bytes of one version.
     ModuleBytes { module: String, digest: String },
+    /// Take a module away, or one version of it.
+    DeleteModule { module: String, digest: Option<String> },
     /// Whether the server is alive.
     Health,
 }
@@ -66,7 +68,7 @@ static OPERATIONS: [Line; 4] = [
 ];
 
 /// Ours, from the root.
-static OURS: [Line; 7] = [
+static OURS: [Line; 9] = [
     (Method::POST, "api/orchestrators/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: None }),
     (Method::POST, "api/orchestrators/{}/{}", |part, _| Endpoint::Start {
         function: part[0].into(),
@@ -78,6 +80,11 @@ static OURS: [Line; 7] = [
     (Method::GET, "admin/modules/{}/versions/{}", |part, _| Endpoint::ModuleBytes {
         module: part[0].into(),
         digest: part[1].into(),
+    }),
+    (Method::DELETE, "admin/modules/{}", |part, _| Endpoint::DeleteModule { module: part[0].into(), digest: None }),
+    (Method::DELETE, "admin/modules/{}/versions/{}", |part, _| Endpoint::DeleteModule {
+        module: part[0].into(),
+        digest: Some(part[1].into()),
     }),
     (Method::GET, "healthz", |_, _| Endpoint::Health),
 ];
@@ -187,6 +194,8 @@ mod tests {
         check("GET /admin/modules/", "Modules");
         check("GET /admin/modules/bakery", r#"Module { module: "bakery" }"#);
         check("GET /admin/modules/bakery/versions/ab12", r#"ModuleBytes { module: "bakery", digest: "ab12" }"#);
+        check("DELETE /admin/modules/bakery", r#"DeleteModule { module: "bakery", digest: None }"#);
+        check("DELETE /admin/modules/bakery/versions/ab12", r#"DeleteModule { module: "bakery", digest: Some("ab12") }"#);
         check("GET /healthz", "Health");
     }
 
@@ -227,7 +236,7 @@ mod tests {
             check(&format!("{method} {path}"), "405 GET, POST, DELETE");
         }
         check("DELETE /admin/modules", "405 GET");
-        check("POST /admin/modules/bakery", "405 PUT, GET");
+        check("POST /admin/modules/bakery", "405 PUT, GET, DELETE");
         check("GET /api/orchestrators/Bake", "405 POST");
         check("HEAD /healthz", "405 GET");
     }

@@ -54,7 +54,7 @@ impl Hub {
             at_ms: machinery.clock.now_ms(),
             instance: id.clone(),
             module,
-            function,
+            function: function.clone(),
             input,
             generation: Generation(part(16)),
             seed: Seed(part(32)),
@@ -64,6 +64,10 @@ impl Hub {
         let start = Start { hub: self.shell.row.key, started };
         let (_, answer) = self.shell.ask(&id, |token| Input::Start(token, Box::new(start)));
         match answer.await {
+            // The module was deleted between our look and the store's.
+            Ok(Answer::Failed(error)) if matches!(*error, StoreError::NoModule(_)) => {
+                Err(StartError::UnknownOrchestrator(function))
+            }
             Ok(Answer::Started) => Ok(id),
             Ok(Answer::Exists(status)) => Err(StartError::InstanceExists { id, status }),
             Ok(Answer::Failed(error)) => Err(StartError::Store(error)),

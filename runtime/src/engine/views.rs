@@ -61,6 +61,41 @@ pub enum UploadError {
     Internal(String),
 }
 
+/// Why a module, or a version of it, was not deleted. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteError {
+    /// There is none.
+    #[error("there is no such module or version")]
+    Unknown,
+    /// The version is the current one, and the module has others.
+    #[error(
+        "this is the current version, which new instances get; upload another version first, which makes that the current one, or \
+         delete the whole module"
+    )]
+    Current,
+    /// Instances need it.
+    #[error("{}", in_use(*digest, *count, some))]
+    InUse {
+        /// Which version.
+        digest: Digest,
+        /// How many instances that have not ended run on it.
+        count: u64,
+        /// The first few of them.
+        some: Vec<InstanceId>,
+    },
+    /// The store could not do its part.
+    #[error("the module could not be deleted: {0}")]
+    Internal(String),
+}
+
+fn in_use(digest: Digest, count: u64, some: &[InstanceId]) -> String {
+    let names: Vec<String> = some.iter().map(|id| format!("{:?}", id.as_str())).collect();
+    let (names, more) = (names.join(", "), if count > some.len() as u64 { " and others" } else { "" });
+    let instances = if count == 1 { "1 instance that has not ended runs" } else { "instances that have not ended run" };
+    let count = if count == 1 { String::new() } else { format!("{count} ") };
+    format!("{count}{instances} on version {digest}: {names}{more}; wait for their end, or terminate them")
+}
+
 /// A module that was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadedModule {

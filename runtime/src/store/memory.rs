@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::schema::{HUB_KEY_MAX, PARTITIONS};
 use super::{
-    Change, Commit, CommitOutcome, Filter, HubRow, InstanceRow, Listed, ModuleRow, NewInstance, Position, Store, StoreError,
-    Upload, Uploaded,
+    Change, Commit, CommitOutcome, Deletion, Filter, HubRow, InstanceRow, Listed, ModuleRow, NAMED_MAX, NewInstance, Position,
+    Store, StoreError, Upload, Uploaded, to_delete,
 };
-use crate::model::{Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, RuntimeStatus};
+use crate::model::{Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, ModuleName, RuntimeStatus};
 
 /// How a write fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,6 +173,42 @@ impl Store for MemoryStore {
         })
     }
 
+    fn delete_module(&self, hub: HubKey, name: &ModuleName, digest: Option<Digest>) -> Result<Deletion, StoreError> {
+        let mut versions = self.modules(hub)?;
+        versions.retain(|row| row.name == *name);
+        self.write(|disk| {
+            let digests = match to_delete(&versions, digest) {
+                Ok(digests) => digests,
+                Err(refusal) => return Ok(refusal),
+            };
+            for digest in &digests {
+                let users: Vec<_> = disk
+                    .rows(hub, None)
+                    .filter(|row| !row.status.is_ended() && row.module == *digest)
+                    .map(|row| &row.id)
+                    .collect();
+                if !users.is_empty() {
+                    let some = users.iter().take(NAMED_MAX).map(|id| (*id).clone()).collect();
+                    return Ok(Deletion::InUse { digest: *digest, count: users.len() as u64, some });
+                }
+            }
+            disk.versions.retain(|(of, row)| (*of, &row.name) != (hub, name) || !digests.contains(&row.digest));
+            Ok(Deletion::Done(digests))
+        })
+    }
+
+    fn discard_modules(&self) -> Result<Vec<Digest>, StoreError> {
+        self.write(|disk| {
+            let is_used = |digest: &Digest| {
+                disk.versions.iter().any(|(_, row)| row.digest == *digest)
+                    || disk.instances.values().any(|(_, row)| row.module == *digest)
+            };
+            let unused: Vec<_> = disk.bytes.keys().filter(|digest| !is_used(digest)).copied().collect();
+            unused.iter().for_each(|digest| drop(disk.bytes.remove(digest)));
+            Ok(unused)
+        })
+    }
+
     fn hubs(&self) -> Result<Vec<HubRow>, StoreError> {
         Ok(self.disk().hubs.clone())
     }
@@ -318,8 +354,8 @@ impl Disk {
 
     /// Makes the row; or says in which status the live instance is that has the ID already.
     fn create(&mut self, commit: &Commit, new: &NewInstance) -> Result<Option<RuntimeStatus>, StoreError> {
-        if !self.bytes.contains_key(&new.module) {
-            return Err(StoreError::Other(format!("module {} is not in the store", new.module)));
+        if !self.versions.iter().any(|(hub, row)| (*hub, row.digest) == (new.hub, new.module)) {
+            return Err(StoreError::NoModule(new.module));
         }
         let id = (new.hub, new.id.clone());
         if let Some(holder) = self.ids.get(&id).copied().filter(|holder| *holder != commit.instance) {

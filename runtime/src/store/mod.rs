@@ -106,6 +106,9 @@ pub enum StoreError {
         /// What the commit expected.
         expected: u32,
     },
+    /// The hub does not have the module that a new instance was to run on: it was deleted meanwhile.
+    #[error("no module of this task hub has the version {0}")]
+    NoModule(Digest),
     /// A sync failed, now or earlier. What the disk holds is unknown; nothing is written until the server is restarted.
     #[error("a sync of the store has failed; nothing is written until the server is restarted: {0}")]
     Poisoned(String),
@@ -243,6 +246,41 @@ pub enum Uploaded {
     Known,
 }
 
+/// What came of deleting versions of a module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deletion {
+    /// The module has these no longer, and if it has no other, it is gone.
+    Done(Vec<Digest>),
+    /// There is no such module, or no such version of it. Nothing has changed; likewise below.
+    Unknown,
+    /// It is the current version, and the module has others.
+    Current,
+    /// Instances of the hub that have not ended run on it.
+    InUse {
+        /// Which version.
+        digest: Digest,
+        /// How many they are.
+        count: u64,
+        /// The first of them, at most three.
+        some: Vec<InstanceId>,
+    },
+}
+
+/// How many instances [`Deletion::InUse`] names.
+const NAMED_MAX: usize = 3;
+
+/// Which of a module's `versions` go with `digest`, or with all if that is `None`; or what speaks against it. Both stores decide so.
+fn to_delete(versions: &[ModuleRow], digest: Option<Digest>) -> Result<Vec<Digest>, Deletion> {
+    let meant: Vec<_> = versions.iter().filter(|row| digest.is_none_or(|digest| row.digest == digest)).collect();
+    if meant.is_empty() {
+        return Err(Deletion::Unknown);
+    }
+    if meant.len() < versions.len() && meant.iter().any(|row| row.current) {
+        return Err(Deletion::Current);
+    }
+    Ok(meant.iter().map(|row| row.digest).collect())
+}
+
 /// One version of a module as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModuleRow {
@@ -265,10 +303,11 @@ pub trait Store: Send + Sync + 'static {
     /// Writes a batch: all commits that are not refused, or none. Outcomes are in the order of the batch. On return they are
     /// durable: they survive a kill and a power loss.
     ///
-    /// A batch must not hold two commits of one instance. The module of a new instance must have been uploaded, and the key
-    /// lie in the range of its hub ([`ExecutionKey::range`]).
+    /// A batch must not hold two commits of one instance. The key of a new instance must lie in the range of its hub
+    /// ([`ExecutionKey::range`]).
     ///
     /// # Errors
+    /// [`StoreError::NoModule`] if the hub of a new instance does not have its module, or has it no more.
     /// Nothing of the batch is written, unless the error is [`StoreError::Poisoned`]: then nobody knows.
     /// [`StoreError::Conflict`] also for a [`Change::Create`] whose instance is there already.
     fn commit(&self, batch: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError>;
@@ -278,6 +317,21 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// Nothing has changed then, but for [`StoreError::Poisoned`].
     fn upload(&self, upload: &Upload<'_>) -> Result<Uploaded, StoreError>;
+
+    /// Takes a version of a module away, or the whole module. From then on no instance of the hub can be created on it. Its bytes stay,
+    /// see [`Store::discard_modules`]. Durable on return. Keeps other writes waiting while it counts the hub's open instances: for a
+    /// second, if they are a million.
+    ///
+    /// # Errors
+    /// As [`Store::upload`].
+    fn delete_module(&self, hub: HubKey, name: &ModuleName, digest: Option<Digest>) -> Result<Deletion, StoreError>;
+
+    /// Deletes the bytes of all modules that no hub has any more and no instance, ended or not, refers to; which they were. Nobody may upload
+    /// meanwhile. Looks at all instances if there is such a module, without keeping writes waiting.
+    ///
+    /// # Errors
+    /// As [`Store::upload`]; some bytes may be gone then.
+    fn discard_modules(&self) -> Result<Vec<Digest>, StoreError>;
 
     /// All hubs, by number.
     fn hubs(&self) -> Result<Vec<HubRow>, StoreError>;

@@ -24,7 +24,8 @@ pub const PART: i64 = 0;
 pub const OPEN: &str = "status NOT BETWEEN 1 AND 5";
 
 /// The steps from an empty file to the present schema. Released steps never change; a new one goes to the end.
-pub const MIGRATIONS: &[&str] = &["
+pub const MIGRATIONS: &[&str] = &[
+    "
     -- Who may write: every batch begins by writing here, and fails if somebody has raised the epoch.
     CREATE TABLE lease (
         part INTEGER PRIMARY KEY,      -- always 0, see PART
@@ -99,7 +100,12 @@ pub const MIGRATIONS: &[&str] = &["
     CREATE TABLE superseded (
         execution INTEGER PRIMARY KEY
     );
-"];
+",
+    "
+    -- A new instance asks whether its hub has the module still.
+    CREATE INDEX version_module ON version (module, hub);
+",
+];
 
 /// Brings the file to the version that `steps` lead to, in one transaction: a crash leaves the old version or the new one.
 ///

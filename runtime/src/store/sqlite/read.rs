@@ -274,7 +274,7 @@ pub(super) fn instance_row(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
 }
 
 /// Every row that `sql` gives, made into something by `make`.
-fn all<T>(
+pub(super) fn all<T>(
     conn: &Connection,
     sql: &str,
     params: &[&dyn ToSql],
@@ -290,7 +290,7 @@ fn all<T>(
 }
 
 /// A text of the row that is a name of some kind.
-fn name<T: std::str::FromStr<Err: std::fmt::Display>>(row: &Row<'_>, at: usize) -> Result<T, StoreError> {
+pub(super) fn name<T: std::str::FromStr<Err: std::fmt::Display>>(row: &Row<'_>, at: usize) -> Result<T, StoreError> {
     row.get::<_, String>(at)?.parse().map_err(|error: T::Err| StoreError::Corrupt(error.to_string()))
 }
 
