@@ -32,7 +32,8 @@ use tokio::runtime::Runtime;
 pub use hub::Hub;
 pub use verify::{Report, VerifyError, verify};
 pub use views::{
-    DeleteError, InstancePage, InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError, UploadedModule,
+    ControlError, DeleteError, InstancePage, InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError,
+    UploadedModule,
 };
 
 use crate::clock::Clock;

@@ -102,6 +102,17 @@ pub const MIGRATIONS: &[&str] = &[
     );
 ",
     "
+    -- What guests said, one row per commit that has lines; the oldest rows of an execution go when it has too much.
+    CREATE TABLE log (
+        execution INTEGER NOT NULL,
+        line INTEGER NOT NULL,         -- number of the row's first line, from 0
+        count INTEGER NOT NULL,        -- how many lines it has
+        upto INTEGER NOT NULL,         -- bytes of all rows of the execution so far, with this one and those that are gone
+        lines TEXT NOT NULL            -- JSON array
+    );
+    CREATE UNIQUE INDEX log_order ON log (execution, line);
+",
+    "
     -- A new instance asks whether its hub has the module still.
     CREATE INDEX version_module ON version (module, hub);
 ",

@@ -24,8 +24,8 @@ use self::read::Readers;
 use self::write::Writer;
 use super::schema::{self, MIGRATIONS};
 use super::{
-    Commit, CommitOutcome, Deletion, Filter, HubRow, InstanceRow, Listed, ModuleRow, Position, Store, StoreError, Upload,
-    Uploaded,
+    Commit, CommitOutcome, Deletion, Filter, HubRow, InstanceRow, Listed, LogPage, ModuleRow, Position, Store, StoreError,
+    Upload, Uploaded,
 };
 use crate::model::{Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey, ModuleName};
 
@@ -182,6 +182,11 @@ impl Store for SqliteStore {
 
     fn last_execution(&self, first: ExecutionKey, end: ExecutionKey) -> Result<Option<ExecutionKey>, StoreError> {
         read::last_execution(&*self.readers.take()?, first, end)
+    }
+
+    fn log(&self, execution: ExecutionKey, from: u64) -> Result<LogPage, StoreError> {
+        let rows = read::log(&*self.readers.take()?, execution, from)?;
+        read::parse_log(execution, from, rows)
     }
 
     fn sweep(&self, rows_max: usize) -> Result<usize, StoreError> {
