@@ -4,6 +4,7 @@ mod access;
 mod control;
 mod history;
 mod hubs;
+mod list;
 mod routes;
 mod start;
 mod status;

@@ -5,6 +5,7 @@
 
 mod contract;
 mod crash;
+mod deletion;
 mod examples;
 mod hostile;
 mod measure;
