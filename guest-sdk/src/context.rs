@@ -181,7 +181,7 @@ impl Context {
 }
 
 /// At least `duration`, in milliseconds.
-fn ceil_to_ms(duration: Duration) -> u64 {
+pub(crate) fn ceil_to_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 

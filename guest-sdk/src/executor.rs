@@ -49,6 +49,13 @@ impl Executor {
         Progress { actions: mem::take(&mut entries.actions), custom_status: entries.custom_status.take(), outcome }
     }
 
+    /// The tasks that have no answer and were not dropped, for [`testing`](crate::testing).
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) fn open_tasks(&self) -> Vec<u32> {
+        let entries = self.ledger.entries.borrow();
+        (0..).zip(&entries.tasks).filter(|(_, slot)| matches!(slot, Slot::Open(_))).map(|(task, _)| task).collect()
+    }
+
     /// Polls until nothing has woken the future since its last poll.
     fn run_until_blocked(&mut self) -> Option<End> {
         let waker = Waker::from(self.woken.clone());
