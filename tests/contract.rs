@@ -4,6 +4,7 @@ mod access;
 mod history;
 mod hubs;
 mod list;
+mod operations;
 mod routes;
 mod start;
 mod status;
