@@ -8,6 +8,7 @@ mod crash;
 mod deletion;
 mod examples;
 mod hostile;
+mod measure;
 mod modules;
 mod readme;
 mod residents;
