@@ -1,13 +1,18 @@
 //! What does the command line offer? A file per subcommand; all but `serve` use the server over HTTP, as anybody can.
 //!
-//! [`main`] parses, runs and reports. `server` is the server in this process, `client` the HTTP side of the other commands.
+//! [`main`] parses, runs and reports. `server` is the server in this process; the other commands use `connection`, which finds
+//! the server and the key, `client`, which speaks HTTP, `wire`, what it hears, and `output`, how that is shown.
 
 mod client;
+mod connection;
 mod demo;
+mod exit;
 pub mod guests;
 mod json;
+mod output;
 mod serve;
 mod server;
+mod wire;
 
 use std::env;
 use std::ffi::OsString;
@@ -19,20 +24,19 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use self::exit::Exit;
 use crate::host;
 
 /// The environment variable that says what is logged.
 const LOG_VARIABLE: &str = "DACAPO_LOG";
 
-const AFTER_HELP: &str = "\
-Exit status: 0 if it went well, 1 if it failed, 2 if the command line is wrong.
-
-Environment: DACAPO_LOG says what is logged to standard error, from `error` over `warn`, `info`
-and `debug` to `trace`, also by module: `DACAPO_LOG=warn,dacapo::engine=debug`.";
+const LOG_HELP: &str = "\
+Log: DACAPO_LOG says what is logged to standard error, from `error` over `warn`, `info` and
+`debug` to `trace`, also by module: `DACAPO_LOG=warn,dacapo::engine=debug`.";
 
 /// Durable orchestrations as WebAssembly modules
 #[derive(Debug, Parser)]
-#[command(name = "dacapo", version, after_help = AFTER_HELP)]
+#[command(name = "dacapo", version, after_help = format!("{}\n\n{}\n\n{LOG_HELP}", exit::HELP, connection::HELP))]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -52,8 +56,7 @@ pub fn main() -> ExitCode {
         return exit_code(compile_module(arguments.next()));
     }
     match Arguments::try_parse().and_then(Arguments::checked) {
-        Ok(Arguments { command: Command::Serve(serve) }) => exit_code(serve.run()),
-        Ok(Arguments { command: Command::Demo(demo) }) => exit_code(demo.run()),
+        Ok(Arguments { command }) => exit_code(command.run()),
         Err(error) => {
             // Help and version are errors to clap too: they go to standard output, with status 0.
             let _ = error.print();
@@ -73,7 +76,16 @@ fn exit_code(result: Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tell(format_args!("error: {error:#}"));
-            ExitCode::FAILURE
+            ExitCode::from(Exit::of(&error) as u8)
+        }
+    }
+}
+
+impl Command {
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Serve(serve) => serve.run(),
+            Self::Demo(demo) => demo.run(),
         }
     }
 }
@@ -83,7 +95,7 @@ impl Arguments {
     fn checked(self) -> Result<Self, clap::Error> {
         let checked = match &self.command {
             Command::Serve(serve) => serve.check(),
-            Command::Demo(_) => Ok(()),
+            _ => Ok(()),
         };
         checked.map_err(|message| Self::command().error(ErrorKind::ArgumentConflict, message))?;
         Ok(self)
@@ -118,7 +130,7 @@ mod tests {
             let help = parse(line).unwrap_err().to_string();
             assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
         }
-        assert!(parse("dacapo -h").unwrap_err().to_string().contains("Exit status: 0"));
+        assert!(parse("dacapo -h").unwrap_err().to_string().contains("Exit status:"));
     }
 
     #[test]
