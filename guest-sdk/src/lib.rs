@@ -29,7 +29,7 @@ mod task;
 
 pub use context::Context;
 pub use dacapo_guest_macros::{activity, orchestrator};
-pub use error::{Error, Result};
+pub use error::{Error, Result, Timeout};
 pub use function::{Activity, ActivityContext, Function, Orchestrator};
 pub use task::Task;
 pub use uuid::Uuid;
