@@ -6,8 +6,10 @@
 mod cli;
 mod contract;
 mod crash;
+mod deletion;
 mod examples;
 mod hostile;
+mod measure;
 mod modules;
 mod readme;
 mod residents;
