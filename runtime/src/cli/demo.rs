@@ -2,7 +2,6 @@
 
 use std::env;
 use std::fs::{self, DirBuilder};
-use std::io::{self, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -10,9 +9,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use super::client::Client;
+use super::client::{self, Client};
 use super::json::Json;
+use super::output::say;
 use super::server::Server;
+use super::wire::Instance;
 use super::{guests, start_logging, tell};
 use crate::api::ApiSettings;
 use crate::api::auth::Access;
@@ -21,7 +22,7 @@ use crate::config::Config;
 /// The port that the server takes if it is free.
 const PORT: u16 = 7071;
 
-/// Build, upload and run two examples on a server of their own, and show what it recorded
+/// Build, upload and run two examples on a server of their own; show what it recorded
 ///
 /// To be run in a clone of the repository. The server needs no keys, listens on 127.0.0.1 (port 7071
 /// if that is free) and keeps its data in a new folder below the system's temporary one.
@@ -76,7 +77,7 @@ impl Demo {
         let data = Data::create(if self.once { AtEnd::Delete } else { AtEnd::Keep })?;
         tell(format_args!("Starting a server with an empty store in {}", data.path.display()));
         let server = start_server(&data.path)?;
-        let client = Client::new(server.url());
+        let client = Client::to(server.url());
 
         let shown = modules.into_iter().zip(&EXAMPLES).try_for_each(|(wasm, example)| {
             upload(&client, example, &wasm?)?;
@@ -136,7 +137,7 @@ fn upload(client: &Client, example: &Example, wasm: &[u8]) -> Result<()> {
         example.module,
         wasm.len().div_ceil(1000)
     ));
-    client.upload(example.module, wasm)
+    client.upload(example.module, wasm).map(drop)
 }
 
 /// Starts an instance of the example, waits for its end, and shows both and the history between them.
@@ -144,7 +145,7 @@ fn show(client: &Client, example: &Example, examples: &Path) -> Result<()> {
     let input = example.input.map(|file| json_text(&examples.join(example.module).join(file))).transpose()?.unwrap_or_default();
     say(format_args!("{}: {}\n", example.function, example.about))?;
     let begin = Instant::now();
-    let started = client.start(example.function, &input)?;
+    let started = client.started(example.function, &input)?;
     let start = client.start_url(example.function);
     let with = example.input.map(|file| format!(", with {file} as a JSON string")).unwrap_or_default();
     say(format_args!(
@@ -152,12 +153,12 @@ fn show(client: &Client, example: &Example, examples: &Path) -> Result<()> {
         started.id, started.status_query_get_uri
     ))?;
 
-    let end = client.end(&started.status_query_get_uri)?;
+    let end: Instance = client::parse(&client.end(&started.id, None)?)?;
     let took_ms = begin.elapsed().as_millis();
     say(format_args!("{} after {took_ms} ms, with the output\n{}\n", end.runtime_status, Json::parse(end.output.get())?))?;
 
-    let url = format!("{}&showHistory=true&showHistoryOutput=true", started.status_query_get_uri);
-    let status = Json::parse(&client.text(&url)?)?;
+    let history = client.status(&started.id, &[("showHistory", "true"), ("showHistoryOutput", "true")])?;
+    let status = Json::parse(&history)?;
     let (status, cut) =
         if example.long { (status.shortened(), "; long texts and lists are cut short with …") } else { (status, "") };
     say(format_args!(
@@ -171,11 +172,6 @@ fn show(client: &Client, example: &Example, examples: &Path) -> Result<()> {
 fn json_text(path: &Path) -> Result<String> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     serde_json::to_string(&text).context("write the input as JSON")
-}
-
-/// Writes lines to standard output.
-fn say(lines: impl std::fmt::Display) -> Result<()> {
-    writeln!(io::stdout(), "{lines}").context("write to standard output")
 }
 
 /// What becomes of the demo's data.
