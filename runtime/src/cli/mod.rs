@@ -6,6 +6,7 @@ mod client;
 mod demo;
 pub mod guests;
 mod json;
+mod new;
 mod serve;
 mod server;
 
@@ -42,6 +43,7 @@ struct Arguments {
 enum Command {
     Serve(serve::Serve),
     Demo(demo::Demo),
+    New(new::New),
 }
 
 /// The whole program: does what the command line says, and reports what went wrong.
@@ -54,6 +56,7 @@ pub fn main() -> ExitCode {
     match Arguments::try_parse().and_then(Arguments::checked) {
         Ok(Arguments { command: Command::Serve(serve) }) => exit_code(serve.run()),
         Ok(Arguments { command: Command::Demo(demo) }) => exit_code(demo.run()),
+        Ok(Arguments { command: Command::New(new) }) => exit_code(new.run()),
         Err(error) => {
             // Help and version are errors to clap too: they go to standard output, with status 0.
             let _ = error.print();
@@ -83,7 +86,7 @@ impl Arguments {
     fn checked(self) -> Result<Self, clap::Error> {
         let checked = match &self.command {
             Command::Serve(serve) => serve.check(),
-            Command::Demo(_) => Ok(()),
+            Command::Demo(_) | Command::New(_) => Ok(()),
         };
         checked.map_err(|message| Self::command().error(ErrorKind::ArgumentConflict, message))?;
         Ok(self)
