@@ -1,14 +1,21 @@
 //! What does the command line offer? A file per subcommand; all but `serve` use the server over HTTP, as anybody can.
 //!
-//! [`main`] parses, runs and reports. `server` is the server in this process, `client` the HTTP side of the other commands.
+//! [`main`] parses, runs and reports. `server` is the server in this process; the other commands use `connection`, which finds
+//! the server and the key, `client`, which speaks HTTP, `wire`, what it hears, and `output`, how that is shown.
 
 mod client;
+mod connection;
 mod demo;
+mod deploy;
+mod dev;
+mod exit;
 pub mod guests;
 mod json;
 mod new;
+mod output;
 mod serve;
 mod server;
+mod wire;
 
 use std::env;
 use std::ffi::OsString;
@@ -20,20 +27,19 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use self::exit::Exit;
 use crate::host;
 
 /// The environment variable that says what is logged.
 const LOG_VARIABLE: &str = "DACAPO_LOG";
 
-const AFTER_HELP: &str = "\
-Exit status: 0 if it went well, 1 if it failed, 2 if the command line is wrong.
-
-Environment: DACAPO_LOG says what is logged to standard error, from `error` over `warn`, `info`
-and `debug` to `trace`, also by module: `DACAPO_LOG=warn,dacapo::engine=debug`.";
+const LOG_HELP: &str = "\
+Log: DACAPO_LOG says what is logged to standard error, from `error` over `warn`, `info` and
+`debug` to `trace`, also by module: `DACAPO_LOG=warn,dacapo::engine=debug`.";
 
 /// Durable orchestrations as WebAssembly modules
 #[derive(Debug, Parser)]
-#[command(name = "dacapo", version, after_help = AFTER_HELP)]
+#[command(name = "dacapo", version, after_help = format!("{}\n\n{}\n\n{LOG_HELP}", exit::HELP, connection::HELP))]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -44,6 +50,8 @@ enum Command {
     Serve(serve::Serve),
     Demo(demo::Demo),
     New(new::New),
+    Dev(dev::Dev),
+    Deploy(deploy::Deploy),
 }
 
 /// The whole program: does what the command line says, and reports what went wrong.
@@ -54,9 +62,7 @@ pub fn main() -> ExitCode {
         return exit_code(compile_module(arguments.next()));
     }
     match Arguments::try_parse().and_then(Arguments::checked) {
-        Ok(Arguments { command: Command::Serve(serve) }) => exit_code(serve.run()),
-        Ok(Arguments { command: Command::Demo(demo) }) => exit_code(demo.run()),
-        Ok(Arguments { command: Command::New(new) }) => exit_code(new.run()),
+        Ok(Arguments { command }) => exit_code(command.run()),
         Err(error) => {
             // Help and version are errors to clap too: they go to standard output, with status 0.
             let _ = error.print();
@@ -76,7 +82,19 @@ fn exit_code(result: Result<()>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tell(format_args!("error: {error:#}"));
-            ExitCode::FAILURE
+            ExitCode::from(Exit::of(&error) as u8)
+        }
+    }
+}
+
+impl Command {
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Serve(serve) => serve.run(),
+            Self::Demo(demo) => demo.run(),
+            Self::New(new) => new.run(),
+            Self::Dev(dev) => dev.run(),
+            Self::Deploy(deploy) => deploy.run(),
         }
     }
 }
@@ -86,7 +104,7 @@ impl Arguments {
     fn checked(self) -> Result<Self, clap::Error> {
         let checked = match &self.command {
             Command::Serve(serve) => serve.check(),
-            Command::Demo(_) | Command::New(_) => Ok(()),
+            _ => Ok(()),
         };
         checked.map_err(|message| Self::command().error(ErrorKind::ArgumentConflict, message))?;
         Ok(self)
@@ -100,11 +118,16 @@ fn tell(line: impl std::fmt::Display) {
 
 /// Logs to standard error from here on: what the environment says, or else `default`.
 fn start_logging(default: &str) -> Result<()> {
-    let wanted = env::var(LOG_VARIABLE).unwrap_or_default();
-    let filter = EnvFilter::builder().parse(if wanted.is_empty() { default } else { &wanted });
-    let filter = filter.with_context(|| format!("read {LOG_VARIABLE}={wanted:?}"))?;
+    let filter = log_filter(default)?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).init();
     Ok(())
+}
+
+/// What is logged: what the environment says, or else `default`.
+fn log_filter(default: &str) -> Result<EnvFilter> {
+    let wanted = env::var(LOG_VARIABLE).unwrap_or_default();
+    let filter = EnvFilter::builder().parse(if wanted.is_empty() { default } else { &wanted });
+    filter.with_context(|| format!("read {LOG_VARIABLE}={wanted:?}"))
 }
 
 #[cfg(test)]
@@ -121,7 +144,7 @@ mod tests {
             let help = parse(line).unwrap_err().to_string();
             assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
         }
-        assert!(parse("dacapo -h").unwrap_err().to_string().contains("Exit status: 0"));
+        assert!(parse("dacapo -h").unwrap_err().to_string().contains("Exit status:"));
     }
 
     #[test]
