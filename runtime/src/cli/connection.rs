@@ -33,15 +33,15 @@ every user of a machine can see the arguments of its processes.";
 #[command(next_help_heading = "Connection")]
 pub(super) struct Connection {
     /// The server [default: http://127.0.0.1:7071]
-    #[arg(long, value_name = "URL", env = "DACAPO_SERVER", hide_env_values = true)]
+    #[arg(long, value_name = "URL", env = "DACAPO_SERVER", global = true, hide_env_values = true)]
     server: Option<String>,
 
     /// The task hub; without it, the server's default
-    #[arg(long, value_name = "NAME", env = "DACAPO_HUB", hide_env_values = true)]
+    #[arg(long, value_name = "NAME", env = "DACAPO_HUB", global = true, hide_env_values = true)]
     hub: Option<String>,
 
     /// A file that holds the key [env: DACAPO_KEY_FILE; the key itself: DACAPO_KEY]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     key_file: Option<PathBuf>,
 }
 

@@ -4,17 +4,28 @@
 //! the server and the key, `client`, which speaks HTTP, `wire`, what it hears, and `output`, how that is shown.
 
 mod client;
+mod completions;
 mod connection;
 mod demo;
 mod deploy;
 mod dev;
 mod exit;
 pub mod guests;
+mod input;
 mod json;
+mod keys;
+mod list;
+mod logs;
+mod modules;
+mod moment;
 mod new;
 mod output;
+mod raise;
 mod serve;
 mod server;
+mod start;
+mod status;
+mod terminate;
 mod wire;
 
 use std::env;
@@ -52,6 +63,15 @@ enum Command {
     New(new::New),
     Dev(dev::Dev),
     Deploy(deploy::Deploy),
+    Start(start::Start),
+    Status(status::Status),
+    List(list::List),
+    Raise(raise::Raise),
+    Terminate(terminate::Terminate),
+    Logs(logs::Logs),
+    Modules(modules::Modules),
+    Keys(keys::Keys),
+    Completions(completions::Completions),
 }
 
 /// The whole program: does what the command line says, and reports what went wrong.
@@ -80,6 +100,10 @@ fn compile_module(limits: Option<OsString>) -> Result<()> {
 fn exit_code(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the results has enough of them, as `head` has.
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             tell(format_args!("error: {error:#}"));
             ExitCode::from(Exit::of(&error) as u8)
@@ -95,6 +119,15 @@ impl Command {
             Self::New(new) => new.run(),
             Self::Dev(dev) => dev.run(),
             Self::Deploy(deploy) => deploy.run(),
+            Self::Start(start) => start.run(),
+            Self::Status(status) => status.run(),
+            Self::List(list) => list.run(),
+            Self::Raise(raise) => raise.run(),
+            Self::Terminate(terminate) => terminate.run(),
+            Self::Logs(logs) => logs.run(),
+            Self::Modules(modules) => modules.run(),
+            Self::Keys(keys) => keys.run(),
+            Self::Completions(completions) => completions.run(),
         }
     }
 }

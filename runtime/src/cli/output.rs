@@ -2,6 +2,7 @@
 //!
 //! What comes from guests and users is shown [`clean`]: it must not steer the terminal.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
@@ -12,6 +13,8 @@ use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Row};
 use console::{Term, measure_text_width, style};
 use indicatif::ProgressBar;
+
+use super::tell;
 
 /// The widest that output gets, in columns: longer lines are hard to read even where they fit.
 const COLUMNS_MAX: u16 = 100;
@@ -66,6 +69,23 @@ impl Drop for Spinner {
 pub(super) fn say(lines: impl std::fmt::Display) -> Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{lines}").and_then(|()| out.flush()).context("write to standard output")
+}
+
+/// Says something to people at a terminal; where nobody looks, there is nothing to be said.
+pub(super) fn hint(line: impl std::fmt::Display) {
+    if Term::stderr().is_term() {
+        tell(clean(&line.to_string()));
+    }
+}
+
+/// `text` as one word of a command line.
+pub(super) fn shell_word(text: &str) -> Cow<'_, str> {
+    let plain = |c: char| c.is_alphanumeric() || "-_.:@%+".contains(c);
+    if !text.starts_with('-') && text.chars().all(plain) {
+        text.into()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''")).into()
+    }
 }
 
 /// What a text means to people.
@@ -137,10 +157,14 @@ impl Table {
         Self(table)
     }
 
+    /// Adds a line.
     pub(super) fn row<const N: usize>(&mut self, cells: [Cell; N]) {
         // A tone takes no room: it is an invisible character until the table is laid out.
         let mark = |tone: Tone| TONES.iter().find(|(_, marked)| *marked == tone).map(|(mark, _)| *mark);
-        let text = |cell: Cell| cell.tone.and_then(mark).into_iter().chain(clean(&cell.text).chars()).collect::<String>();
+        let text = |Cell { text, tone }| {
+            let text = cut(&clean(&text), COLUMNS_MAX.into()); // Whatever is longer does not fit anyway.
+            tone.and_then(mark).into_iter().chain(text.chars()).collect::<String>()
+        };
         let mut row = Row::from(cells.map(text));
         row.max_height(1);
         self.0.add_row(row);
@@ -152,7 +176,7 @@ impl Table {
     }
 
     /// The table in no more than `columns`.
-    fn fitted(mut self, columns: u16) -> String {
+    pub(super) fn fitted(mut self, columns: u16) -> String {
         self.0.set_width(columns);
         let mut lines = self.0.lines().map(|line| painted(line.trim_end()));
         let header = Tone::Dim.paint(&lines.next().unwrap_or_default());
@@ -280,8 +304,8 @@ mod tests {
         let wide = table().fitted(100);
         assert_eq!(
             wide,
-            "ID                                      STATUS     CREATED\n\
-             loaf-17                                 Running    3h ago\n\
+            "ID                                         STATUS     CREATED\n\
+             loaf-17                                    Running    3h ago\n\
              a long name, with blanks and 日本語 in it  Completed  now"
         );
         for columns in [40, 45] {
@@ -297,6 +321,14 @@ mod tests {
         let mut table = Table::new(&["ID"]);
         table.row(["\u{1b}]0;title\u{7}\u{2063}".into()]);
         assert_eq!(table.fitted(80), "ID\n\u{fffd}]0;title\u{fffd}\u{fffd}");
+    }
+
+    #[test]
+    fn a_word_survives_the_shell() {
+        for (text, expected) in [("loaf-17", "loaf-17"), ("a b", "'a b'"), ("it's", "'it'\\''s'"), ("-x", "'-x'"), ("$x", "'$x'")]
+        {
+            assert_eq!(shell_word(text), expected);
+        }
     }
 
     #[test]
