@@ -2,16 +2,19 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::future::{self, Future};
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::bindings::exports::dacapo::guest::orchestrator::{Action, ActivityCall};
+use crate::bindings::exports::dacapo::guest::orchestrator::ActivityCall;
 use crate::executor::Ledger;
-use crate::{Activity, Error, Result, Task};
+use crate::{Activity, Error, Result, Task, Timeout};
 
 /// An orchestrator's side of its execution. Clones are cheap and all the same.
 #[derive(Clone)]
@@ -44,6 +47,80 @@ impl Context {
     /// ```
     pub fn call_named<Output: DeserializeOwned>(&self, name: &str, input: &impl Serialize) -> Task<Output> {
         self.ask_for_activity(Cow::Owned(name.to_owned()), input)
+    }
+
+    /// Waits for `duration` from [`now`](Self::now) on, rounded up to a millisecond. It may be years: the wait outlives the
+    /// server and costs nothing.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use dacapo_guest::prelude::*;
+    /// # async fn remind(ctx: Context) -> Result<()> {
+    /// ctx.sleep(Duration::from_hours(24)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn sleep(&self, duration: Duration) -> Task<()> {
+        let due_ms = self.ledger.now_ms().saturating_add(ceil_to_ms(duration));
+        Task::timer(self.ledger.clone(), due_ms)
+    }
+
+    /// Waits until `time`, rounded up to a millisecond. One that has passed is over at once.
+    pub fn sleep_until(&self, time: SystemTime) -> Task<()> {
+        let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Task::timer(self.ledger.clone(), ceil_to_ms(since_epoch))
+    }
+
+    /// Waits for an event from outside that is called `name`, in whatever case.
+    ///
+    /// Each event goes to one wait. If none is open, the event is kept, and the next wait gets the oldest one at once. If
+    /// several are open, the newest gets it. A wait that is dropped before its event came leaves it to the others. An event
+    /// that cannot be read as `T` is an error of the wait that got it.
+    ///
+    /// ```
+    /// # use dacapo_guest::prelude::*;
+    /// # async fn approve(ctx: Context) -> Result<()> {
+    /// let approved: bool = ctx.event("approve").await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn event<T: DeserializeOwned>(&self, name: &str) -> Task<T> {
+        Task::event(self.ledger.clone(), name)
+    }
+
+    /// Gives `future` only so long: a race against a durable timer that starts now. Whichever loses is dropped, and with it
+    /// every task it holds is cancelled.
+    ///
+    /// What comes out is the future's own output, or [`Timeout`], which `?` turns into an error of kind `Timeout`. So tasks,
+    /// which have results themselves, need two `?`.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use dacapo_guest::prelude::*;
+    /// # #[activity] async fn charge(cents: u32) -> Result<String> { Ok(String::new()) }
+    /// # async fn order(ctx: Context) -> Result<()> {
+    /// let day = Duration::from_hours(24);
+    /// let approved = match ctx.timeout(day, ctx.event::<bool>("approve")).await {
+    ///     Ok(answer) => answer?,
+    ///     Err(_timeout) => false,
+    /// };
+    /// let receipt = ctx.timeout(day, ctx.call(charge, 250_u32)).await??;
+    /// # Ok(()) }
+    /// ```
+    pub fn timeout<F: Future>(&self, after: Duration, future: F) -> impl Future<Output = Result<F::Output, Timeout>> + use<F> {
+        let timer = self.sleep(after); // Starts here, not at the first poll.
+        async move {
+            let (mut future, mut timer) = (pin!(future), pin!(timer));
+            future::poll_fn(|cx| {
+                // First, so that a future that is ready when the time is up has come in time.
+                if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(output));
+                }
+                timer.as_mut().poll(cx).map(|fired| match fired {
+                    Ok(()) => Err(Timeout { after }),
+                    Err(error) => panic!("the timer of a timeout failed: {error}"),
+                })
+            })
+            .await
+        }
     }
 
     /// The time of this turn. It moves only when the orchestrator gets to hear something, and is the same in replays.
@@ -99,8 +176,13 @@ impl Context {
             timeout_ms: None,
             options: Vec::new(),
         };
-        Task::ask(self.ledger.clone(), name, Action::Activity(call))
+        Task::activity(self.ledger.clone(), name, call)
     }
+}
+
+/// At least `duration`, in milliseconds.
+pub(crate) fn ceil_to_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 /// The namespace of all UUIDs made here. Changing it would make replays of recorded executions diverge.

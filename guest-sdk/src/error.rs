@@ -5,6 +5,7 @@
 
 use std::any::type_name;
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -94,6 +95,20 @@ impl Error {
         self.0.causes.iter().map(|cause| (cause.kind.as_str(), cause.message.as_str()))
     }
 }
+
+/// The error of [`Context::timeout`](crate::Context::timeout): the time was up first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeout {
+    pub(crate) after: Duration,
+}
+
+impl fmt::Display for Timeout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "it was not done within {:?}", self.after)
+    }
+}
+
+impl std::error::Error for Timeout {}
 
 /// Returns early with an [`Error`] of kind `Error` and a formatted message.
 ///

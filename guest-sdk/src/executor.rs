@@ -5,6 +5,7 @@
 //! nothing here needs a host.
 
 use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Wake, Waker};
 
 use crate::Context;
-use crate::bindings::exports::dacapo::guest::orchestrator::{Action, End, Event, Outcome, Progress, Start};
+use crate::bindings::exports::dacapo::guest::orchestrator::{Action, End, Event, Outcome, Progress, RaisedEvent, Start};
 use crate::function::Execution;
 
 /// Runs one execution of an orchestrator.
@@ -48,6 +49,13 @@ impl Executor {
         Progress { actions: mem::take(&mut entries.actions), custom_status: entries.custom_status.take(), outcome }
     }
 
+    /// The tasks that have no answer and were not dropped, for [`testing`](crate::testing).
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) fn open_tasks(&self) -> Vec<u32> {
+        let entries = self.ledger.entries.borrow();
+        (0..).zip(&entries.tasks).filter(|(_, slot)| matches!(slot, Slot::Open(_))).map(|(task, _)| task).collect()
+    }
+
     /// Polls until nothing has woken the future since its last poll.
     fn run_until_blocked(&mut self) -> Option<End> {
         let waker = Waker::from(self.woken.clone());
@@ -81,6 +89,8 @@ struct Entries {
     uuids: u64,
     /// By task number. Never shrinks: a number is never used again.
     tasks: Vec<Slot>,
+    /// By the events' name in lower case.
+    mailboxes: BTreeMap<String, Mailbox>,
     /// Since the last call of `advance`.
     actions: Vec<Action>,
     /// If set since the last call of `advance`.
@@ -97,6 +107,15 @@ enum Slot {
     Closed,
 }
 
+/// The events of one name and those who wait for them.
+#[derive(Default)]
+struct Mailbox {
+    /// The bodies of events that came when nobody waited, the oldest first.
+    unread: VecDeque<String>,
+    /// The tasks that wait, the newest last. Those that were dropped stay until an event passes over them.
+    waits: Vec<u32>,
+}
+
 impl Ledger {
     /// Asks for `action`, which has to be one that takes a number, and returns the number.
     pub(crate) fn ask(&self, action: Action) -> u32 {
@@ -104,6 +123,18 @@ impl Ledger {
         let task = u32::try_from(entries.tasks.len()).expect("memory ends before the task numbers do");
         entries.tasks.push(Slot::Open(None));
         entries.actions.push(action);
+        task
+    }
+
+    /// Asks for an event called `name` and returns the task's number. The oldest one that nobody has read answers it at once.
+    pub(crate) fn ask_for_event(&self, name: &str) -> u32 {
+        let task = self.ask(Action::WaitEvent(name.to_owned()));
+        let mut entries = self.entries.borrow_mut();
+        let mailbox = entries.mailboxes.entry(name.to_lowercase()).or_default();
+        match mailbox.unread.pop_front() {
+            Some(data) => entries.tasks[task as usize] = Slot::Answered(Box::new(Outcome::Completed(data))),
+            None => mailbox.waits.push(task),
+        }
         task
     }
 
@@ -147,9 +178,24 @@ impl Ledger {
         match event {
             Event::TurnStarted(now_ms) => self.entries.borrow_mut().now_ms = now_ms,
             Event::Resolved(answer) => self.answer(answer.task, answer.outcome),
-            // Nothing in this version of the SDK can wait for these; the host keeps them.
-            Event::Raised(_) | Event::Extension(_) => {}
+            Event::Raised(event) => self.raise(event),
+            // Nothing in this version of the SDK can wait for it.
+            Event::Extension(_) => {}
         }
+    }
+
+    /// Answers the newest open wait for this event, or keeps it for the next one.
+    fn raise(&self, event: RaisedEvent) {
+        let mut entries = self.entries.borrow_mut();
+        let Entries { tasks, mailboxes, .. } = &mut *entries;
+        let mailbox = mailboxes.entry(event.name.to_lowercase()).or_default();
+        while let Some(task) = mailbox.waits.pop() {
+            if let Slot::Open(_) = tasks[task as usize] {
+                drop(entries);
+                return self.answer(task, Outcome::Completed(event.data));
+            }
+        }
+        mailbox.unread.push_back(event.data);
     }
 
     /// Passes over a task that was dropped, or was never asked for: the host tells the latter as a divergence, with

@@ -143,14 +143,14 @@ impl<T, E: Into<Error>> Fallible for Result<T, E> {
     }
 }
 
-fn decode_input<T: DeserializeOwned + 'static>(role: &str, name: &str, json: &str) -> Result<T> {
+pub(crate) fn decode_input<T: DeserializeOwned + 'static>(role: &str, name: &str, json: &str) -> Result<T> {
     // A function without an input does not mind being given one.
     let json = if TypeId::of::<T>() == TypeId::of::<()>() { "null" } else { json };
     serde_json::from_str(json)
         .map_err(|error| Error::new("InvalidInput", format!("{role} {name} cannot read its input: {error}")).non_retriable())
 }
 
-fn encode_output(role: &str, name: &str, output: &impl Serialize) -> Result<String> {
+pub(crate) fn encode_output(role: &str, name: &str, output: &impl Serialize) -> Result<String> {
     serde_json::to_string(output).map_err(|error| {
         Error::new("InvalidOutput", format!("{role} {name} returned what has no form in JSON: {error}")).non_retriable()
     })

@@ -10,6 +10,8 @@
 //! [`module!`] puts functions into a module. It is built as a `cdylib` for `wasm32-wasip2`, and for
 //! `wasm32-unknown-unknown` if it needs nothing of WASI (there `SystemTime::now()` panics; [`Context::now`] works).
 //!
+//! [`testing`] runs an orchestrator in a plain `cargo test`, against mocked activities and on a virtual clock.
+//!
 //! Reading order: [`function`](Activity) says what the attributes make of a function, `context.rs` what an orchestrator
 //! can do, `task.rs` what it awaits, `executor.rs` how it is run, `module.rs` how all of it meets the host.
 
@@ -26,10 +28,12 @@ mod function;
 pub mod log;
 mod module;
 mod task;
+#[cfg(not(target_family = "wasm"))]
+pub mod testing;
 
 pub use context::Context;
 pub use dacapo_guest_macros::{activity, orchestrator};
-pub use error::{Error, Result};
+pub use error::{Error, Result, Timeout};
 pub use function::{Activity, ActivityContext, Function, Orchestrator};
 pub use task::Task;
 pub use uuid::Uuid;

@@ -18,3 +18,23 @@ async fn hello_sequence(ctx: Context) -> Result<Vec<String>> {
 }
 
 dacapo_guest::module!(hello_sequence, say_hello);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dacapo_guest::testing;
+
+    #[test]
+    fn each_city_is_greeted_in_its_turn() {
+        let run = testing::scenario(hello_sequence, ()).real(say_hello).run();
+        assert_eq!(run.output().unwrap(), &["Hello Tokyo!", "Hello Seattle!", "Hello London!"]);
+        assert_eq!(run.calls(), [r#"E1_SayHello("Tokyo")"#, r#"E1_SayHello("Seattle")"#, r#"E1_SayHello("London")"#]);
+    }
+
+    #[test]
+    fn nobody_is_greeted_after_a_failure() {
+        let run = testing::scenario(hello_sequence, ()).activity(say_hello, |_| bail!("nobody is there")).run();
+        assert_eq!(run.output().unwrap_err().message(), "nobody is there");
+        assert_eq!(run.calls().len(), 1);
+    }
+}

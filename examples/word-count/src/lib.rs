@@ -87,3 +87,40 @@ fn sum_up(titles: Vec<String>, chapters: Vec<Counts>) -> Summary {
         most_frequent,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use dacapo_guest::testing;
+
+    use super::*;
+
+    const BOOK: &str = "By nobody\nCHAPTER I\nDown\nthe cat, the 'hat'\nCHAPTER II\nUp\nThe cat's cat\n";
+
+    #[test]
+    fn a_book_is_summed_up() {
+        let run = testing::scenario(word_count, BOOK).real(count_words).run();
+        let frequent = [("the", 3), ("cat", 2), ("cat's", 1), ("hat", 1)].map(|(word, count)| (word.to_owned(), count));
+        let expected = Summary {
+            total_words: 7,
+            chapters: 2,
+            words_per_chapter: vec![("Down".to_owned(), 4), ("Up".to_owned(), 3)],
+            most_frequent: frequent.to_vec(),
+        };
+        assert_eq!(run.output().unwrap(), &expected);
+    }
+
+    #[test]
+    fn all_chapters_are_counted_at_once() {
+        let minute = Duration::from_secs(60);
+        let run = testing::scenario(word_count, BOOK).real(count_words).takes(minute).run();
+        assert_eq!((run.calls().len(), run.elapsed()), (2, minute));
+    }
+
+    #[test]
+    fn a_text_without_chapters_is_refused() {
+        let run = testing::scenario(word_count, "once upon a time").run();
+        assert_eq!(run.output().unwrap_err().kind(), "NoChapters");
+    }
+}

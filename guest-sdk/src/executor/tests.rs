@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::pin::{Pin, pin};
+use std::time::{Duration, SystemTime};
 
 use futures::channel::oneshot;
 use futures::future::{Either, join_all, select};
@@ -19,8 +20,8 @@ async fn echo(number: u32) -> Result<u32> {
 
 /// Plays `calls` to the orchestrator that `run` makes: events on the left, on the right what each call brings about.
 ///
-/// Events: `turn 5` (a turn at 5 ms), `0=42` (task 0 gave 42), `0!Cold` (task 0 failed). Answers: `echo(1)`, `cancel 0`,
-/// `status "baking"`, `ended 42`, `failed Cold: message`.
+/// Events: `turn 5` (a turn at 5 ms), `0=42` (task 0 gave 42), `0!Cold` (task 0 failed), `0 fired`, `raise item 7`. Answers:
+/// `echo(1)`, `timer 5`, `wait item`, `cancel 0`, `status "baking"`, `ended 42`, `failed Cold: message`.
 ///
 /// Then plays the same events once more for every way to spread them over calls, and expects the same in sum.
 #[track_caller]
@@ -72,23 +73,28 @@ where
 }
 
 fn event(text: &str) -> Event {
-    let (answer, sign) = match (text.strip_prefix("turn "), text.find(['=', '!'])) {
-        (Some(ms), _) => return Event::TurnStarted(ms.parse().unwrap()),
-        (None, Some(sign)) => (&text[sign + 1..], sign),
-        (None, None) => panic!("no event: {text}"),
+    if let Some(ms) = text.strip_prefix("turn ") {
+        return Event::TurnStarted(ms.parse().unwrap());
+    }
+    if let Some((name, data)) = text.strip_prefix("raise ").and_then(|event| event.split_once(' ')) {
+        return Event::Raised(RaisedEvent { number: 0, name: name.to_owned(), data: data.to_owned() });
+    }
+    let (task, answer) = text.split_at(text.find(['=', '!', ' ']).unwrap());
+    let outcome = match answer.split_at(1) {
+        ("=", json) => Outcome::Completed(json.to_owned()),
+        ("!", kind) => Outcome::Failed(Error::new(kind, "it went wrong").into_failure()),
+        (" ", "fired") => Outcome::Fired,
+        _ => panic!("no event: {text}"),
     };
-    let outcome = if text[sign..].starts_with('=') {
-        Outcome::Completed(answer.to_owned())
-    } else {
-        Outcome::Failed(Error::new(answer, "it went wrong").into_failure())
-    };
-    Event::Resolved(Answer { task: text[..sign].parse().unwrap(), outcome })
+    Event::Resolved(Answer { task: task.parse().unwrap(), outcome })
 }
 
 /// All actions, the last status and the end, if there is one, of a row of calls.
 fn describe(calls: &[Progress]) -> String {
     let actions = calls.iter().flat_map(|call| &call.actions).map(|action| match action {
         Action::Activity(call) => format!("{}({})", call.name, call.input),
+        Action::Timer(due_ms) => format!("timer {due_ms}"),
+        Action::WaitEvent(name) => format!("wait {name}"),
         Action::Cancel(task) => format!("cancel {task}"),
         other => panic!("no test asks for {other:?}"),
     });
@@ -309,4 +315,151 @@ fn uuids_differ_from_each_other_and_are_the_same_in_every_run() {
     // Recorded histories hold such values: they must not change from one version of the SDK to the next.
     let uuids = "06ba3860-ec0f-5ecc-a34a-92d57d105034 01542757-fbc4-5800-a453-67b9da56209d";
     check(two, &[("turn 0", &format!("ended \"{uuids}\""))]);
+}
+
+#[test]
+fn a_sleep_lasts_from_now_until_its_timer_fires() {
+    async fn nap(ctx: Context) -> Result<u128> {
+        let before = ctx.now();
+        ctx.sleep(Duration::from_millis(250)).await?;
+        Ok(ctx.now().duration_since(before)?.as_millis())
+    }
+    check(nap, &[("turn 1000", "timer 1250"), ("turn 1100", ""), ("turn 1250; 0 fired", "ended 250")]);
+}
+
+#[test]
+fn timers_are_rounded_up_and_never_overflow() {
+    async fn extremes(ctx: Context) -> Result<()> {
+        let times = [SystemTime::UNIX_EPOCH - Duration::from_secs(1), SystemTime::UNIX_EPOCH + Duration::from_micros(7001)];
+        let _until = times.map(|time| ctx.sleep_until(time));
+        let _for = [Duration::ZERO, Duration::from_nanos(1), Duration::MAX].map(|duration| ctx.sleep(duration));
+        std::future::pending().await
+    }
+    check(extremes, &[("turn 5", "timer 0; timer 8; timer 5; timer 6; timer 18446744073709551615")]);
+}
+
+#[test]
+fn a_wait_takes_the_next_event_of_its_name_in_whatever_case() {
+    async fn wait(ctx: Context) -> Result<u32> {
+        ctx.event("Größe").await
+    }
+    check(wait, &[("turn 0", "wait Größe"), ("turn 1; raise item 6", ""), ("raise GRÖSSE 7; raise GRÖßE 8", "ended 8")]);
+}
+
+/// Waits for three events called `item`, but not before its activity is done.
+async fn collect(ctx: Context) -> Result<Vec<u32>> {
+    ctx.call(echo, 1_u32).await?;
+    Ok(vec![ctx.event("item").await?, ctx.event("item").await?, ctx.event("item").await?])
+}
+
+#[test]
+fn events_that_nobody_waits_for_are_kept_in_their_order() {
+    let calls = [
+        ("turn 0", "echo(1)"),
+        ("turn 1; raise item 7; raise item 8", ""),
+        ("turn 2; 0=1", "wait item; wait item; wait item"),
+        ("turn 3; raise item 9", "ended [7,8,9]"),
+    ];
+    check(collect, &calls);
+}
+
+#[test]
+fn events_before_the_first_turn_are_kept_too() {
+    let calls = [
+        ("raise item 7; turn 0; raise item 8; raise item 9", "echo(1)"),
+        ("0=1", "wait item; wait item; wait item; ended [7,8,9]"),
+    ];
+    check(collect, &calls);
+}
+
+#[test]
+fn of_several_waits_the_newest_gets_the_event() {
+    async fn three(ctx: Context) -> Result<(u32, u32, u32)> {
+        futures::try_join!(ctx.event("item"), ctx.event("Item"), ctx.event("ITEM"))
+    }
+    let asked = "wait item; wait Item; wait ITEM";
+    check(three, &[("turn 0", asked), ("turn 1; raise item 7; raise item 8", ""), ("turn 2; raise item 9", "ended [9,8,7]")]);
+}
+
+#[test]
+fn a_dropped_wait_leaves_its_event_to_the_others() {
+    async fn drop_newest(ctx: Context) -> Result<(u32, u32)> {
+        let oldest = ctx.event("item");
+        let newest = ctx.event::<u32>("item");
+        ctx.call(echo, 1_u32).await?;
+        drop(newest);
+        Ok((oldest.await?, ctx.event("item").await?))
+    }
+    let calls = [
+        ("turn 0", "wait item; wait item; echo(1)"),
+        ("turn 1; 2=1", "cancel 1"),
+        ("turn 2; raise item 7; raise item 8", "wait item; ended [7,8]"),
+    ];
+    check(drop_newest, &calls);
+}
+
+#[test]
+fn an_event_of_another_type_is_an_error_of_the_wait_that_got_it() {
+    async fn wait(ctx: Context) -> Result<bool> {
+        let error = ctx.event::<u32>("item").await.unwrap_err();
+        assert_eq!(error.kind(), "InvalidEvent");
+        let expected = "event item cannot be read as u32: invalid type: boolean `true`, expected u32 at line 1 column 4";
+        assert_eq!(error.message(), expected);
+        ctx.event("item").await
+    }
+    check(wait, &[("turn 0", "wait item"), ("turn 1; raise item true", "wait item"), ("turn 2; raise item true", "ended true")]);
+}
+
+/// Waits 100 ms for an event, and then for an activity, so that there is a turn in which the loser matters.
+async fn approval(ctx: Context) -> Result<(Option<u32>, u32)> {
+    let answer = ctx.timeout(Duration::from_millis(100), ctx.event("item")).await.ok().transpose()?;
+    Ok((answer, ctx.call(echo, 1_u32).await?))
+}
+
+#[test]
+fn a_timeout_gives_what_came_in_time_and_cancels_its_timer() {
+    let calls =
+        [("turn 5", "wait item; timer 105"), ("turn 9; raise item 7; 1 fired", "cancel 1; echo(1)"), ("2=1", "ended [7,1]")];
+    check(approval, &calls);
+}
+
+#[test]
+fn a_timeout_that_is_over_cancels_what_it_waited_for() {
+    let calls =
+        [("turn 5", "wait item; timer 105"), ("turn 105; 1 fired; raise item 7", "cancel 0; echo(1)"), ("2=1", "ended [null,1]")];
+    check(approval, &calls);
+}
+
+#[test]
+fn a_timeout_starts_when_it_is_made_and_what_is_ready_by_then_wins() {
+    async fn late(ctx: Context) -> Result<u32> {
+        let answer = ctx.timeout(Duration::from_millis(100), ctx.call(echo, 1_u32));
+        ctx.sleep(Duration::from_millis(300)).await?;
+        answer.await?
+    }
+    let calls = [("turn 0", "echo(1); timer 100; timer 300"), ("turn 150; 1 fired; 0=1", ""), ("turn 300; 2 fired", "ended 1")];
+    check(late, &calls);
+}
+
+#[test]
+fn a_timeout_becomes_an_error_that_says_how_long() {
+    async fn fail(ctx: Context) -> Result<u32> {
+        ctx.timeout(Duration::from_millis(1500), ctx.call(echo, 1_u32)).await?
+    }
+    let calls = [("turn 0", "echo(1); timer 1500"), ("turn 1500; 1 fired", "failed Timeout: it was not done within 1.5s")];
+    check(fail, &calls);
+}
+
+#[test]
+fn an_answer_that_does_not_fit_the_task_is_a_failure() {
+    async fn nap(ctx: Context) -> Result<()> {
+        ctx.sleep(Duration::ZERO).await
+    }
+    let failure = "failed UnknownOutcome: a timer was answered with `completed`, which this module's SDK does not know";
+    check(nap, &[("turn 0", "timer 0"), ("0=null", failure)]);
+    async fn call(ctx: Context) -> Result<u32> {
+        ctx.call(echo, 1_u32).await
+    }
+    let failure = "failed UnknownOutcome: activity echo was answered with `fired`, which this module's SDK does not know";
+    check(call, &[("turn 0", "echo(1)"), ("0 fired", failure)]);
 }

@@ -1,7 +1,7 @@
 //! Orchestrators that do what they should, one per thing that an orchestrator can do.
 
 use std::collections::HashMap;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dacapo_guest::prelude::*;
 use futures::future::{Either, select, try_join_all};
@@ -123,4 +123,32 @@ pub(crate) async fn many_actions(ctx: Context, count: u32) -> Result<u32> {
     let tasks: Vec<_> = (0..count).map(|number| ctx.call(echo, number)).collect();
     drop(tasks);
     ctx.call(echo, count).await
+}
+
+/// Sleeps so many milliseconds and returns whether it slept that long.
+#[orchestrator(name = "Sleeper")]
+pub(crate) async fn sleeper(ctx: Context, ms: u64) -> Result<bool> {
+    let duration = Duration::from_millis(ms);
+    let before = ctx.now();
+    ctx.sleep(duration).await?;
+    Ok(ctx.now().duration_since(before)? >= duration)
+}
+
+/// Waits so many milliseconds for the event `approve`, which is true or false, and returns what became of it.
+#[orchestrator(name = "Approval")]
+pub(crate) async fn approval(ctx: Context, ms: u64) -> Result<&'static str> {
+    match ctx.timeout(Duration::from_millis(ms), ctx.event("approve")).await {
+        Ok(approved) => Ok(if approved? { "approved" } else { "denied" }),
+        Err(_timeout) => Ok("timed out"),
+    }
+}
+
+/// Waits for so many events called `item`, one after the other, and returns them.
+#[orchestrator(name = "Collect")]
+pub(crate) async fn collect(ctx: Context, count: u32) -> Result<Vec<serde_json::Value>> {
+    let mut items = Vec::new();
+    for _ in 0..count {
+        items.push(ctx.event("item").await?);
+    }
+    Ok(items)
 }

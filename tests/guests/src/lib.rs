@@ -4,7 +4,8 @@ mod behaved;
 mod hostile;
 
 use behaved::{
-    big_result, catch_failure, clocks, echo, fail, fail_activity, fan_out, many_actions, race, sequence, status, unknown_activity,
+    approval, big_result, catch_failure, clocks, collect, echo, fail, fail_activity, fan_out, many_actions, race, sequence,
+    sleeper, status, unknown_activity,
 };
 use hostile::{call_loop, call_panic, forever, grow, loop_activity, loop_for_ever, panic, panic_activity, read_file, recurse};
 
@@ -19,6 +20,9 @@ dacapo_guest::module!(
     status,
     big_result,
     many_actions,
+    sleeper,
+    approval,
+    collect,
     echo,
     fail,
     loop_for_ever,
