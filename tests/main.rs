@@ -8,6 +8,7 @@ mod crash;
 mod examples;
 mod hostile;
 mod modules;
+mod newcomer;
 mod readme;
 mod residents;
 mod serve;

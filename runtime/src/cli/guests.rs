@@ -85,7 +85,8 @@ impl Guest {
         ensure!(manifest.is_file(), "{given} is not the folder of a crate: it has no Cargo.toml");
         let Metadata { packages, target_directory: target } = metadata(&dir, &["--no-deps"], Stdio::inherit())?;
         let package = packages.into_iter().find(|package| package.manifest_path == manifest);
-        let name = package.with_context(|| format!("{given} has a workspace, but is no crate itself: name the folder of one"))?.name;
+        let name =
+            package.with_context(|| format!("{given} has a workspace, but is no crate itself: name the folder of one"))?.name;
         Ok(Self { dir, name, target })
     }
 

@@ -1,15 +1,17 @@
 //! `dacapo new`: how does somebody get from nothing to a module that builds, runs and has tests?
 
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+use super::output::say;
+
 /// The guest SDK of the checkout that this program was built from, if it still lies there.
 const SDK_OF_CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-sdk");
 
-/// What is written, by its path in the new folder. `{name}` and `{sdk}` are filled in.
+/// What is written, by its path in the new folder. `{{name}}` and `{{sdk}}` are filled in.
 ///
 /// The manifest has another name here: cargo leaves folders with a `Cargo.toml` out of packages.
 const TEMPLATE: [(&str, &str); 4] = [
@@ -71,7 +73,7 @@ impl New {
             let file = folder.join(file);
             let parent = file.parent().unwrap_or(&folder);
             fs::create_dir_all(parent).with_context(|| format!("make {}", parent.display()))?;
-            let text = text.replace("{name}", &name).replace("{sdk}", &dependency);
+            let text = text.replace("{{name}}", &name).replace("{{sdk}}", &dependency);
             fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
         }
 
@@ -79,13 +81,11 @@ impl New {
             Some(folder) => format!("{}, as its Cargo.toml says", folder.display()),
             None => "the registry; --sdk DIR takes it from a folder".to_owned(),
         };
-        writeln!(
-            io::stdout(),
+        say(format_args!(
             "Made the module {name} in {shown}: an orchestrator and two activities, in src/lib.rs.\n\
              Its dependency dacapo-guest comes from {sdk}.\n\n\
              Next:\n  cd {shown}\n  dacapo dev"
-        )
-        .context("write to standard output")
+        ))
     }
 }
 

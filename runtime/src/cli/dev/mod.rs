@@ -76,7 +76,7 @@ impl Dev {
         tell(format_args!("Building {} for {TARGET}; the first time, its dependencies too", guest.name()));
         let built = Built::now(&guest, Shown::Progress);
 
-        let data = self.data.unwrap_or_else(|| guest.dir().join("target/dacapo"));
+        let data = self.data.unwrap_or_else(|| self.dir.join("target/dacapo"));
         make_private(&data).with_context(|| format!("make {}", data.display()))?;
         let server = Server::start_open(listener, &data)?;
         let stop = server.stop_signal()?;

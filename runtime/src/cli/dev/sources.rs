@@ -74,21 +74,25 @@ impl Sources {
         Ok(())
     }
 
-    /// Waits for the next change, which may have been since the last call, and until it is over. Returns the first file; `None` if
-    /// there is nothing more to wait for.
+    /// Waits for the next change, which may have been since the last call, and until it is over. Returns a file that has changed;
+    /// `None` if there is nothing more to wait for.
     pub(super) fn changed(&self) -> Option<PathBuf> {
-        let first = loop {
-            match self.news.recv().ok()? {
-                News::Changed(path) if self.is_watched(&path) => break path,
-                News::Changed(_) => (),
-                News::Stop => return None,
-            }
-        };
+        let mut changed: Option<PathBuf> = None;
         loop {
-            match self.news.recv_timeout(Duration::from_millis(QUIET_MS)) {
-                Ok(News::Changed(_)) => (),
-                Err(RecvTimeoutError::Timeout) => return Some(first),
-                Ok(News::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
+            let path = match &changed {
+                None => match self.news.recv().ok()? {
+                    News::Changed(path) => path,
+                    News::Stop => return None,
+                },
+                Some(_) => match self.news.recv_timeout(Duration::from_millis(QUIET_MS)) {
+                    Ok(News::Changed(path)) => path,
+                    Err(RecvTimeoutError::Timeout) => return changed,
+                    Ok(News::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
+                },
+            };
+            // A file that an editor has made for a moment is not what people know.
+            if self.is_watched(&path) && changed.as_ref().is_none_or(|known| !known.exists()) {
+                changed = Some(path);
             }
         }
     }
@@ -123,7 +127,8 @@ mod tests {
         for source in ["/g/src/lib.rs", "/g/Cargo.toml", "/g/text/alice.txt", "/g/build.rs", "/g/src"] {
             assert!(is(source), "{source}");
         }
-        for other in ["/g/target/guests/x", "/g/Cargo.lock", "/g/src/.lib.rs.swp", "/g/src/lib.rs~", "/g/.git/HEAD", "/h/a", "/g"] {
+        for other in ["/g/target/guests/x", "/g/Cargo.lock", "/g/src/.lib.rs.swp", "/g/src/lib.rs~", "/g/.git/HEAD", "/h/a", "/g"]
+        {
             assert!(!is(other), "{other}");
         }
     }
