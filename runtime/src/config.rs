@@ -18,6 +18,7 @@
 //! turn_cpu_ms_max = 1_000
 //! tasks_max = 100_000
 //! history_events_max = 1_000_000
+//! log_bytes_max = 262_144
 //! activity_ms_max = 600_000
 //! activities_running_max = 256
 //! residents_max = 8_000

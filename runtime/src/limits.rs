@@ -28,6 +28,8 @@ pub struct Limits {
     pub tasks_max: u32,
     /// How many events one history may have. A turn of one activity has three.
     pub history_events_max: u32,
+    /// How much of what an execution and its activities say is kept, in bytes; the oldest lines go first.
+    pub log_bytes_max: usize,
     /// How long an activity may take, in milliseconds, if its call does not say.
     pub activity_ms_max: u64,
     /// How many activities run at once; the others wait in the order in which they were asked for. Each holds a slot of
@@ -67,6 +69,7 @@ impl Default for Limits {
             turn_cpu_ms_max: 1_000,
             tasks_max: 100_000,
             history_events_max: 1_000_000,
+            log_bytes_max: 256 << 10,
             activity_ms_max: 600_000,
             activities_running_max: 256,
             residents_max: 8_000,

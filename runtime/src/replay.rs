@@ -5,7 +5,9 @@
 
 use std::fmt::Write as _;
 
-use crate::model::{Action, Ask, CorruptHistory, End, Event, Execution, Failure, Input, Progress, Started, TaskId};
+use crate::model::{
+    Action, ActivityCall, Ask, CorruptHistory, End, Event, Execution, Failure, Input, Progress, Started, TaskId, time,
+};
 
 /// A guest that runs one execution: a component instance, or what a test puts in its place.
 pub trait Guest {
@@ -118,11 +120,13 @@ impl Recorded {
             match event {
                 Event::Scheduled { action, .. } => recorded.asks.push(Ask::Schedule(action.clone())),
                 Event::Cancelled { task } => recorded.asks.push(Ask::Cancel(*task)),
+                // Not of the guest's making.
+                Event::Ended { end: End::Terminated { .. }, .. } => break,
                 Event::Ended { end, .. } => {
                     recorded.end = Some(end.clone());
                     break;
                 }
-                Event::Started(_) | Event::TurnStarted { .. } | Event::Resolved { .. } => break,
+                Event::Started(_) | Event::TurnStarted { .. } | Event::Resolved { .. } | Event::Raised { .. } => break,
             }
         }
         recorded
@@ -156,7 +160,7 @@ fn check_numbers(mut next_task: TaskId, asks: &[Ask]) -> Result<(), Failure> {
     let lie = |what: String| Err(Failure::new("InvalidAction", format!("the module {what}; its SDK is at fault")));
     for ask in asks {
         match ask {
-            Ask::Schedule(Action::Activity { name, attempt, first_attempt, .. }) => {
+            Ask::Schedule(Action::Activity(ActivityCall { name, attempt, first_attempt, .. })) => {
                 let is_first = *attempt == 1;
                 if *attempt == 0 || is_first != first_attempt.is_none() || first_attempt.is_some_and(|first| first >= next_task) {
                     let first = first_attempt.map_or_else(|| "none".to_owned(), |task| task.to_string());
@@ -164,6 +168,7 @@ fn check_numbers(mut next_task: TaskId, asks: &[Ask]) -> Result<(), Failure> {
                 }
                 next_task = next_task.next();
             }
+            Ask::Schedule(Action::Timer { .. } | Action::WaitEvent { .. }) => next_task = next_task.next(),
             Ask::Cancel(task) if *task < next_task => (),
             Ask::Cancel(task) => return lie(format!("cancels task {task}, but has only asked for {next_task} tasks")),
         }
@@ -175,8 +180,8 @@ fn difference(task: TaskId, then: Option<&Ask>, now: Option<&Ask>) -> String {
     let mut text = format!("task {task}: ");
     match (then, now) {
         (
-            Some(Ask::Schedule(Action::Activity { name: then, input: old, .. })),
-            Some(Ask::Schedule(Action::Activity { name: now, input: new, .. })),
+            Some(Ask::Schedule(Action::Activity(ActivityCall { name: then, input: old, .. }))),
+            Some(Ask::Schedule(Action::Activity(ActivityCall { name: now, input: new, .. }))),
         ) if then == now => {
             let (old, new) = (shortened(old.text()), shortened(new.text()));
             let _ = write!(text, "history has activity {then:?} with {old}, the guest now calls it with {new}");
@@ -192,7 +197,9 @@ fn difference(task: TaskId, then: Option<&Ask>, now: Option<&Ask>) -> String {
 
 fn describe(ask: &Ask) -> String {
     match ask {
-        Ask::Schedule(Action::Activity { name, .. }) => format!("activity {name:?}"),
+        Ask::Schedule(Action::Activity(ActivityCall { name, .. })) => format!("activity {name:?}"),
+        Ask::Schedule(Action::Timer { due_ms }) => format!("a timer at {}", time::exact(*due_ms)),
+        Ask::Schedule(Action::WaitEvent { name }) => format!("a wait for event {name:?}"),
         Ask::Cancel(task) => format!("the cancellation of task {task}"),
     }
 }
@@ -202,6 +209,7 @@ fn describe_end(end: &End) -> String {
         End::Completed(output) => format!("returns {}", shortened(output.text())),
         End::Failed(failure) => format!("fails with {:?}", failure.message),
         End::Faulted(failure) => format!("is at fault: {}", failure.message),
+        End::Terminated { .. } => "is terminated from outside".into(),
     }
 }
 
@@ -233,8 +241,11 @@ mod tests {
         }
 
         fn advance(&mut self, at_ms: u64, inputs: &[Input]) -> Result<Progress, Fault> {
-            let inputs: Vec<u32> = inputs.iter().map(|Input::Resolved { task, .. }| task.0).collect();
-            self.given.push(format!("{at_ms} {inputs:?}"));
+            let input = |input: &Input| match input {
+                Input::Resolved { task, .. } => task.to_string(),
+                Input::Raised { number, name, .. } => format!("{name} {number}"),
+            };
+            self.given.push(format!("{at_ms} [{}]", inputs.iter().map(input).collect::<Vec<_>>().join(", ")));
             self.turns.remove(0)
         }
     }
@@ -298,13 +309,13 @@ mod tests {
             [mix(), asks([Ask::Cancel(TaskId(0))])],
             r#"task 1: history has activity "Bake", the guest now asks for the cancellation of task 0"#,
         );
-        let other_input = Action::Activity {
+        let other_input = Action::Activity(ActivityCall {
             name: "Mix".into(),
             input: Payload::of(&"x".repeat(80)),
             attempt: 1,
             first_attempt: None,
             timeout_ms: None,
-        };
+        });
         let long = format!("\"{}… (82 bytes)", "x".repeat(59));
         check(
             &sequence(),
@@ -335,12 +346,33 @@ mod tests {
     }
 
     #[test]
+    fn events_come_in_their_order_and_an_end_from_outside_is_no_turn_of_the_guest() {
+        let raised = |name: &str| Event::Raised { at_ms: 1_200, name: name.into(), payload: Payload::null() };
+        let wait = Action::WaitEvent { name: "Risen".into() };
+        let history = [
+            turn_started(1_000, 0),
+            Event::Scheduled { task: TaskId(0), action: wait.clone() },
+            raised("Oven"),
+            raised("risen"),
+            turn_started(1_500, 2),
+            Event::Scheduled { task: TaskId(1), action: Action::Timer { due_ms: 60_000 } },
+            raised("late"),
+            Event::Ended { at_ms: 2_000, end: End::Terminated { reason: None } },
+        ];
+        let timer = || asks([Ask::Schedule(Action::Timer { due_ms: 60_000 })]);
+        let turns = [asks([Ask::Schedule(wait.clone())]), timer()];
+        check(&history, turns, "begin BakeBread; 1000 []; 1500 [Oven 0, risen 1]");
+        let expected = r#"task 0: history has a wait for event "Risen", the guest now asks for a timer at 1970-01-01T00:01:00Z"#;
+        check(&history, [timer()], expected);
+    }
+
+    #[test]
     fn a_guest_that_lies_about_task_numbers_is_at_fault() {
         let message = "the module cancels task 1, but has only asked for 1 tasks; its SDK is at fault";
         check(&sequence(), [asks([call("Mix"), Ask::Cancel(TaskId(1))])], message);
         let attempt = |attempt, first_attempt| {
             let (name, input) = ("Mix".into(), Payload::null());
-            Ask::Schedule(Action::Activity { name, input, attempt, first_attempt, timeout_ms: None })
+            Ask::Schedule(Action::Activity(ActivityCall { name, input, attempt, first_attempt, timeout_ms: None }))
         };
         let message = r#"the module calls activity "Mix" as attempt 2, with task 0 as the first one; its SDK is at fault"#;
         check(&sequence(), [asks([attempt(2, Some(TaskId(0)))])], message);

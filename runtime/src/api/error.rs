@@ -80,6 +80,11 @@ impl ApiError {
         Self::long(StatusCode::BAD_REQUEST, "Invalid JSON content", "InvalidJson", detail)
     }
 
+    /// 400, short form: the body is announced as something else than it has to be.
+    pub(super) fn bad_content_type(message: impl Display) -> Self {
+        Self { form: Form::Short { message: message.to_string() }, ..Self::empty(StatusCode::BAD_REQUEST) }
+    }
+
     /// 409, short form.
     pub(super) fn conflict(message: impl Display) -> Self {
         Self { form: Form::Short { message: message.to_string() }, ..Self::empty(StatusCode::CONFLICT) }

@@ -7,8 +7,8 @@ use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
-use super::time;
-use crate::model::{Action, Cause, End, Event, Failure, Outcome, Payload, TaskId};
+use crate::model::time;
+use crate::model::{Action, ActivityCall, Cause, End, Event, Failure, Outcome, Payload, TaskId};
 
 /// How many causes behind a failure are shown: a guest names them, and each is one level deeper in the JSON.
 const CAUSES_SHOWN_MAX: usize = 32;
@@ -64,6 +64,23 @@ pub(super) enum HistoryEvent<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         input: Option<&'a str>,
     },
+    /// A timer was set.
+    TimerCreated { fire_at: String, timestamp: String },
+    /// It was due.
+    TimerFired { fire_at: String, timestamp: String },
+    /// An event came from outside.
+    EventRaised {
+        name: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        input: Option<&'a str>,
+        timestamp: String,
+    },
+    /// Somebody from outside ended it; the reason stands where others have their input.
+    ExecutionTerminated {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        input: Option<&'a str>,
+        timestamp: String,
+    },
     /// The orchestrator has come to its end.
     ExecutionCompleted {
         orchestration_status: &'static str,
@@ -99,13 +116,14 @@ pub(super) fn view(history: &[Event], show: Show) -> Vec<HistoryEvent<'_>> {
         match event {
             Event::Resolved { task, .. } => _ = answered.insert(*task),
             Event::Cancelled { task } => _ = cancelled.insert(*task),
-            Event::Started(_) | Event::TurnStarted { .. } | Event::Scheduled { .. } | Event::Ended { .. } => (),
+            _ => (),
         }
     }
     let mut view = Vec::new();
     let mut function = "";
     let mut turn_at_ms = 0;
     let mut scheduled: HashMap<TaskId, Scheduled<'_>> = HashMap::new();
+    let mut timers: HashMap<TaskId, String> = HashMap::new();
     for event in history {
         match event {
             Event::Started(started) => {
@@ -118,7 +136,8 @@ pub(super) fn view(history: &[Event], show: Show) -> Vec<HistoryEvent<'_>> {
                 });
             }
             Event::TurnStarted { at_ms, .. } => turn_at_ms = *at_ms,
-            Event::Scheduled { task, action: Action::Activity { name, input, .. } } if !cancelled.contains(task) => {
+            Event::Scheduled { task, .. } if cancelled.contains(task) => (),
+            Event::Scheduled { task, action: Action::Activity(ActivityCall { name, input, .. }) } => {
                 let asked = Scheduled { name, input: show.input.then(|| input.text()), time: time::exact(turn_at_ms) };
                 if answered.contains(task) {
                     scheduled.insert(*task, asked);
@@ -126,14 +145,33 @@ pub(super) fn view(history: &[Event], show: Show) -> Vec<HistoryEvent<'_>> {
                     view.push(HistoryEvent::TaskScheduled { name, input: asked.input, timestamp: asked.time });
                 }
             }
-            Event::Resolved { task, at_ms, outcome, .. } => {
-                // Only what was dropped is missing here.
-                if let Some(asked) = scheduled.remove(task) {
-                    view.push(answer(asked, *at_ms, outcome, show));
-                }
+            Event::Scheduled { task, action: Action::Timer { due_ms } } => {
+                let fire_at = time::exact(*due_ms);
+                timers.insert(*task, fire_at.clone());
+                view.push(HistoryEvent::TimerCreated { fire_at, timestamp: time::exact(turn_at_ms) });
             }
-            Event::Ended { at_ms, end } => view.push(ended(function, *at_ms, end, show)),
-            Event::Scheduled { .. } | Event::Cancelled { .. } => (),
+            // Only what was dropped is missing in `timers` and `scheduled`.
+            Event::Resolved { task, at_ms, outcome: Outcome::Fired, .. } => {
+                let timestamp = time::exact(*at_ms);
+                view.extend(timers.remove(task).map(|fire_at| HistoryEvent::TimerFired { fire_at, timestamp }));
+            }
+            Event::Resolved { task, at_ms, outcome, .. } => {
+                view.extend(scheduled.remove(task).and_then(|asked| answer(asked, *at_ms, outcome, show)));
+            }
+            Event::Raised { at_ms, name, payload } => view.push(HistoryEvent::EventRaised {
+                name,
+                input: show.input.then(|| payload.text()),
+                timestamp: time::exact(*at_ms),
+            }),
+            Event::Ended { at_ms, end } => {
+                if let End::Terminated { reason } = end {
+                    let input = reason.as_deref().filter(|_| show.input);
+                    view.push(HistoryEvent::ExecutionTerminated { input, timestamp: time::exact(*at_ms) });
+                }
+                view.push(ended(function, *at_ms, end, show));
+            }
+            // A wait is no event of the contract; what it waits for is.
+            Event::Scheduled { action: Action::WaitEvent { .. }, .. } | Event::Cancelled { .. } => (),
         }
     }
     view
@@ -144,15 +182,20 @@ pub(super) fn failure_text(function: &str, failure: &Failure) -> String {
     format!("Orchestrator function '{function}' failed: {}", failure.message)
 }
 
-fn answer<'a>(asked: Scheduled<'a>, at_ms: u64, outcome: &'a Outcome, show: Show) -> HistoryEvent<'a> {
+/// The output of a terminated instance: the reason as the JSON that it is, or else as a text.
+pub(super) fn termination_output(reason: Option<&str>) -> Payload {
+    reason.map_or_else(Payload::null, |reason| Payload::parse(reason.to_owned()).unwrap_or_else(|_| Payload::of(reason)))
+}
+
+fn answer<'a>(asked: Scheduled<'a>, at_ms: u64, outcome: &'a Outcome, show: Show) -> Option<HistoryEvent<'a>> {
     let Scheduled { name: function_name, input, time: scheduled_time } = asked;
     let timestamp = time::exact(at_ms);
     match outcome {
         Outcome::Completed(result) => {
             let result = show.output.then_some(result);
-            HistoryEvent::TaskCompleted { result, timestamp, scheduled_time, function_name, input }
+            Some(HistoryEvent::TaskCompleted { result, timestamp, scheduled_time, function_name, input })
         }
-        Outcome::Failed(failure) => HistoryEvent::TaskFailed {
+        Outcome::Failed(failure) => Some(HistoryEvent::TaskFailed {
             reason: &failure.message,
             details: failure.details.as_ref().map(Payload::text),
             failure_details: failure.into(),
@@ -160,7 +203,8 @@ fn answer<'a>(asked: Scheduled<'a>, at_ms: u64, outcome: &'a Outcome, show: Show
             scheduled_time,
             function_name,
             input,
-        },
+        }),
+        Outcome::Fired => None, // Timers are not tasks to clients.
     }
 }
 
@@ -177,6 +221,12 @@ fn ended<'a>(function: &str, at_ms: u64, end: &'a End, show: Show) -> HistoryEve
             orchestration_status: "Failed",
             result: show.output.then(|| Payload::of(&failure_text(function, failure))),
             failure_details: Some(failure.into()),
+            timestamp,
+        },
+        End::Terminated { reason } => HistoryEvent::ExecutionCompleted {
+            orchestration_status: "Terminated",
+            result: show.output.then(|| termination_output(reason.as_deref())),
+            failure_details: None,
             timestamp,
         },
     }
@@ -320,6 +370,43 @@ mod tests {
             );
             check(&[ended], Show { input: false, output: true }, &[STARTED, &shown]);
         }
+    }
+
+    #[test]
+    fn timers_and_events_are_shown_as_they_come() {
+        let timer = |task| Event::Scheduled { task: TaskId(task), action: Action::Timer { due_ms: 60_000 } };
+        let raised = Event::Raised { at_ms: 1_700, name: "Risen".into(), payload: Payload::of(&[1]) };
+        let events = [
+            turn(1_500, 0),
+            timer(0),
+            timer(1),
+            Event::Scheduled { task: TaskId(2), action: Action::WaitEvent { name: "risen".into() } },
+            raised,
+            turn(1_700, 1),
+            Event::Cancelled { task: TaskId(1) },
+            resolved(0, 60_000, Outcome::Fired),
+        ];
+        let created = r#"{"EventType":"TimerCreated","FireAt":"1970-01-01T00:01:00Z","Timestamp":"1970-01-01T00:00:01.5Z"}"#;
+        let fired = r#"{"EventType":"TimerFired","FireAt":"1970-01-01T00:01:00Z","Timestamp":"1970-01-01T00:01:00Z"}"#;
+        let event = r#"{"EventType":"EventRaised","Name":"Risen","Timestamp":"1970-01-01T00:00:01.7Z"}"#;
+        check(&events, NOTHING, &[STARTED, created, event, fired]);
+    }
+
+    #[test]
+    fn a_termination_shows_its_reason_and_then_the_end() {
+        let check = |reason: Option<&str>, input: &str, result: &str| {
+            let end = End::Terminated { reason: reason.map(str::to_owned) };
+            let started = STARTED.replace('}', r#","Input":"null"}"#);
+            let terminated = format!(r#"{{"EventType":"ExecutionTerminated",{input}"Timestamp":"1970-01-01T00:00:02Z"}}"#);
+            let completed = format!(
+                r#"{{"EventType":"ExecutionCompleted","OrchestrationStatus":"Terminated","Result":{result},"FailureDetails":null,"Timestamp":"1970-01-01T00:00:02Z"}}"#
+            );
+            check(&[Event::Ended { at_ms: 2_000, end }], ALL, &[&started, &terminated, &completed]);
+        };
+        check(Some("power cut"), r#""Input":"power cut","#, r#""power cut""#);
+        check(Some("42"), r#""Input":"42","#, "42");
+        check(Some(""), r#""Input":"","#, r#""""#);
+        check(None, "", "null");
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! How do clients reach the engine? Over HTTP: the wire contract of Durable Functions, and some paths of ours beside it.
 //!
 //! [`serve`] takes connections; for each request `route` chooses the endpoint, `auth` checks that the client may, `body` reads
-//! what is sent, and one handler (`start`, `status`, `modules`) answers. The wire types live here, spelled as clients expect
+//! what is sent, and one handler (`start`, `status`, `control`, `modules` and so on) answers. The wire types live here, spelled as clients expect
 //! them. The only folder that names hyper; calls `engine`.
 
 pub mod auth;
 mod body;
+mod control;
 mod error;
 mod history_view;
 mod links;
+mod logs;
 mod modules;
 mod patience;
 mod query;
@@ -16,7 +18,6 @@ mod reply;
 mod route;
 mod start;
 mod status;
-mod time;
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -44,6 +45,7 @@ use tokio::time::{sleep, timeout};
 
 use self::auth::{Access, Need};
 use self::body::Room;
+use self::control::RaiseCall;
 use self::error::ApiError;
 use self::links::{Links, Origin, Target};
 use self::patience::Patience;
@@ -237,13 +239,27 @@ impl Api {
                 let call = call.with_body(read.await?)?;
                 let wanted = Wanted::of(&query, settings.edition, Door::Webhooks);
                 let links = Links::new(&origin, &target, settings.access.link_code());
-                start::start(self.hub(&target).as_deref(), call, wanted, &links, draining).await
+                start::start(self.hub(&target), call, wanted, &links, draining).await
             }
             Endpoint::Status { instance, door } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
                 let wanted = Wanted::of(&query, settings.edition, door);
                 let url = origin.url_of(&request.uri);
                 status::status(self.hub(&target).as_deref(), &instance, wanted, &url).await
+            }
+            Endpoint::Raise { instance, event } => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let call = RaiseCall::of(self.hub(&target), &instance, event, &request.headers).await?;
+                let read = room.read(body, limits.payload_bytes_max, "payload_bytes_max", ApiError::unavailable);
+                control::raise(call, read.await?).await
+            }
+            Endpoint::Terminate { instance } => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                control::terminate(self.hub(&target), &instance, &query).await
+            }
+            Endpoint::Logs { instance } => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                logs::logs(self.hub(&target), &instance, &query).await
             }
             Endpoint::Upload { module } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::ours_bad_request)?;
@@ -281,6 +297,7 @@ impl Endpoint {
         match self {
             Self::Health => Need::Nothing,
             Self::Start { .. } | Self::Status { .. } => Need::System,
+            Self::Raise { .. } | Self::Terminate { .. } | Self::Logs { .. } => Need::System,
             Self::Upload { .. } | Self::Modules | Self::Module { .. } | Self::ModuleBytes { .. } => Need::Master,
         }
     }

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::error::ApiError;
 use super::reply::Reply;
-use super::time;
 use crate::engine::{Engine, Hub, ModuleVersion, ModuleView, UploadError};
+use crate::model::time;
 use crate::model::{Digest, HubName, ModuleName};
 
 /// A module in listings.

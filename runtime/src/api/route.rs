@@ -14,6 +14,12 @@ pub(super) enum Endpoint {
     Start { function: String, instance: Option<String> },
     /// How an instance stands.
     Status { instance: String, door: Door },
+    /// Raise an event to an instance.
+    Raise { instance: String, event: String },
+    /// End an instance.
+    Terminate { instance: String },
+    /// What an instance has said.
+    Logs { instance: String },
     /// Take a module.
     Upload { module: String },
     /// All modules of a hub.
@@ -56,10 +62,14 @@ const PREFIXES: [(&str, Door); 4] = [
 type Line = (Method, &'static str, fn(&[&str], Door) -> Endpoint);
 
 /// Behind the prefixes of the wire contract.
-static OPERATIONS: [Line; 3] = [
+static OPERATIONS: [Line; 7] = [
     (Method::POST, "orchestrators/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: None }),
     (Method::POST, "orchestrators/{}/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: Some(part[1].into()) }),
     (Method::GET, "instances/{}", |part, door| Endpoint::Status { instance: part[0].into(), door }),
+    (Method::POST, "instances/{}/raiseEvent/{}", |part, _| Endpoint::Raise { instance: part[0].into(), event: part[1].into() }),
+    (Method::POST, "instances/{}/terminate", |part, _| Endpoint::Terminate { instance: part[0].into() }),
+    (Method::DELETE, "instances/{}/terminate", |part, _| Endpoint::Terminate { instance: part[0].into() }),
+    (Method::GET, "instances/{}/logs", |part, _| Endpoint::Logs { instance: part[0].into() }),
 ];
 
 /// Ours, from the root.

@@ -1,16 +1,17 @@
 //! How is an instance started over HTTP, and waited for by the same request?
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
 
-use super::Draining;
 use super::body::{Received, Share};
 use super::error::{self, ApiError};
 use super::links::Links;
 use super::query::Query;
 use super::reply::Reply;
 use super::status::{self, StatusPayload, Wanted};
+use super::{Draining, control};
 use crate::engine::{Hub, InstanceView, StartError, StartRequest};
 use crate::model::{End, InstanceId, Payload};
 
@@ -47,7 +48,7 @@ impl StartCall {
     /// 400 if it is not JSON.
     pub(super) fn with_body(self, Received { bytes, share }: Received) -> Result<Self, ApiError> {
         let request = StartRequest { input: input(&bytes)?, ..self.request };
-        Ok(Self { request, share: Some(share), ..self })
+        Ok(Self { request, share: (!bytes.is_empty()).then_some(share), ..self })
     }
 }
 
@@ -59,7 +60,7 @@ impl StartCall {
 /// `timeout`; 409 if a live instance has that ID; 413 if the body is too large; 503 if it could not be taken or recorded now.
 /// Whatever refuses a start with 400 carries `ExceptionMessage`, which clients read unasked.
 pub(super) async fn start(
-    hub: Option<&Hub>,
+    hub: Option<Arc<Hub>>,
     call: StartCall,
     wanted: Wanted,
     links: &Links,
@@ -67,11 +68,11 @@ pub(super) async fn start(
 ) -> Result<Reply, ApiError> {
     let StartCall { request, wait, share } = call;
     let hub = hub.ok_or_else(|| StartError::UnknownOrchestrator(request.function.clone()))?;
-    let id = hub.start(request).await?;
-    drop(share);
+    let starting = hub.clone();
+    let id = control::recorded(share, async move { starting.start(request).await }).await??;
     if let Some(wait) = wait {
         // The start stands, so what goes wrong from here on must not keep the client from its ID.
-        match ended(hub, &id, wait, wanted, draining).await {
+        match ended(&hub, &id, wait, wanted, draining).await {
             Ok(Some(reply)) => return Ok(reply),
             Ok(None) => (),
             Err(cause) => _ = error::log_failure(format_args!("waiting for instance {id}: {cause}")),
@@ -96,7 +97,7 @@ async fn ended(
     match end {
         None => Ok(None),
         Some(End::Completed(output)) => Ok(Some(Reply::json(StatusCode::OK, &output))),
-        Some(End::Failed(_) | End::Faulted(_)) => {
+        Some(End::Failed(_) | End::Faulted(_) | End::Terminated { .. }) => {
             let Some(view) = hub.instance(id, wanted.history).await? else { return Ok(None) };
             let reply = move |view: &InstanceView| Reply::json(StatusCode::OK, &StatusPayload::of(view, wanted.show));
             Ok(Some(status::print(view, reply).await))

@@ -10,8 +10,8 @@ use super::history_view::{self, HistoryEvent, Show};
 use super::query::Query;
 use super::reply::Reply;
 use super::route::Door;
-use super::time;
 use crate::engine::{Hub, InstanceView};
+use crate::model::time;
 use crate::model::{End, InstanceId, Payload, RuntimeStatus};
 
 /// How long a client should wait before it asks again, in seconds.
@@ -104,6 +104,7 @@ impl<'a> StatusPayload<'a> {
             output: end.as_ref().map(|end| match end {
                 End::Completed(output) => output.clone(),
                 End::Failed(failure) | End::Faulted(failure) => Payload::of(&history_view::failure_text(&row.function, failure)),
+                End::Terminated { reason } => history_view::termination_output(reason.as_deref()),
             }),
             created_time: time::whole_seconds(row.created_ms),
             last_updated_time: time::whole_seconds(row.updated_ms),
@@ -114,8 +115,8 @@ impl<'a> StatusPayload<'a> {
 
 /// `GET {prefix}/instances/{instance}`: how an instance stands. `url` is the absolute one of this request.
 ///
-/// 202 with `Location` and `Retry-After` while it has not ended; 200 once it is Completed. For a Failed one the edition decides:
-/// 200 in `current`, in `2018` 400, or 500 if its guest was at fault; with `returnInternalServerErrorOnFailure` 500 in both. 404
+/// 202 with `Location` and `Retry-After` while it has not ended; 200 once it is Completed. For a Terminated or Failed one the edition
+/// decides: 200 in `current`, in `2018` 400, or 500 if its guest was at fault; with `returnInternalServerErrorOnFailure` 500 in both. 404
 /// if there is no such instance, hub or possible ID. 400 for an ill-formed hub name or an unknown connection.
 pub(super) async fn status(hub: Option<&Hub>, instance: &str, wanted: Wanted, url: &str) -> Result<Reply, ApiError> {
     let unknown = || ApiError::empty(StatusCode::NOT_FOUND);
@@ -143,6 +144,10 @@ fn reply(view: &InstanceView, wanted: Wanted, url: &str) -> Reply {
         }
         RuntimeStatus::Completed => Reply::json(StatusCode::OK, &payload),
         RuntimeStatus::Failed => Reply::json(code_of_failure(view.end.as_ref(), wanted), &payload),
+        RuntimeStatus::Terminated => match wanted.edition {
+            Edition::Y2018 => Reply::json(StatusCode::BAD_REQUEST, &payload),
+            Edition::Current => Reply::json(StatusCode::OK, &payload),
+        },
     }
 }
 

@@ -97,6 +97,12 @@ impl Client {
         &self.base
     }
 
+    /// What it was told: server, hub and key.
+    #[cfg(test)]
+    pub(super) fn target(&self) -> (String, Option<String>, Option<String>) {
+        (self.base.clone(), self.hub.clone(), self.key.clone())
+    }
+
     /// Where `function` is started.
     pub(super) fn start_url(&self, function: &str) -> String {
         format!("{}/api/orchestrators/{}", self.base, encode(function))

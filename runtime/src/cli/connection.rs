@@ -164,3 +164,92 @@ fn read(path: &Path) -> Result<String> {
     read.with_context(|| format!("read {}", path.display()))?;
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(text: &str) -> Result<Settings> {
+        Settings::parse(text, Path::new("/home/ada/.config/dacapo"))
+    }
+
+    fn refused(settings: Result<Settings>) -> String {
+        format!("{:#}", settings.unwrap_err())
+    }
+
+    #[test]
+    fn a_file_of_settings_has_three_and_relative_paths_start_beside_it() {
+        let found = settings("server = \"http://oven:7071\"\nhub = \"Bakery\"\nkey_file = \"oven.key\"\n").unwrap();
+        let key_file = Some(PathBuf::from("/home/ada/.config/dacapo/oven.key"));
+        assert_eq!(found, Settings { server: Some("http://oven:7071".into()), hub: Some("Bakery".into()), key_file });
+        assert_eq!(settings("").unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn a_mistake_in_the_settings_is_told_without_what_may_be_a_key() {
+        assert!(refused(settings("hubs = \"x\"")).contains("no setting hubs; those that are: server, hub, key_file"));
+        assert!(refused(settings("hub = 1")).contains("hub has to be a text"));
+        for text in ["key = \"s3cret\"", "\nkey = s3cret", "key_file = [\"s3cret\"]"] {
+            assert!(!refused(settings(text)).contains("s3cret"), "{}", refused(settings(text)));
+        }
+        assert!(refused(settings("\nkey = s3cret")).contains("line 2"));
+    }
+
+    #[test]
+    fn a_server_is_an_http_url_without_secrets() {
+        for (good, expected) in [("http://oven:7071/", "http://oven:7071"), (" HTTP://[::1]:1/base ", "HTTP://[::1]:1/base")] {
+            assert_eq!(checked(good).unwrap(), expected);
+        }
+        for bad in
+            ["", "oven", "https://oven", "ftp://oven", "http://", "http://a:s3cret@oven", "http://oven?code=s3cret", "http://a b"]
+        {
+            let error = checked(bad).unwrap_err().to_string();
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+        assert!(checked("https://oven").unwrap_err().to_string().contains("tunnel"));
+    }
+
+    #[test]
+    fn flags_beat_the_environment_and_that_beats_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let flag = file("flag", " of-flag\n");
+        let variable = file("variable", "of-variable");
+        let usual = file("keys.json", r#"{"master":"of-master","system":"of-system"}"#);
+        let usual = || Settings { server: Some("http://oven".into()), hub: Some("Bakery".into()), key_file: Some(usual.clone()) };
+        let seen = |connection: &Connection, settings, key: Option<&str>, key_file: Option<&PathBuf>| {
+            let client = connection.resolve(settings, key.map(str::to_owned), key_file.cloned()).unwrap();
+            client.target()
+        };
+        let target =
+            |base: &str, hub: Option<&str>, key: Option<&str>| (base.to_owned(), hub.map(str::to_owned), key.map(str::to_owned));
+        let none = Connection::default();
+        let shop = Connection { server: Some("http://shop".into()), hub: Some("Shop".into()), key_file: None };
+        let with_file = Connection { key_file: Some(flag), ..Connection::default() };
+
+        assert_eq!(seen(&none, Settings::default(), None, None), target(SERVER, None, None));
+        assert_eq!(seen(&none, usual(), None, None), target("http://oven", Some("Bakery"), Some("of-master")));
+        assert_eq!(seen(&none, usual(), None, Some(&variable)), target("http://oven", Some("Bakery"), Some("of-variable")));
+        assert_eq!(seen(&none, usual(), Some("of-key"), Some(&variable)), target("http://oven", Some("Bakery"), Some("of-key")));
+        assert_eq!(seen(&with_file, usual(), Some("of-key"), None), target("http://oven", Some("Bakery"), Some("of-flag")));
+        // The key of one server is not for another.
+        assert_eq!(seen(&shop, usual(), None, None), target("http://shop", Some("Shop"), None));
+        assert_eq!(seen(&shop, usual(), Some("of-key"), None), target("http://shop", Some("Shop"), Some("of-key")));
+    }
+
+    #[test]
+    fn a_key_that_is_none_is_not_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        for text in ["", "s3cret and more", r#"{"master":"s3cret"}"#, "s3crét"] {
+            std::fs::write(&path, text).unwrap();
+            let connection = Connection { key_file: Some(path.clone()), ..Connection::default() };
+            let error = format!("{:#}", connection.resolve(Settings::default(), None, None).err().unwrap());
+            assert!(error.contains("key") && !error.contains("s3"), "{error}");
+        }
+    }
+}

@@ -15,7 +15,7 @@ use super::server::{Server, listen_nearby};
 use super::wire::Instance;
 use super::{guests, start_logging, tell};
 
-/// Build, upload and run two examples on a server of their own, and show what it recorded
+/// Build, upload and run two examples on a server of their own; show what it recorded
 ///
 /// To be run in a clone of the repository. The server needs no keys, listens on 127.0.0.1 (port 7071
 /// if that is free) and keeps its data in a new folder below the system's temporary one.

@@ -9,17 +9,17 @@ use anyhow::{Context, Result, ensure};
 use super::output::say;
 use crate::api::auth::{self, Keys as ServerKeys};
 
-const EXAMPLES: &str = "\
+const ABOUT: &str = "\
+The master key opens everything; the system key opens everything but the upload of modules, and is
+part of the URLs that the server hands out.
+
 Examples:
   dacapo keys --data ./dacapo-data
   export DACAPO_KEY=$(dacapo keys --json | jq -r .master)";
 
 /// Print the keys of the server whose data directory this is
-///
-/// The master key opens everything; the system key opens everything but the upload of modules, and is
-/// part of the URLs that the server hands out.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment, after_help = EXAMPLES)]
+#[command(after_help = ABOUT)]
 pub(super) struct Keys {
     /// The server's data directory, on this machine
     #[arg(long, value_name = "DIR", env = "DACAPO_DATA", hide_env_values = true, default_value = "./dacapo-data")]

@@ -19,19 +19,20 @@ const TOP: &str = "50";
 const STATUSES: [&str; 8] =
     ["Running", "Completed", "ContinuedAsNew", "Failed", "Canceled", "Terminated", "Pending", "Suspended"];
 
-fn examples() -> String {
+fn about() -> String {
+    let statuses = STATUSES.join(", ");
     format!(
-        "{}\n\nExamples:\n  dacapo list --status Failed,Terminated --created-after 2h\n  dacapo list --prefix loaf- --top 1000 --json",
+        "Statuses are {statuses}.\n\n{}\n\nExamples:\n  dacapo list --status Failed,Terminated --created-after 2h\n  dacapo list --prefix loaf- --top 1000 --json",
         moment::FORMS
     )
 }
 
 /// List instances, the oldest first
 #[derive(Debug, clap::Args)]
-#[command(after_help = examples())]
+#[command(after_help = about())]
 pub(super) struct List {
     /// Only those with one of these statuses
-    #[arg(long, value_name = "S,...", value_delimiter = ',', ignore_case = true, value_parser = PossibleValuesParser::new(STATUSES))]
+    #[arg(long, value_name = "S,...", value_delimiter = ',', hide_possible_values = true, ignore_case = true, value_parser = PossibleValuesParser::new(STATUSES))]
     status: Vec<String>,
 
     /// Only those whose ID begins like this; they are then listed by ID
@@ -137,9 +138,9 @@ mod tests {
         };
         let instances = [instance("loaf-17", "Running"), instance(&"0123456789abcdef".repeat(6), "Completed")];
         let expected = "\
-ID                                                    FUNCTION   STATUS     CREATED  UPDATED
-loaf-17                                               BakeBread  Running    1h ago   10s ago
-0123456789abcdef0123456789abcdef0123456789abcdef01…  BakeBread  Completed  1h ago   10s ago";
+ID                                                  FUNCTION   STATUS     CREATED  UPDATED
+loaf-17                                             BakeBread  Running    1h ago   10s ago
+0123456789abcdef0123456789abcdef0123456789abcdef0…  BakeBread  Completed  1h ago   10s ago";
         assert_eq!(table(&instances, 1_772_355_610_000).fitted(92), expected);
     }
 }

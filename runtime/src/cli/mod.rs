@@ -50,7 +50,7 @@ Log: DACAPO_LOG says what is logged to standard error, from `error` over `warn`,
 
 /// Durable orchestrations as WebAssembly modules
 #[derive(Debug, Parser)]
-#[command(name = "dacapo", version, after_help = format!("{}\n\n{}\n\n{LOG_HELP}", exit::HELP, connection::HELP))]
+#[command(name = "dacapo", bin_name = "dacapo", version, after_help = format!("{}\n\n{}\n\n{LOG_HELP}", exit::HELP, connection::HELP))]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -171,13 +171,39 @@ mod tests {
         Arguments::try_parse_from(line.split(' ')).and_then(Arguments::checked)
     }
 
+    /// All commands below this one, and itself.
+    fn all(command: &clap::Command) -> Vec<clap::Command> {
+        let below = command.get_subcommands().flat_map(all);
+        std::iter::once(command.clone()).chain(below).collect()
+    }
+
     #[test]
-    fn help_fits_a_terminal_of_100_columns_and_names_the_exit_codes() {
-        for line in ["dacapo --help", "dacapo serve --help", "dacapo demo --help"] {
-            let help = parse(line).unwrap_err().to_string();
-            assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+    fn every_help_fits_100_columns_and_begins_with_a_sentence() {
+        let mut root = Arguments::command();
+        root.build();
+        for mut command in all(&root) {
+            for help in [command.render_help().to_string(), command.render_long_help().to_string()] {
+                assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+                assert!(!help.starts_with("Usage"), "{help}");
+            }
         }
-        assert!(parse("dacapo -h").unwrap_err().to_string().contains("Exit status:"));
+        assert!(root.render_help().to_string().contains(exit::HELP));
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        let mut root = Arguments::command();
+        root.build();
+        for mut command in
+            root.get_subcommands().filter(|command| !["help", "serve", "demo"].contains(&command.get_name())).cloned()
+        {
+            assert!(command.render_help().to_string().contains("Example"), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn the_definition_of_the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
     }
 
     #[test]
@@ -196,7 +222,18 @@ mod tests {
     #[test]
     fn wrong_usage_has_status_2_and_help_has_0() {
         let code = |line| parse(line).unwrap_err().exit_code();
-        for wrong in ["dacapo", "dacapo bake", "dacapo serve --port 1", "dacapo serve --listen 7071", "dacapo demo twice"] {
+        for wrong in [
+            "dacapo",
+            "dacapo bake",
+            "dacapo serve --port 1",
+            "dacapo serve --listen 7071",
+            "dacapo demo twice",
+            "dacapo status",
+            "dacapo start",
+            "dacapo list --status Baked",
+            "dacapo list --top 0",
+            "dacapo start a --wait=soon",
+        ] {
             assert_eq!(code(wrong), 2, "{wrong}");
         }
         assert_eq!((code("dacapo --help"), code("dacapo --version")), (0, 0));

@@ -15,7 +15,9 @@ use crate::clock::Clock;
 /// How much of a digest is shown, in hex digits: enough to tell apart whatever one hub has.
 const DIGEST_CHARS: usize = 12;
 
-const EXAMPLES: &str = "\
+const ABOUT: &str = "\
+The first line of a module is its current version, on which new instances run.
+
 Example:
   dacapo modules --json | jq -r '.[].name'";
 
@@ -25,10 +27,8 @@ Examples:
   dacapo modules delete bakery --version 9f86d081";
 
 /// List the modules of a task hub with their versions, or delete one
-///
-/// The first line of a module is its current version, on which new instances run.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment, after_help = EXAMPLES)]
+#[command(after_help = ABOUT)]
 pub(super) struct Modules {
     #[command(subcommand)]
     action: Option<Action>,
@@ -46,7 +46,7 @@ enum Action {
     Delete(Delete),
 }
 
-/// Delete a module, or one version of it; live instances keep what they run on from being deleted
+/// Delete a module, or one version of it, on which no live instance runs
 #[derive(Debug, clap::Args)]
 #[command(after_help = DELETE_EXAMPLES)]
 struct Delete {

@@ -8,8 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 
 /// What a moment may look like, for help texts.
 pub(super) const FORMS: &str = "\
-Times are dates (2026-03-01), times (2026-03-01T08:00, UTC unless it says +02:00 or the like), or how
-long ago: 90s, 30m, 2h, 7d.";
+Times are dates (2026-03-01), times (2026-03-01T08:00, in UTC unless there is +02:00 or the like
+behind it), or how long ago: 90s, 30m, 2h, 7d.";
 
 /// A point in time: a date, a time, or how long before now.
 pub(super) fn moment(text: &str) -> Result<Timestamp, String> {

@@ -23,7 +23,7 @@ pub(super) struct Raise {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     event: String,
 
-    /// What the instance gets: JSON, or @FILE for what is in a file, or @- for standard input
+    /// What it gets: JSON, or @FILE, or @- for standard input
     #[arg(long, value_name = "JSON", default_value = "null")]
     data: String,
 

@@ -12,26 +12,26 @@ use super::output::{Spinner, clean, hint, say, shell_word};
 use super::wire::{Instance, Started};
 use super::{input, moment};
 
-const EXAMPLES: &str = "\
+const ABOUT: &str = "\
+With --wait, the output is printed instead, as JSON, once the instance has completed.
+
 Examples:
   dacapo start BakeBread --input '{\"flour\": \"rye\"}' --id loaf-17
   dacapo start WordCount --input @book.json --wait=60";
 
 /// Start an instance of an orchestrator and print its ID
-///
-/// With --wait, print its output instead, as JSON, once it has completed.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment, after_help = EXAMPLES)]
+#[command(after_help = ABOUT)]
 pub(super) struct Start {
     /// The orchestrator, by the name that its module gives it
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
 
-    /// The input: JSON, or @FILE for what is in a file, or @- for standard input
+    /// The input: JSON, or @FILE for a file's contents, or @- for standard input
     #[arg(long, value_name = "JSON")]
     input: Option<String>,
 
-    /// The ID of the new instance, which must not belong to a live one; without it, a random one
+    /// The ID of the instance, which no live one may have; without it, a random one
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     id: Option<String>,
 
@@ -39,7 +39,7 @@ pub(super) struct Start {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, value_parser = moment::seconds)]
     wait: Option<Option<Duration>>,
 
-    /// Print the server's JSON: the URLs that manage the instance; with --wait, its status
+    /// Print the server's JSON: the instance's URLs, or, with --wait, its status
     #[arg(long)]
     json: bool,
 

@@ -171,7 +171,7 @@ Created        2026-03-01T08:00:00Z (1h ago)
 Updated        2026-03-01T09:00:00Z (10s ago)
 Input          {{\"flour\": \"rye\",\"note\":\"{}…
 Custom status  \"rising\"",
-            "x".repeat(37)
+            "x".repeat(40)
         );
         assert_eq!(summary(&instance, NOW_MS, 80), expected);
     }
@@ -193,8 +193,8 @@ Custom status  \"rising\"",
         let expected = "\
 AT        EVENT               NAME        TOOK    DETAILS
 +0ms      started             BakeBread           {\"flour\":\"rye\"}
-+2.37s    activity completed  MixDough    2.10s   \"a text that is far too long f… → {\"ok\":true}
-+2.57s    timer set                               due at +1h 0m
++2.38s    activity completed  MixDough    2.10s   \"a text that is far too long … → {\"ok\":true}
++2.58s    timer set                               due at +1h 0m
 +39m 59s  event raised        DoughReady
 +40m 59s  activity failed     Bake        59.00s  oven is cold
 +40m 59s  Novelty

@@ -6,15 +6,15 @@ use clap::builder::NonEmptyStringValueParser;
 use super::connection::Connection;
 use super::output::hint;
 
-const EXAMPLES: &str = "\
+const ABOUT: &str = "\
+Activities that run now run on, and their results are dropped; sub-orchestrations are not touched.
+
 Example:
   dacapo terminate loaf-17 --reason 'power cut'";
 
-/// Terminate an instance: its code does not run again, and nothing that it did is undone
-///
-/// Activities that run now run on, and their results are dropped; sub-orchestrations are not touched.
+/// Terminate an instance: its code does not run again, nothing that it did is undone
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment, after_help = EXAMPLES)]
+#[command(after_help = ABOUT)]
 pub(super) struct Terminate {
     /// The instance
     #[arg(value_parser = NonEmptyStringValueParser::new())]

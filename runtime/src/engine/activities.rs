@@ -16,13 +16,13 @@ use super::module;
 use super::partition::ActivityOrder;
 use crate::host::{Host, Invocation, Module, NoGuest};
 use crate::limits::Limits;
-use crate::model::{Action, Digest, ExecutionKey, Failure, LogLine, Outcome, TaskId};
+use crate::model::{ActivityCall, Digest, ExecutionKey, Failure, LogLine, Outcome, TaskId};
 use crate::store::Store;
 
 /// How long to wait for a slot that a stopped guest has not given back yet.
 const SLOT_WAIT: Duration = Duration::from_millis(1);
 
-/// The activities that run or wait in line.
+/// The activities that run or wait in line, and the timers.
 pub(super) struct Activities {
     runtime: Handle,
     permits: Arc<Semaphore>,
@@ -120,7 +120,7 @@ pub(super) struct ActivityContext {
 
 async fn attempt(context: &ActivityContext, order: &ActivityOrder) -> Result<Done, String> {
     let ActivityContext { host, store, limits, current } = context;
-    let Action::Activity { name, input, attempt, first_attempt, timeout_ms } = &order.action;
+    let ActivityCall { name, input, attempt, first_attempt, timeout_ms } = &order.call;
     let digest = current().unwrap_or(order.module);
     let module = match host.ready_module(digest) {
         Some(module) => module,

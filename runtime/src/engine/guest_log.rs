@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 
-use crate::model::{InstanceId, LogLevel, LogLine, TaskId};
+use crate::model::{InstanceId, LogLevel, LogLine, LogRecord};
 
 /// How many turns' and activities' lines may wait to be written, and how many bytes they may have.
 const WAITING_MAX: usize = 1_000;
@@ -23,8 +23,7 @@ pub(super) struct GuestLog {
 
 struct Said {
     instance: InstanceId,
-    task: Option<TaskId>,
-    lines: Vec<LogLine>,
+    lines: Arc<[LogRecord]>,
 }
 
 impl GuestLog {
@@ -40,29 +39,26 @@ impl GuestLog {
         Ok(Self { waiting, bytes, dropped })
     }
 
-    /// Has `lines` written that `instance` said, or the activity that is `task` of it. Never waits.
-    pub(super) fn show(&self, instance: InstanceId, task: Option<TaskId>, lines: Vec<LogLine>) {
-        if lines.is_empty() {
-            return;
-        }
+    /// Has `lines` written that `instance` and its activities said. Never waits.
+    pub(super) fn show(&self, instance: InstanceId, lines: Arc<[LogRecord]>) {
         let (count, size) = (lines.len() as u64, size(&lines));
         let is_too_much = self.bytes.fetch_add(size, Ordering::Relaxed) + size > WAITING_BYTES_MAX;
-        if is_too_much || self.waiting.try_send(Said { instance, task, lines }).is_err() {
+        if is_too_much || self.waiting.try_send(Said { instance, lines }).is_err() {
             self.bytes.fetch_sub(size, Ordering::Relaxed);
             self.dropped.fetch_add(count, Ordering::Relaxed);
         }
     }
 }
 
-fn size(lines: &[LogLine]) -> usize {
-    lines.iter().map(|line| size_of::<LogLine>() + line.target.len() + line.message.len()).sum()
+fn size(lines: &[LogRecord]) -> usize {
+    lines.iter().map(|LogRecord { line, .. }| size_of::<LogRecord>() + line.target.len() + line.message.len()).sum()
 }
 
 fn write(inbox: &Receiver<Said>, bytes: &AtomicUsize, dropped: &AtomicU64) {
-    for Said { instance, task, lines } in inbox {
+    for Said { instance, lines } in inbox {
         bytes.fetch_sub(size(&lines), Ordering::Relaxed);
-        let task = task.map(|task| task.0);
-        for LogLine { level, target, message } in lines {
+        for LogRecord { task, line: LogLine { level, target, message }, .. } in lines.iter() {
+            let task = task.map(|task| task.0);
             match level {
                 LogLevel::Trace => tracing::trace!(target: "dacapo::guest", %instance, task, "{target}: {message}"),
                 LogLevel::Debug => tracing::debug!(target: "dacapo::guest", %instance, task, "{target}: {message}"),

@@ -3,16 +3,19 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::partition::{Answer, Input, Start};
+use super::partition::{Answer, Input, Start, Token};
 use super::shell::Shell;
-use super::views::{InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError};
+use super::views::{ControlError, InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError};
 use super::{catalog_of, functions::Functions};
 use crate::host::Catalog;
-use crate::model::{Digest, End, Event, Generation, HubName, InstanceId, ModuleName, Seed, Started, Versions};
-use crate::store::{InstanceRow, ModuleRow, Store, StoreError};
+use crate::model::{Digest, End, Event, Generation, HubName, InstanceId, ModuleName, Payload, Seed, Started, Versions};
+use crate::store::{InstanceRow, LogPage, ModuleRow, Store, StoreError};
 
 /// How often to look again for an instance that the store has open but recovery has not come to yet.
 const RECOVERY_WAIT: Duration = Duration::from_millis(20);
+
+/// How long to look for it before the caller is told to come back.
+const RECOVERY_MAX: Duration = Duration::from_secs(5);
 
 /// A task hub: a named space of functions and instances.
 pub struct Hub {
@@ -67,8 +70,75 @@ impl Hub {
             Ok(Answer::Started) => Ok(id),
             Ok(Answer::Exists(status)) => Err(StartError::InstanceExists { id, status }),
             Ok(Answer::Failed(error)) => Err(StartError::Store(error)),
-            Ok(Answer::Ended(_) | Answer::NotOpen) | Err(_) => Err(StartError::ShuttingDown),
+            Ok(Answer::Recorded | Answer::Ended(_) | Answer::NotOpen) | Err(_) => Err(StartError::ShuttingDown),
         }
+    }
+
+    /// Raises an event to an instance. Durable on return; it is there once, whether the instance waits for it or not.
+    ///
+    /// # Errors
+    /// As [`ControlError`] says.
+    pub async fn raise(&self, id: &InstanceId, name: String, payload: Payload) -> Result<(), ControlError> {
+        if self.shell.machinery.is_overloaded() {
+            return Err(ControlError::Overloaded);
+        }
+        let input = |caller| Input::Raise { caller, instance: id.clone(), name: name.clone(), payload: payload.clone() };
+        self.tell(id, input).await
+    }
+
+    /// Ends an instance: none of its code runs any more. Durable on return. Instances that it has started go on.
+    ///
+    /// # Errors
+    /// As [`ControlError`] says.
+    pub async fn terminate(&self, id: &InstanceId, reason: Option<String>) -> Result<(), ControlError> {
+        self.tell(id, |caller| Input::Terminate { caller, instance: id.clone(), reason: reason.clone() }).await
+    }
+
+    /// Whether there is such an instance and it has not ended.
+    ///
+    /// # Errors
+    /// [`ControlError::NotFound`], [`ControlError::Ended`], or that the store cannot be read.
+    pub async fn check_open(&self, id: &InstanceId) -> Result<(), ControlError> {
+        let (shell, id) = (self.shell.clone(), id.clone());
+        match blocking(move || shell.row_of(&id)).await {
+            Ok(Some(row)) if !row.status.is_ended() => Ok(()),
+            Ok(Some(_)) => Err(ControlError::Ended),
+            Ok(None) => Err(ControlError::NotFound),
+            Err(error) => Err(ControlError::Store(Arc::new(error))),
+        }
+    }
+
+    /// Hands an open instance what is to be recorded, and waits until it is.
+    async fn tell(&self, id: &InstanceId, input: impl Fn(Token) -> Input) -> Result<(), ControlError> {
+        let deadline = Instant::now() + RECOVERY_MAX;
+        loop {
+            let (_, answer) = self.shell.ask(id, &input);
+            match answer.await {
+                Ok(Answer::Recorded) => return Ok(()),
+                Ok(Answer::Ended(_)) => return Err(ControlError::Ended),
+                Ok(Answer::Failed(error)) => return Err(ControlError::Store(error)),
+                // It has ended before, or was never there; or recovery has not come to it yet.
+                Ok(_) => self.check_open(id).await?,
+                Err(_) => return Err(ControlError::ShuttingDown),
+            }
+            if Instant::now() >= deadline {
+                return Err(ControlError::Recovering);
+            }
+            tokio::time::sleep(RECOVERY_WAIT).await;
+        }
+    }
+
+    /// The lines of the current execution of an instance from number `from` on. `None` if there is no such instance.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub async fn log(&self, id: &InstanceId, from: u64) -> Result<Option<LogPage>, StoreError> {
+        let (shell, id) = (self.shell.clone(), id.clone());
+        blocking(move || {
+            let Some(row) = shell.row_of(&id)? else { return Ok(None) };
+            shell.machinery.store.log(row.execution, from).map(Some)
+        })
+        .await
     }
 
     /// Waits for the end of an instance, at most for `timeout`. `None` when the time is up, or if there is no such instance.
@@ -188,7 +258,7 @@ impl Hub {
 struct Waiting<'a> {
     shell: &'a Arc<Shell>,
     id: &'a InstanceId,
-    token: super::partition::Token,
+    token: Token,
 }
 
 impl Drop for Waiting<'_> {

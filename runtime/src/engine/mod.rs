@@ -29,7 +29,7 @@ use tokio::runtime::Runtime;
 
 pub use hub::Hub;
 pub use verify::{Report, VerifyError, verify};
-pub use views::{InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError, UploadedModule};
+pub use views::{ControlError, InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError, UploadedModule};
 
 use crate::clock::Clock;
 use crate::host::{Catalog, Compiler, Host, Module, ModuleError};

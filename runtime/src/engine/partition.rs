@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use super::instance::{Instance, Phase};
 use crate::model::{
-    Action, Digest, End, Event, Execution, ExecutionKey, Generation, HubKey, Input as Given, InstanceId, InstanceKey, LogLine,
-    Outcome, Progress, RuntimeStatus, Started, TaskId,
+    ActivityCall, Digest, End, Event, Execution, ExecutionKey, Generation, HubKey, Input as Given, InstanceId, InstanceKey,
+    LogLine, LogRecord, Outcome, Payload, Progress, RuntimeStatus, Started, TaskId,
 };
 use crate::replay::{Fault, TurnError};
-use crate::store::{Change, Commit, CommitOutcome, EncodedEvents, InstanceRow, NewInstance, StoreError};
+use crate::store::{Change, Commit, CommitOutcome, EncodedEvents, EncodedLines, InstanceRow, NewInstance, StoreError};
 
 /// Whom to answer: a number that the shell gives out and finds the caller by.
 pub type Token = u64;
@@ -26,20 +26,40 @@ pub enum Input {
     Start(Token, Box<Start>),
     /// Somebody wants to know how an instance ends.
     Wait(Token, InstanceId),
+    /// Somebody raises an event to an instance.
+    Raise {
+        /// Who.
+        caller: Token,
+        /// To which one.
+        instance: InstanceId,
+        /// The event's name.
+        name: String,
+        /// The event's value.
+        payload: Payload,
+    },
+    /// Somebody wants an instance to end.
+    Terminate {
+        /// Who.
+        caller: Token,
+        /// Which one.
+        instance: InstanceId,
+        /// Why.
+        reason: Option<String>,
+    },
     /// The one who waited has gone.
     Forget(Token, InstanceId),
     /// The store has this open instance: found when the server starts.
     Found(Box<InstanceRow>),
     /// What [`Effect::Load`] asked for.
     Loaded(ExecutionKey, Result<Box<Execution>, LoadError>),
-    /// What [`Effect::RunTurn`] asked for.
-    TurnDone(ExecutionKey, Result<TurnResult, TurnFailure>),
+    /// What [`Effect::RunTurn`] asked for: the turn's number there, and what came of it.
+    TurnDone(ExecutionKey, u64, Result<TurnResult, TurnFailure>),
     /// The commit is durable, or refused.
     Committed(ExecutionKey, CommitOutcome),
     /// The commit did not go through.
     CommitFailed(ExecutionKey, Arc<StoreError>),
-    /// An activity has come to its end. `ran` is the module that had it.
-    ActivityDone {
+    /// An activity has come to its end, or a timer is due.
+    TaskDone {
         /// Whose task it was.
         execution: ExecutionKey,
         /// Which one.
@@ -48,6 +68,8 @@ pub enum Input {
         outcome: Outcome,
         /// The module that ran, if one did.
         ran: Option<Digest>,
+        /// What it said.
+        lines: Vec<LogLine>,
     },
     /// The time of an [`Effect::Arm`] has come.
     TimerDue(ExecutionKey),
@@ -103,9 +125,12 @@ pub enum Effect {
     Commit(Box<CommitOrder>),
     /// Read an execution from the store; answer with [`Input::Loaded`].
     Load(ExecutionKey),
-    /// Run an activity, which is scheduled durably; answer with [`Input::ActivityDone`].
+    /// Run an activity, which is scheduled durably; answer with [`Input::TaskDone`].
     Dispatch(Box<ActivityOrder>),
-    /// Tell this activity to stop, if it runs.
+    /// Answer this timer, which is scheduled durably, with [`Input::TaskDone`] at this time, in milliseconds since 1970, or at once if it
+    /// has passed.
+    Sleep(ExecutionKey, TaskId, u64),
+    /// Tell this activity or timer to stop, if it runs.
     Cancel(ExecutionKey, TaskId),
     /// Answer with [`Input::TimerDue`] at this time, in milliseconds since 1970.
     Arm(ExecutionKey, u64),
@@ -113,8 +138,10 @@ pub enum Effect {
     Reply(Token, Answer),
     /// Drop the guest of this execution, if one is alive.
     Evict(ExecutionKey),
-    /// Show what a guest said in a turn that is recorded now.
-    Log(InstanceId, Vec<LogLine>),
+    /// Show what guests said in a step that is recorded now.
+    Log(InstanceId, Arc<[LogRecord]>),
+    /// Tell that an instance has ended.
+    Ended(Box<Ended>),
 }
 
 /// A turn to run.
@@ -122,9 +149,13 @@ pub enum Effect {
 pub struct TurnOrder {
     /// Of which execution.
     pub execution: ExecutionKey,
+    /// Which of the turns that this instance began in this life of the server.
+    pub number: u64,
+    /// Which of them a living guest must have played last; 0 if none will do.
+    pub after: u64,
     /// Its code.
     pub module: Digest,
-    /// How many turns are recorded: a living guest that has played another number of them is not this one.
+    /// How many turns are recorded.
     pub turns: u32,
     /// The start, if it is all that is recorded; then nobody needs to read the history.
     pub started: Option<Started>,
@@ -145,16 +176,32 @@ pub struct CommitOrder {
     pub execution: ExecutionKey,
     /// Appended behind what the execution has. Not printed yet: that takes time, and nobody may wait for a partition.
     pub events: Arc<[Event]>,
+    /// Kept with the execution.
+    pub lines: Arc<[LogRecord]>,
     /// What becomes of the instance's row.
     pub change: Change,
 }
 
-impl From<CommitOrder> for Commit {
-    /// Prints the events.
-    fn from(order: CommitOrder) -> Self {
-        let CommitOrder { instance, execution, events, change } = order;
-        Self { instance, execution, events: EncodedEvents::of(&events), change }
+impl CommitOrder {
+    /// Prints the events and lines, of which the store keeps `log_bytes_max` for the execution.
+    pub fn encoded(self, log_bytes_max: usize) -> Commit {
+        let Self { instance, execution, events, lines, change } = self;
+        let lines = (!lines.is_empty()).then(|| EncodedLines::of(&lines, log_bytes_max));
+        Commit { instance, execution, events: EncodedEvents::of(&events), lines, change }
     }
+}
+
+/// An instance that has come to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Which one.
+    pub instance: InstanceId,
+    /// The orchestrator's name, as the caller spelled it.
+    pub function: String,
+    /// How it ended.
+    pub status: RuntimeStatus,
+    /// How long after its start, in milliseconds.
+    pub took_ms: u64,
 }
 
 /// An activity to run.
@@ -165,7 +212,7 @@ pub struct ActivityOrder {
     /// For which task of it.
     pub task: TaskId,
     /// What was asked for.
-    pub action: Action,
+    pub call: ActivityCall,
     /// The instance.
     pub instance: InstanceId,
     /// The execution's generation.
@@ -181,7 +228,9 @@ pub enum Answer {
     Started,
     /// A live instance has that ID, in this status. Nothing has changed.
     Exists(RuntimeStatus),
-    /// The start could not be recorded.
+    /// What was raised or asked for is durable.
+    Recorded,
+    /// It could not be recorded, or nobody knows whether it was.
     Failed(Arc<StoreError>),
     /// The instance has ended; it is durable.
     Ended(End),
@@ -224,24 +273,32 @@ impl Partition {
         let mut effects = Vec::new();
         match input {
             Input::Start(token, start) => self.start(token, *start, &mut effects),
-            Input::Wait(token, id) => match self.by_id.get(&id).and_then(|key| self.instances.get_mut(key)) {
+            Input::Wait(token, id) => match self.open(&id) {
                 Some(instance) => instance.waiters.push(token),
                 None => effects.push(Effect::Reply(token, Answer::NotOpen)),
             },
+            Input::Raise { caller, instance, name, payload } => match self.open(&instance) {
+                Some(instance) => instance.raise(now_ms, caller, name, payload, &mut effects),
+                None => effects.push(Effect::Reply(caller, Answer::NotOpen)),
+            },
+            Input::Terminate { caller, instance, reason } => match self.open(&instance) {
+                Some(instance) => instance.terminate(now_ms, caller, reason, &mut effects),
+                None => effects.push(Effect::Reply(caller, Answer::NotOpen)),
+            },
             Input::Forget(token, id) => {
-                if let Some(instance) = self.by_id.get(&id).and_then(|key| self.instances.get_mut(key)) {
+                if let Some(instance) = self.open(&id) {
                     instance.waiters.retain(|waiter| *waiter != token);
                 }
             }
             Input::Found(row) => self.found(*row, &mut effects),
             Input::Loaded(key, Ok(execution)) => self.loaded(now_ms, key, *execution, &mut effects),
             Input::Loaded(key, Err(error)) => self.not_loaded(now_ms, key, error, &mut effects),
-            Input::TurnDone(key, result) => self.turn_done(now_ms, key, result, &mut effects),
+            Input::TurnDone(key, number, result) => self.turn_done(now_ms, key, number, result, &mut effects),
             Input::Committed(key, outcome) => self.committed(now_ms, key, outcome, &mut effects),
             Input::CommitFailed(key, error) => self.commit_failed(now_ms, key, error, &mut effects),
-            Input::ActivityDone { execution, task, outcome, ran } => {
+            Input::TaskDone { execution, task, outcome, ran, lines } => {
                 if let Some(instance) = self.instances.get_mut(&execution) {
-                    instance.answer(now_ms, task, outcome, ran);
+                    instance.answer(now_ms, task, outcome, ran, lines);
                     instance.go_on(now_ms, &mut effects);
                 }
             }
@@ -257,10 +314,15 @@ impl Partition {
         effects
     }
 
+    /// The open instance with this ID.
+    fn open(&mut self, id: &InstanceId) -> Option<&mut Instance> {
+        self.by_id.get(id).and_then(|key| self.instances.get_mut(key))
+    }
+
     /// Only the store knows whether the ID is free: the commit finds out, and creates the instance in the same step.
     fn start(&mut self, token: Token, start: Start, effects: &mut Vec<Effect>) {
         let id = start.started.instance.clone();
-        if let Some(instance) = self.by_id.get(&id).and_then(|key| self.instances.get_mut(key)) {
+        if let Some(instance) = self.open(&id) {
             return instance.contend(token, start, effects);
         }
         let key = self.next;
@@ -270,6 +332,7 @@ impl Partition {
             instance: key.instance(),
             execution: key,
             events: [Event::Started(started.clone())].into(),
+            lines: [].into(),
             change: Change::Create(NewInstance {
                 hub,
                 id: id.clone(),
@@ -309,6 +372,7 @@ impl Partition {
         let Some(instance) = self.instances.get_mut(&key) else { return };
         let why = Arc::new(StoreError::Other(format!("what is stored of instance {} cannot be read", instance.id)));
         instance.answer_contenders(&Answer::Failed(why.clone()), effects);
+        instance.refuse_callers(&Answer::Failed(why.clone()), effects);
         match error {
             LoadError::Passing => {
                 instance.phase = Phase::Resting { unknown: Some(why) };
@@ -319,14 +383,25 @@ impl Partition {
         }
     }
 
-    fn turn_done(&mut self, now_ms: u64, key: ExecutionKey, result: Result<TurnResult, TurnFailure>, effects: &mut Vec<Effect>) {
-        let Some(instance) = self.instances.get_mut(&key) else { return };
+    fn turn_done(
+        &mut self,
+        now_ms: u64,
+        key: ExecutionKey,
+        number: u64,
+        result: Result<TurnResult, TurnFailure>,
+        effects: &mut Vec<Effect>,
+    ) {
+        // The guest of a turn that nobody waits for any more has gone where no history went.
+        let Some(instance) = self.instances.get_mut(&key).filter(|instance| instance.is_in_turn(number)) else {
+            return effects.push(Effect::Evict(key));
+        };
         match result {
             Ok(TurnResult { progress, lines }) => instance.record(now_ms, progress, lines, effects),
             Err(TurnFailure::Host(_)) => {
                 instance.take_back();
                 instance.phase = Phase::Resting { unknown: None };
                 effects.push(Effect::Arm(key, now_ms + RETRY_MS));
+                instance.append_while_resting(effects);
             }
             Err(TurnFailure::Guest { error, lines }) => {
                 instance.tries += 1;
@@ -355,8 +430,8 @@ impl Partition {
                 instance.answer_contenders(&Answer::Exists(status), effects);
                 self.drop_instance(key, &Answer::NotOpen, effects);
             }
-            (Phase::Committing { events, lines }, CommitOutcome::Done) => {
-                instance.commit_done(&events, lines, effects);
+            (Phase::Committing { events, taken, lines }, CommitOutcome::Done) => {
+                instance.commit_done(&events, taken, lines, effects);
                 if !self.finish(key, effects) {
                     self.still_open(now_ms, key, effects);
                 }
@@ -377,6 +452,7 @@ impl Partition {
         instance.take_back();
         effects.push(Effect::Evict(key));
         instance.answer_contenders(&Answer::Failed(error.clone()), effects);
+        instance.refuse_callers(&Answer::Failed(error.clone()), effects);
         if may_pass {
             instance.phase = Phase::Resting { unknown: Some(error) };
             effects.push(Effect::Arm(key, now_ms + RETRY_MS));
@@ -394,9 +470,15 @@ impl Partition {
 
     /// If the execution has ended: tells who waits for it, and forgets it.
     fn finish(&mut self, key: ExecutionKey, effects: &mut Vec<Effect>) -> bool {
-        let end = self.instances.get(&key).and_then(|instance| instance.execution.as_ref()?.end.clone());
-        let Some(end) = end else { return false };
+        let Some(execution) = self.instances.get(&key).and_then(|instance| instance.execution.as_ref()) else { return false };
+        let Some(end) = execution.end.clone() else { return false };
         effects.push(Effect::Evict(key));
+        effects.push(Effect::Ended(Box::new(Ended {
+            instance: execution.started.instance.clone(),
+            function: execution.started.function.clone(),
+            status: end.status(),
+            took_ms: execution.latest_ms - execution.started.at_ms,
+        })));
         self.drop_instance(key, &Answer::Ended(end), effects);
         true
     }
@@ -407,8 +489,7 @@ impl Partition {
         if self.by_id.get(&instance.id) == Some(&key) {
             self.by_id.remove(&instance.id);
         }
-        effects.extend(instance.waiters.into_iter().map(|token| Effect::Reply(token, answer.clone())));
-        for (token, start) in instance.contenders {
+        for (token, start) in instance.dismiss(answer, effects) {
             self.start(token, start, effects);
         }
     }

@@ -20,7 +20,7 @@ struct Guests {
 }
 
 struct Resident {
-    turns: u32,
+    turn: u64,
     bytes: usize,
     guest: OrchestratorGuest,
 }
@@ -32,17 +32,17 @@ impl Residents {
         Self { guests: Mutex::new(guests), count_max, bytes_max: usize::try_from(bytes_max).unwrap_or(usize::MAX) }
     }
 
-    /// The guest of `execution`, if it is alive and has played exactly `turns` turns.
-    pub(super) fn take(&self, execution: ExecutionKey, turns: u32) -> Option<OrchestratorGuest> {
+    /// The guest of `execution`, if it is alive and turn number `turn` was the last that it played.
+    pub(super) fn take(&self, execution: ExecutionKey, turn: u64) -> Option<OrchestratorGuest> {
         let resident = self.lock().pop(execution)?;
-        (resident.turns == turns).then_some(resident.guest)
+        (resident.turn == turn).then_some(resident.guest)
     }
 
-    /// Keeps `guest`, which has played `turns` turns of `execution`, and drops others if there is no room.
-    pub(super) fn put(&self, execution: ExecutionKey, turns: u32, guest: OrchestratorGuest) {
+    /// Keeps `guest`, which has played turn number `turn` of `execution`, and drops others if there is no room.
+    pub(super) fn put(&self, execution: ExecutionKey, turn: u64, guest: OrchestratorGuest) {
         let mut dropped = Vec::new(); // Outside the lock: it takes a while.
         let mut guests = self.lock();
-        let resident = Resident { turns, bytes: guest.memory_bytes(), guest };
+        let resident = Resident { turn, bytes: guest.memory_bytes(), guest };
         guests.bytes += resident.bytes;
         if let Some(old) = guests.by_execution.put(execution, resident) {
             guests.bytes -= old.bytes;

@@ -13,17 +13,19 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::activities::{Activities, ActivityContext};
+use super::activities::{Activities, ActivityContext, Done};
 use super::functions::Functions;
 use super::guest_log::GuestLog;
-use super::partition::{ActivityOrder, Answer, CommitOrder, Effect, Input, LoadError, Partition, Token, TurnFailure, TurnOrder};
+use super::partition::{
+    ActivityOrder, Answer, CommitOrder, Effect, Ended, Input, LoadError, Partition, Token, TurnFailure, TurnOrder,
+};
 use super::pool::TurnPool;
 use super::residents::Residents;
 use super::turns::{self, TurnContext};
 use crate::clock::Clock;
 use crate::host::Host;
 use crate::limits::Limits;
-use crate::model::{Action, Execution, ExecutionKey, InstanceId};
+use crate::model::{Execution, ExecutionKey, InstanceId, Outcome, TaskId};
 use crate::replay::{Fault, TurnError};
 use crate::store::group::Committer;
 use crate::store::{HubRow, InstanceRow, Store, StoreError};
@@ -52,6 +54,9 @@ impl Machinery {
 /// With more effects than this, a turn thread carries them out: whoever had the input may be the one that commits for
 /// everybody.
 const EFFECTS_AT_ONCE: usize = 64;
+
+/// How long a timer sleeps before it looks at the clock again.
+const CLOCK_CHECK: Duration = Duration::from_secs(60);
 
 /// One hub: its partitions, and the functions that its modules offer.
 pub(super) struct Shell {
@@ -177,8 +182,10 @@ impl Shell {
     fn carry_out_all(self: &Arc<Self>, partition: u32, effects: Vec<Effect>) {
         let mut dispatched = Vec::new();
         for effect in effects {
-            if let Effect::Dispatch(order) = &effect {
-                dispatched.push((order.execution, order.task));
+            match &effect {
+                Effect::Dispatch(order) => dispatched.push((order.execution, order.task)),
+                Effect::Sleep(execution, task, _) => dispatched.push((*execution, *task)),
+                _ => (),
             }
             self.carry_out(partition, effect);
         }
@@ -199,10 +206,15 @@ impl Shell {
             Effect::Commit(commit) => self.commit(partition, *commit),
             Effect::Load(execution) => self.load(partition, execution),
             Effect::Dispatch(order) => self.dispatch(partition, *order),
+            Effect::Sleep(execution, task, due_ms) => self.sleep(partition, (execution, task), due_ms),
             Effect::Cancel(execution, task) => self.machinery.activities.cancel((execution, task)),
             Effect::Arm(execution, at_ms) => self.arm(partition, execution, at_ms),
             Effect::Evict(execution) => self.machinery.residents.evict(execution),
-            Effect::Log(instance, lines) => self.machinery.guest_log.show(instance, None, lines),
+            Effect::Log(instance, lines) => self.machinery.guest_log.show(instance, lines),
+            Effect::Ended(ended) => {
+                let Ended { instance, function, status, took_ms } = *ended;
+                tracing::debug!(target: "dacapo::ended", %instance, function, %status, took_ms, "ended");
+            }
             Effect::Reply(..) => unreachable!("`deliver` has taken the answers out"),
         }
     }
@@ -222,13 +234,14 @@ impl Shell {
                 Err(TurnFailure::Guest { error: TurnError::Fault(Fault::Exhausted(_)), .. }) => turns.suspect(order.module),
                 Err(TurnFailure::Guest { .. }) | Ok(_) => (),
             }
-            shell.deliver(partition, Input::TurnDone(order.execution, result));
+            shell.deliver(partition, Input::TurnDone(order.execution, order.number, result));
         });
     }
 
     fn commit(self: &Arc<Self>, partition: u32, order: CommitOrder) {
         let (shell, execution) = (self.clone(), order.execution);
-        self.machinery.committer.submit(order.into(), move |result| {
+        let commit = order.encoded(self.machinery.limits.log_bytes_max);
+        self.machinery.committer.submit(commit, move |result| {
             let input = match result {
                 Ok(outcome) => Input::Committed(execution, outcome),
                 Err(error) => {
@@ -261,18 +274,33 @@ impl Shell {
 
     fn dispatch(self: &Arc<Self>, partition: u32, order: ActivityOrder) {
         let Machinery { host, store, limits, activities, .. } = &*self.machinery;
-        let Action::Activity { name, .. } = &order.action;
-        let (hub, name) = (self.clone(), name.clone());
+        let (hub, name) = (self.clone(), order.call.name.clone());
         let current = move || hub.functions.read().unwrap_or_else(PoisonError::into_inner).activity(&name);
         let context =
             ActivityContext { host: host.clone(), store: store.clone(), limits: limits.clone(), current: Box::new(current) };
-        let (execution, task, instance) = (order.execution, order.task, order.instance.clone());
+        let key = (order.execution, order.task);
         let work = activities.run(context, order);
+        activities.dispatch(key, work, self.done(partition, key));
+    }
+
+    /// Timers stand on the list of what runs, so that they are cancelled in the same way; they take up no place there.
+    fn sleep(self: &Arc<Self>, partition: u32, key: (ExecutionKey, TaskId), due_ms: u64) {
         let shell = self.clone();
-        activities.dispatch((execution, task), work, move |done| {
-            shell.machinery.guest_log.show(instance, Some(task), done.lines);
-            shell.deliver(partition, Input::ActivityDone { execution, task, outcome: done.outcome, ran: done.ran });
-        });
+        let work = async move {
+            let clock = &shell.machinery.clock;
+            // The clock may be set meanwhile, so it is looked at again now and then.
+            while let Some(left) = due_ms.checked_sub(clock.now_ms()).filter(|left| *left > 0) {
+                tokio::time::sleep(Duration::from_millis(left).min(CLOCK_CHECK)).await;
+            }
+            Done { outcome: Outcome::Fired, ran: None, lines: Vec::new() }
+        };
+        self.machinery.activities.dispatch(key, work, self.done(partition, key));
+    }
+
+    /// Takes what came of a task to the partition.
+    fn done(self: &Arc<Self>, partition: u32, (execution, task): (ExecutionKey, TaskId)) -> impl FnOnce(Done) + Send + 'static {
+        let shell = self.clone();
+        move |Done { outcome, ran, lines }| shell.deliver(partition, Input::TaskDone { execution, task, outcome, ran, lines })
     }
 
     fn arm(self: &Arc<Self>, partition: u32, execution: ExecutionKey, at_ms: u64) {

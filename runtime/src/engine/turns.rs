@@ -25,7 +25,7 @@ const REPLAY_PATIENCE: u64 = 10;
 
 /// Runs one turn: on the living guest, or on one that is brought to this point by replay.
 pub(super) fn run(context: &TurnContext<'_>, order: &TurnOrder) -> Result<TurnResult, TurnFailure> {
-    let mut guest = match context.residents.take(order.execution, order.turns) {
+    let mut guest = match context.residents.take(order.execution, order.after) {
         Some(guest) => guest,
         None => rebuild(context, order)?,
     };
@@ -33,7 +33,7 @@ pub(super) fn run(context: &TurnContext<'_>, order: &TurnOrder) -> Result<TurnRe
     let lines = guest.take_lines();
     let progress = played.map_err(|error| TurnFailure::Guest { error, lines: lines.clone() })?;
     if progress.end.is_none() {
-        context.residents.put(order.execution, order.turns + 1, guest);
+        context.residents.put(order.execution, order.number, guest);
     }
     Ok(TurnResult { progress, lines })
 }

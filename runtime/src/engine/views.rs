@@ -42,6 +42,29 @@ pub enum StartError {
     Store(Arc<StoreError>),
 }
 
+/// Why nothing was done to an instance. Nothing has changed then, with the exception of [`StartError`].
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// There is none with this ID.
+    #[error("there is no such instance")]
+    NotFound,
+    /// It has ended.
+    #[error("the instance has ended")]
+    Ended,
+    /// The server has as much work queued as it can hold. Try again a little later.
+    #[error("the server has too much work queued; try again in a moment")]
+    Overloaded,
+    /// The server has just started and has not come to this instance yet, or cannot read it.
+    #[error("the server has not loaded this instance yet; try again in a moment")]
+    Recovering,
+    /// The server is about to stop.
+    #[error("the server is shutting down; try again in a moment")]
+    ShuttingDown,
+    /// It could not be recorded.
+    #[error("it could not be recorded: {0}")]
+    Store(Arc<StoreError>),
+}
+
 /// Why a module was not taken. Nothing is stored then.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {

@@ -5,7 +5,9 @@
 
 use super::state::{GuestState, PanicNote};
 use super::text::{CAUSES_MAX, FUNCTION_CHARACTERS_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX, cut};
-use crate::model::{Action, Ask, Cause, End, Failure, Input, LogLevel, Outcome, Payload, Progress, Started, TaskId};
+use crate::model::{
+    Action, ActivityCall, Ask, Cause, End, Failure, Input, LogLevel, Outcome, Payload, Progress, Started, TaskId,
+};
 
 mod bindings {
     #![allow(unsafe_code, missing_docs, unreachable_pub, dead_code, unused_variables, clippy::all, reason = "generated")]
@@ -48,14 +50,21 @@ pub(super) fn start(started: &Started, function: &str) -> orchestrator::Start {
 
 /// One turn's events.
 pub(super) fn events(at_ms: u64, inputs: &[Input]) -> Vec<orchestrator::Event> {
-    let answers = inputs.iter().map(|Input::Resolved { task, outcome }| {
-        let outcome = match outcome {
-            Outcome::Completed(output) => orchestrator::Outcome::Completed(output.text().to_owned()),
-            Outcome::Failed(failure) => orchestrator::Outcome::Failed(to_guest(failure)),
-        };
-        orchestrator::Event::Resolved(orchestrator::Answer { task: task.0, outcome })
+    let inputs = inputs.iter().map(|input| match input {
+        Input::Resolved { task, outcome } => {
+            let outcome = match outcome {
+                Outcome::Completed(output) => orchestrator::Outcome::Completed(output.text().to_owned()),
+                Outcome::Failed(failure) => orchestrator::Outcome::Failed(to_guest(failure)),
+                Outcome::Fired => orchestrator::Outcome::Fired,
+            };
+            orchestrator::Event::Resolved(orchestrator::Answer { task: task.0, outcome })
+        }
+        Input::Raised { number, name, payload } => {
+            let data = payload.text().to_owned();
+            orchestrator::Event::Raised(orchestrator::RaisedEvent { number: *number, name: name.clone(), data })
+        }
     });
-    std::iter::once(orchestrator::Event::TurnStarted(at_ms)).chain(answers).collect()
+    std::iter::once(orchestrator::Event::TurnStarted(at_ms)).chain(inputs).collect()
 }
 
 /// What a turn brought about.
@@ -95,16 +104,22 @@ fn ask(action: orchestrator::Action, payload_bytes_max: usize) -> Result<Ask, Fa
                 return Err(Failure::new("LimitExceeded", message));
             }
             let input = payload(call.input, &format!("the input of activity {:?}", call.name), payload_bytes_max)?;
-            return Ok(Ask::Schedule(Action::Activity {
+            return Ok(Ask::Schedule(Action::Activity(ActivityCall {
                 name: call.name,
                 input,
                 attempt: call.attempt,
                 first_attempt: call.first_attempt.map(TaskId),
                 timeout_ms: call.timeout_ms,
-            }));
+            })));
         }
-        Asked::Timer(_) => "for a timer",
-        Asked::WaitEvent(_) => "to wait for an event",
+        Asked::Timer(due_ms) => return Ok(Ask::Schedule(Action::Timer { due_ms })),
+        Asked::WaitEvent(name) => {
+            if name.is_empty() || name.len() > NAME_BYTES_MAX {
+                let message = format!("the name of an event has {} bytes, and may have 1 to {NAME_BYTES_MAX}", name.len());
+                return Err(Failure::new("LimitExceeded", message));
+            }
+            return Ok(Ask::Schedule(Action::WaitEvent { name }));
+        }
         Asked::SubOrchestration(_) => "for a sub-orchestration",
         Asked::StartDetached(_) => "to start an orchestration",
         Asked::SendEvent(_) => "to send an event",

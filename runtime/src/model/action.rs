@@ -11,21 +11,36 @@ use super::{End, Payload, TaskId};
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Run an activity, in whichever module of the hub has it.
-    Activity {
-        /// The activity's name, as the guest spells it.
-        name: String,
-        /// Its input.
-        input: Payload,
-        /// Which attempt of the guest's retry policy this is, counted from 1.
-        #[serde(default = "first", skip_serializing_if = "is_first")]
-        attempt: u32,
-        /// The task of attempt 1, if this is a later one.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        first_attempt: Option<TaskId>,
-        /// How long it may take, in milliseconds; the server's limit if absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        timeout_ms: Option<u64>,
+    Activity(ActivityCall),
+    /// Wait until `due_ms`, milliseconds since 1970. A time that has passed fires at once.
+    Timer {
+        /// When.
+        due_ms: u64,
     },
+    /// Wait for an event from outside with this name, compared without case. The host answers no such task: it hands over all
+    /// events as they come, and the guest finds who waits. That it waits is known here for those who look.
+    WaitEvent {
+        /// Which events, as the guest spells it.
+        name: String,
+    },
+}
+
+/// An activity to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActivityCall {
+    /// The activity's name, as the guest spells it.
+    pub name: String,
+    /// Its input.
+    pub input: Payload,
+    /// Which attempt of the guest's retry policy this is, counted from 1.
+    #[serde(default = "first", skip_serializing_if = "is_first")]
+    pub attempt: u32,
+    /// The task of attempt 1, if this is a later one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_attempt: Option<TaskId>,
+    /// How long it may take, in milliseconds; the server's limit if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_ms: Option<u64>,
 }
 
 fn first() -> u32 {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Digest, Failure, Generation, InstanceId, Payload, Seed, TaskId};
+use super::{Action, Digest, Failure, Generation, InstanceId, Payload, RuntimeStatus, Seed, TaskId};
 
 /// One fact about an execution, in the order the facts became durable.
 ///
@@ -47,6 +47,16 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         ran: Option<Digest>,
     },
+    /// Input: an event from outside, perhaps before the guest waits for it. Whoever raised it was told so only when this was
+    /// durable.
+    Raised {
+        /// When it arrived.
+        at_ms: u64,
+        /// Its name as it was raised. Waits match it without regard to case.
+        name: String,
+        /// Its value.
+        payload: Payload,
+    },
     /// Last in every ended execution.
     Ended {
         /// When it ended.
@@ -54,6 +64,20 @@ pub enum Event {
         /// How.
         end: End,
     },
+}
+
+impl Event {
+    /// When it happened; 0 for what happens in a turn, which has the turn's time.
+    pub fn at_ms(&self) -> u64 {
+        match self {
+            Self::Started(Started { at_ms, .. })
+            | Self::TurnStarted { at_ms, .. }
+            | Self::Resolved { at_ms, .. }
+            | Self::Raised { at_ms, .. }
+            | Self::Ended { at_ms, .. } => *at_ms,
+            Self::Scheduled { .. } | Self::Cancelled { .. } => 0,
+        }
+    }
 }
 
 /// Fixes the code, the input and the randomness of all replays.
@@ -111,6 +135,8 @@ pub enum Outcome {
     Completed(Payload),
     /// It failed.
     Failed(Failure),
+    /// The timer is due.
+    Fired,
 }
 
 /// How an execution ended.
@@ -124,12 +150,29 @@ pub enum End {
     /// The guest was at fault: it trapped or panicked, passed a limit, or diverged from its history. No replay repeats
     /// the turn in which that happened.
     Faulted(Failure),
+    /// Somebody from outside has ended it. No code ran for that, and inputs before it may never have been read.
+    Terminated {
+        /// Why, if it was said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+}
+
+impl End {
+    /// The status of an instance that has ended so.
+    pub fn status(&self) -> RuntimeStatus {
+        match self {
+            Self::Completed(_) => RuntimeStatus::Completed,
+            Self::Failed(_) | Self::Faulted(_) => RuntimeStatus::Failed,
+            Self::Terminated { .. } => RuntimeStatus::Terminated,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Cause, execution::tests as make};
+    use crate::model::{ActivityCall, Cause, execution::tests as make};
 
     /// Every stored history is written so. A text that changes here needs a migration.
     #[test]
@@ -149,16 +192,40 @@ mod tests {
         );
         check(&make::turn(1_000, 2), r#"{"turn_started":{"at_ms":1000,"consumes":2}}"#);
         check(&make::scheduled(3, "Mix"), r#"{"scheduled":{"task":3,"action":{"activity":{"name":"Mix","input":null}}}}"#);
-        let action = Action::Activity {
+        let action = Action::Activity(ActivityCall {
             name: "Mix".into(),
             input: Payload::parse(r#"{"grams": 750}"#.into()).unwrap(),
             attempt: 2,
             first_attempt: Some(TaskId(1)),
             timeout_ms: Some(500),
-        };
+        });
         check(
             &Event::Scheduled { task: TaskId(3), action },
             r#"{"scheduled":{"task":3,"action":{"activity":{"name":"Mix","input":{"grams": 750},"attempt":2,"first_attempt":1,"timeout_ms":500}}}}"#,
+        );
+        check(
+            &Event::Scheduled { task: TaskId(3), action: Action::Timer { due_ms: 9 } },
+            r#"{"scheduled":{"task":3,"action":{"timer":{"due_ms":9}}}}"#,
+        );
+        check(
+            &Event::Scheduled { task: TaskId(3), action: Action::WaitEvent { name: "Risen".into() } },
+            r#"{"scheduled":{"task":3,"action":{"wait_event":{"name":"Risen"}}}}"#,
+        );
+        check(
+            &Event::Resolved { task: TaskId(3), at_ms: 9, outcome: Outcome::Fired, ran: None },
+            r#"{"resolved":{"task":3,"at_ms":9,"outcome":"fired"}}"#,
+        );
+        check(
+            &Event::Raised { at_ms: 9, name: "Risen".into(), payload: Payload::of(&true) },
+            r#"{"raised":{"at_ms":9,"name":"Risen","payload":true}}"#,
+        );
+        check(
+            &Event::Ended { at_ms: 9, end: End::Terminated { reason: Some("power cut".into()) } },
+            r#"{"ended":{"at_ms":9,"end":{"terminated":{"reason":"power cut"}}}}"#,
+        );
+        check(
+            &Event::Ended { at_ms: 9, end: End::Terminated { reason: None } },
+            r#"{"ended":{"at_ms":9,"end":{"terminated":{}}}}"#,
         );
         check(&Event::Cancelled { task: TaskId(3) }, r#"{"cancelled":{"task":3}}"#);
         check(&make::resolved(3), r#"{"resolved":{"task":3,"at_ms":1500,"outcome":{"completed":3}}}"#);

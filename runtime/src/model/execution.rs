@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::{Action, End, Event, Outcome, Started, TaskId};
+use super::{Action, End, Event, Outcome, Payload, Started, TaskId};
 
 /// Something from outside that a turn hands to the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,29 @@ pub enum Input {
         /// What it is.
         outcome: Outcome,
     },
+    /// An event from outside.
+    Raised {
+        /// Its position among those that were raised to this execution, counted from 0.
+        number: u32,
+        /// Its name as it was raised.
+        name: String,
+        /// Its value.
+        payload: Payload,
+    },
+}
+
+impl Input {
+    /// The input that `event` records, if it records one. `raised` counts the events from outside, this one included afterwards.
+    pub fn of(event: &Event, raised: &mut u32) -> Option<Self> {
+        match event {
+            Event::Resolved { task, outcome, .. } => Some(Self::Resolved { task: *task, outcome: outcome.clone() }),
+            Event::Raised { name, payload, .. } => {
+                *raised += 1;
+                Some(Self::Raised { number: *raised - 1, name: name.clone(), payload: payload.clone() })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// An execution as its history so far describes it.
@@ -30,9 +53,13 @@ pub struct Execution {
     pub turns: u32,
     /// The guest's time in the last of them; before the first, when the start was asked for.
     pub turn_at_ms: u64,
+    /// The latest time in the history, which no later turn may go behind.
+    pub latest_ms: u64,
+    /// How many events were raised to it.
+    pub raised: u32,
     /// The number that the next task gets.
     pub next_task: TaskId,
-    /// The tasks that have neither been answered nor dropped, with what they are.
+    /// The tasks that the host has to answer, and that have neither been answered nor dropped, with what they are.
     pub open: BTreeMap<TaskId, Action>,
     /// What is recorded, but no turn has taken yet; the oldest first.
     pub unread: VecDeque<Input>,
@@ -55,6 +82,8 @@ impl Execution {
     pub fn new(started: Started) -> Self {
         Self {
             turn_at_ms: started.at_ms,
+            latest_ms: started.at_ms,
+            raised: 0,
             started,
             length: 1,
             turns: 0,
@@ -109,7 +138,9 @@ impl Execution {
                 if *task != self.next_task {
                     return corrupt(format!("it schedules task {task} where {} is next", self.next_task));
                 }
-                self.open.insert(*task, action.clone());
+                if !matches!(action, Action::WaitEvent { .. }) {
+                    self.open.insert(*task, action.clone());
+                }
                 self.next_task = task.next();
             }
             Event::Cancelled { task } => {
@@ -118,17 +149,19 @@ impl Execution {
                 }
                 self.open.remove(task);
             }
-            Event::Resolved { task, outcome, .. } => {
+            Event::Resolved { task, .. } => {
                 if self.open.remove(task).is_none() {
                     return corrupt(format!("it answers task {task}, which is not open"));
                 }
-                self.unread.push_back(Input::Resolved { task: *task, outcome: outcome.clone() });
             }
+            Event::Raised { .. } => (),
             Event::Ended { end, .. } => {
                 self.end = Some(end.clone());
                 self.open.clear();
             }
         }
+        self.unread.extend(Input::of(event, &mut self.raised));
+        self.latest_ms = self.latest_ms.max(event.at_ms());
         self.length += 1;
         Ok(())
     }
@@ -137,7 +170,7 @@ impl Execution {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::model::{Digest, Generation, Payload, Seed, Versions};
+    use crate::model::{ActivityCall, Digest, Generation, Payload, Seed, Versions};
 
     pub(crate) fn started() -> Started {
         Started {
@@ -162,7 +195,8 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn activity(name: &str) -> Action {
-        Action::Activity { name: name.into(), input: Payload::null(), attempt: 1, first_attempt: None, timeout_ms: None }
+        let (name, input) = (name.into(), Payload::null());
+        Action::Activity(ActivityCall { name, input, attempt: 1, first_attempt: None, timeout_ms: None })
     }
 
     pub(crate) fn resolved(task: u32) -> Event {

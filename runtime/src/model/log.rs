@@ -2,8 +2,13 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
+use super::TaskId;
+
 /// How much a line matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LogLevel {
     /// Every step.
     Trace,
@@ -18,7 +23,7 @@ pub enum LogLevel {
 }
 
 /// One line that a guest wrote.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLine {
     /// How much it matters.
     pub level: LogLevel,
@@ -26,6 +31,19 @@ pub struct LogLine {
     pub target: String,
     /// What it says.
     pub message: String,
+}
+
+/// A line with where it belongs, as it is kept with the instance. Field names are the stored format, as in [`super::Event`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRecord {
+    /// The time of the turn that wrote it, or when the activity that did had ended; milliseconds since 1970.
+    pub at_ms: u64,
+    /// The task, if an activity wrote it; the orchestrator did otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskId>,
+    /// What was written.
+    #[serde(flatten)]
+    pub line: LogLine,
 }
 
 impl fmt::Display for LogLine {

@@ -10,12 +10,13 @@ pub mod id;
 pub mod log;
 pub mod payload;
 pub mod status;
+pub mod time;
 
-pub use action::{Action, Ask, Progress};
+pub use action::{Action, ActivityCall, Ask, Progress};
 pub use event::{End, Event, LimitsInForce, Outcome, Started, Versions};
 pub use execution::{CorruptHistory, Execution, Input};
 pub use failure::{Cause, Failure};
 pub use id::{Digest, ExecutionKey, Generation, HubKey, HubName, InstanceId, InstanceKey, ModuleName, Seed, TaskId};
-pub use log::{LogLevel, LogLine};
+pub use log::{LogLevel, LogLine, LogRecord};
 pub use payload::Payload;
 pub use status::RuntimeStatus;

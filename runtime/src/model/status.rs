@@ -12,12 +12,14 @@ pub enum RuntimeStatus {
     Completed = 1,
     /// It returned an error, or its guest was at fault.
     Failed = 3,
+    /// Somebody from outside ended it.
+    Terminated = 5,
     /// It is accepted and on disk; its code has not run yet.
     Pending = 6,
 }
 
 impl RuntimeStatus {
-    const ALL: [Self; 4] = [Self::Running, Self::Completed, Self::Failed, Self::Pending];
+    const ALL: [Self; 5] = [Self::Running, Self::Completed, Self::Failed, Self::Terminated, Self::Pending];
 
     /// The status that the store keeps as `number`.
     pub fn from_number(number: u8) -> Option<Self> {
@@ -26,7 +28,7 @@ impl RuntimeStatus {
 
     /// Whether the instance has come to its end.
     pub fn is_ended(self) -> bool {
-        matches!(self, Self::Completed | Self::Failed)
+        matches!(self, Self::Completed | Self::Failed | Self::Terminated)
     }
 
     /// The name that the wire uses.
@@ -35,6 +37,7 @@ impl RuntimeStatus {
             Self::Running => "Running",
             Self::Completed => "Completed",
             Self::Failed => "Failed",
+            Self::Terminated => "Terminated",
             Self::Pending => "Pending",
         }
     }

@@ -2,12 +2,17 @@
 //!
 //! [`MemoryStore::reopen`] gives what a restarted process would find, and locks the old one out, as a new owner does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use serde::de::DeserializeOwned;
+
 use super::schema::{HUB_KEY_MAX, PARTITIONS};
-use super::{Change, Commit, CommitOutcome, HubRow, InstanceRow, ModuleRow, NewInstance, Store, StoreError, Upload, Uploaded};
-use crate::model::{Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, RuntimeStatus};
+use super::{
+    Change, Commit, CommitOutcome, EncodedLines, HubRow, InstanceRow, LogPage, ModuleRow, NewInstance, Store, StoreError, Upload,
+    Uploaded,
+};
+use crate::model::{Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, LogRecord, RuntimeStatus};
 
 /// How a write fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +55,16 @@ struct Disk {
     /// The JSON of one commit, by execution and number of its first event.
     history: BTreeMap<(ExecutionKey, u32), String>,
     superseded: BTreeSet<ExecutionKey>,
+    log: BTreeMap<ExecutionKey, VecDeque<LogRow>>,
+}
+
+/// A row of the table `log`.
+#[derive(Clone)]
+struct LogRow {
+    line: u64,
+    count: u32,
+    upto: usize,
+    lines: String,
 }
 
 impl Default for MemoryStore {
@@ -134,11 +149,11 @@ impl Store for MemoryStore {
     fn commit(&self, batch: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError> {
         self.write(|disk| {
             // Later commits of a batch see what earlier ones did, and an error takes all of it back.
-            let before = (disk.instances.clone(), disk.ids.clone(), disk.superseded.clone());
+            let before = (disk.instances.clone(), disk.ids.clone(), disk.superseded.clone(), disk.log.clone());
             let mut appended = Vec::new();
             let result: Result<_, StoreError> = batch.iter().map(|commit| disk.commit(commit, &mut appended)).collect();
             if result.is_err() {
-                (disk.instances, disk.ids, disk.superseded) = before;
+                (disk.instances, disk.ids, disk.superseded, disk.log) = before;
                 appended.iter().for_each(|row| drop(disk.history.remove(row)));
             }
             result
@@ -226,6 +241,17 @@ impl Store for MemoryStore {
         Ok(self.history(execution)?.pop())
     }
 
+    fn log(&self, execution: ExecutionKey, from: u64) -> Result<LogPage, StoreError> {
+        let disk = self.disk();
+        let mut page = LogPage::default();
+        for row in disk.log.get(&execution).into_iter().flatten() {
+            let records: Vec<LogRecord> = parse(&row.lines)?;
+            page.lines.extend((row.line..).zip(records).filter(|(number, _)| *number >= from));
+            page.next = row.line + u64::from(row.count);
+        }
+        Ok(page)
+    }
+
     fn last_execution(&self, first: ExecutionKey, end: ExecutionKey) -> Result<Option<ExecutionKey>, StoreError> {
         Ok(self.disk().history.range((first, 0)..(end, 0)).next_back().map(|((execution, _), _)| *execution))
     }
@@ -239,6 +265,7 @@ impl Store for MemoryStore {
                 let rows: Vec<_> = disk.history.range((execution, 0)..=(execution, u32::MAX)).map(|(key, _)| *key).collect();
                 if rows.len() < rows_max - swept {
                     disk.superseded.remove(&execution);
+                    disk.log.remove(&execution);
                 }
                 for row in rows.into_iter().rev().take(rows_max - swept) {
                     disk.history.remove(&row);
@@ -299,7 +326,20 @@ impl Disk {
         }
         self.history.insert(at, commit.events.json.clone());
         appended.push(at);
+        if let Some(lines) = &commit.lines {
+            self.append_lines(commit.execution, lines);
+        }
         Ok(CommitOutcome::Done)
+    }
+
+    fn append_lines(&mut self, execution: ExecutionKey, lines: &EncodedLines) {
+        let rows = self.log.entry(execution).or_default();
+        let (line, upto) = rows.back().map_or((0, 0), |row| (row.line + u64::from(row.count), row.upto));
+        let upto = upto + lines.json.len();
+        rows.push_back(LogRow { line, count: lines.count, upto, lines: lines.json.clone() });
+        while rows[0].upto + lines.kept_bytes_max <= upto {
+            rows.pop_front();
+        }
     }
 
     /// Makes the row; or says in which status the live instance is that has the ID already.
@@ -337,6 +377,6 @@ impl Disk {
     }
 }
 
-fn parse(json: &str) -> Result<Vec<Event>, StoreError> {
+fn parse<T: DeserializeOwned>(json: &str) -> Result<Vec<T>, StoreError> {
     serde_json::from_str(json).map_err(|error| StoreError::Corrupt(error.to_string()))
 }

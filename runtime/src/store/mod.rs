@@ -12,7 +12,9 @@ pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod suite;
 
-use crate::model::{Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, ModuleName, Payload, RuntimeStatus};
+use crate::model::{
+    Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, LogRecord, ModuleName, Payload, RuntimeStatus,
+};
 
 /// Events that are printed already, so that the writer only copies bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +34,35 @@ impl EncodedEvents {
     }
 }
 
+/// Lines of a guest that are printed already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedLines {
+    /// A JSON array of [`LogRecord`]s.
+    pub json: String,
+    /// How many there are; at least one.
+    pub count: u32,
+    /// How many bytes of lines the execution may have with these; older ones go.
+    pub kept_bytes_max: usize,
+}
+
+impl EncodedLines {
+    /// Prints `lines`.
+    pub fn of(lines: &[LogRecord], kept_bytes_max: usize) -> Self {
+        let count = u32::try_from(lines.len()).expect("the host bounds what a guest says in one call");
+        let json = serde_json::to_string(lines).expect("lines are numbers and texts");
+        Self { json, count, kept_bytes_max }
+    }
+}
+
+/// Lines that an execution and its activities wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogPage {
+    /// Those that are still kept, with their numbers, which count from 0.
+    pub lines: Vec<(u64, LogRecord)>,
+    /// The number that the next line will get.
+    pub next: u64,
+}
+
 /// What one step of one instance adds to the store: all of it or nothing.
 #[derive(Debug, Clone)]
 pub struct Commit {
@@ -41,6 +72,8 @@ pub struct Commit {
     pub execution: ExecutionKey,
     /// Appended behind what the execution has.
     pub events: EncodedEvents,
+    /// What guests said in this step.
+    pub lines: Option<EncodedLines>,
     /// What becomes of the instance's row.
     pub change: Change,
 }
@@ -260,6 +293,9 @@ pub trait Store: Send + Sync + 'static {
     /// The last event of an execution, which holds its end if it has ended. Reads all that the last commit appended, which may be
     /// megabytes: not for an execution that is known to go on.
     fn last_event(&self, execution: ExecutionKey) -> Result<Option<Event>, StoreError>;
+
+    /// The lines of an execution from number `from` on, as far as they are kept.
+    fn log(&self, execution: ExecutionKey, from: u64) -> Result<LogPage, StoreError>;
 
     /// The highest execution number below `end` and not below `first` that was ever used and is still stored anywhere.
     fn last_execution(&self, first: ExecutionKey, end: ExecutionKey) -> Result<Option<ExecutionKey>, StoreError>;

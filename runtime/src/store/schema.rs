@@ -24,7 +24,8 @@ pub const PART: i64 = 0;
 pub const OPEN: &str = "status NOT BETWEEN 1 AND 5";
 
 /// The steps from an empty file to the present schema. Released steps never change; a new one goes to the end.
-pub const MIGRATIONS: &[&str] = &["
+pub const MIGRATIONS: &[&str] = &[
+    "
     -- Who may write: every batch begins by writing here, and fails if somebody has raised the epoch.
     CREATE TABLE lease (
         part INTEGER PRIMARY KEY,      -- always 0, see PART
@@ -99,7 +100,19 @@ pub const MIGRATIONS: &[&str] = &["
     CREATE TABLE superseded (
         execution INTEGER PRIMARY KEY
     );
-"];
+",
+    "
+    -- What guests said, one row per commit that has lines; the oldest rows of an execution go when it has too much.
+    CREATE TABLE log (
+        execution INTEGER NOT NULL,
+        line INTEGER NOT NULL,         -- number of the row's first line, from 0
+        count INTEGER NOT NULL,        -- how many lines it has
+        upto INTEGER NOT NULL,         -- bytes of all rows of the execution so far, with this one and those that are gone
+        lines TEXT NOT NULL            -- JSON array
+    );
+    CREATE UNIQUE INDEX log_order ON log (execution, line);
+",
+];
 
 /// Brings the file to the version that `steps` lead to, in one transaction: a crash leaves the old version or the new one.
 ///

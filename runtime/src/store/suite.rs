@@ -7,10 +7,13 @@ use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
 
 use super::memory::MemoryStore;
 use super::sqlite::SqliteStore;
-use super::{Change, Commit, CommitOutcome, EncodedEvents, InstanceRow, NewInstance, Store, StoreError, Upload, Uploaded};
+use super::{
+    Change, Commit, CommitOutcome, EncodedEvents, EncodedLines, InstanceRow, NewInstance, Store, StoreError, Upload, Uploaded,
+};
 use crate::model::execution::tests::{ended, resolved, scheduled, started, turn};
 use crate::model::{
-    Digest, End, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, Outcome, Payload, RuntimeStatus, TaskId,
+    Digest, End, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, LogLevel, LogLine, LogRecord, Outcome, Payload,
+    RuntimeStatus, TaskId,
 };
 
 macro_rules! cases {
@@ -43,6 +46,7 @@ cases![
     texts_come_back_byte_for_byte,
     a_custom_status_stays_until_the_next,
     the_first_and_the_last_event_may_be_one,
+    the_newest_lines_of_a_log_are_kept_under_their_numbers,
     the_last_execution_counts_superseded_ones_too,
     an_unknown_execution_has_an_empty_history,
     an_empty_batch_is_done,
@@ -105,7 +109,7 @@ impl World {
             created_ms: 1_000 + n.unsigned_abs(),
         };
         let events = EncodedEvents::of(&[Event::Started(started())]);
-        Commit { instance: self.key(n), execution: self.execution(n), events, change: Change::Create(new) }
+        Commit { instance: self.key(n), execution: self.execution(n), events, lines: None, change: Change::Create(new) }
     }
 
     /// Appends two events to instance `n`, which then runs.
@@ -113,7 +117,7 @@ impl World {
         let change = Change::Advance { expected_length, status: RuntimeStatus::Running, updated_ms: 2_000, custom_status: None };
         let events = EncodedEvents::of(&[turn(1_000, 0), scheduled(0, "Mix")]);
         let events = if expected_length == 1 { events } else { EncodedEvents::of(&[resolved(0)]) };
-        Commit { instance: self.key(n), execution: self.execution(n), events, change }
+        Commit { instance: self.key(n), execution: self.execution(n), events, lines: None, change }
     }
 
     /// Ends instance `n` with one event.
@@ -444,6 +448,40 @@ fn the_first_and_the_last_event_may_be_one(place: &(impl Place + ?Sized)) {
     commit(&*store, &[world.advance(1, 3)]);
     commit(&*store, &[world.end(1, 4, RuntimeStatus::Completed)]);
     assert_eq!(both(), (first, Some(ended())));
+}
+
+fn the_newest_lines_of_a_log_are_kept_under_their_numbers(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    let record = |n: u64| LogRecord {
+        at_ms: n,
+        task: (n % 2 == 1).then_some(TaskId(7)),
+        line: LogLine { level: LogLevel::Warn, target: "oven".into(), message: format!("\"{n}\" °C") },
+    };
+    let rows_kept = 3 * EncodedLines::of(&[record(0), record(1)], 0).json.len();
+    let said = |first: u64| Some(EncodedLines::of(&[record(first), record(first + 1)], rows_kept));
+    let log = |from: u64| {
+        let page = store.log(world.execution(1), from).unwrap();
+        assert!(page.lines.iter().all(|(number, line)| *line == record(*number)));
+        (page.lines.iter().map(|(number, _)| *number).collect::<Vec<_>>(), page.next)
+    };
+    commit(&*store, &[world.create(1, "loaf"), Commit { lines: said(50), ..world.create(2, "roll") }]);
+    assert_eq!(log(0), (vec![], 0));
+    for (length, first) in (1_u32..).zip([0, 2, 4]) {
+        let one_more = Commit { events: EncodedEvents::of(&[ended()]), ..world.advance(1, length) };
+        commit(&*store, &[Commit { lines: said(first), ..one_more }]);
+    }
+    assert_eq!(log(0), (vec![0, 1, 2, 3, 4, 5], 6));
+    assert_eq!(log(3), (vec![3, 4, 5], 6));
+    assert_eq!(log(6), (vec![], 6));
+    commit(&*store, &[Commit { lines: said(6), ..world.end(1, 4, RuntimeStatus::Completed) }]);
+    assert_eq!(log(0), (vec![2, 3, 4, 5, 6, 7], 8));
+    assert_eq!(log(1), (vec![2, 3, 4, 5, 6, 7], 8));
+    // They go with the execution.
+    commit(&*store, &[world.create(3, "loaf")]);
+    while store.sweep(100).unwrap() > 0 {}
+    assert_eq!(log(0), (vec![], 0));
+    assert_eq!(store.log(world.execution(2), 0).unwrap().next, 2);
 }
 
 fn the_last_execution_counts_superseded_ones_too(place: &(impl Place + ?Sized)) {

@@ -21,7 +21,7 @@ use self::checkpoint::Checkpointer;
 use self::read::Readers;
 use self::write::Writer;
 use super::schema::{self, MIGRATIONS};
-use super::{Commit, CommitOutcome, HubRow, InstanceRow, ModuleRow, Store, StoreError, Upload, Uploaded};
+use super::{Commit, CommitOutcome, HubRow, InstanceRow, LogPage, ModuleRow, Store, StoreError, Upload, Uploaded};
 use crate::model::{Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey};
 
 /// How long the writer waits for somebody from outside who has the file locked, for example a copying tool.
@@ -153,6 +153,11 @@ impl Store for SqliteStore {
 
     fn last_execution(&self, first: ExecutionKey, end: ExecutionKey) -> Result<Option<ExecutionKey>, StoreError> {
         read::last_execution(&*self.readers.take()?, first, end)
+    }
+
+    fn log(&self, execution: ExecutionKey, from: u64) -> Result<LogPage, StoreError> {
+        let rows = read::log(&*self.readers.take()?, execution, from)?;
+        read::parse_log(execution, from, rows)
     }
 
     fn sweep(&self, rows_max: usize) -> Result<usize, StoreError> {

@@ -11,9 +11,9 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, ToSql, params};
 use serde_json::value::RawValue;
 
 use super::{StoreError, connect};
-use crate::model::{Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey, Payload, RuntimeStatus};
+use crate::model::{Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey, LogRecord, Payload, RuntimeStatus};
 use crate::store::schema::{HUB_KEY_MAX, OPEN, PARTITIONS};
-use crate::store::{HubRow, InstanceRow, ModuleRow};
+use crate::store::{HubRow, InstanceRow, LogPage, ModuleRow};
 
 /// Connections that read at the same time; more readers wait for one. Each keeps up to 2 MB of pages in memory.
 pub(super) const READERS_MAX: usize = 8;
@@ -204,6 +204,33 @@ pub(super) fn parse_history(execution: ExecutionKey, rows: Vec<(u32, String)>) -
         events.append(&mut parse::<Vec<Event>>(execution, &json)?);
     }
     Ok(events)
+}
+
+/// The rows of lines of an execution that hold number `from` or later ones, with the number of their first line; and the number
+/// that the next line will get.
+pub(super) fn log(conn: &Connection, execution: ExecutionKey, from: u64) -> Result<(Vec<(u64, String)>, u64), StoreError> {
+    let sql = "SELECT line, count, lines FROM log WHERE execution = ?1
+        AND line >= coalesce((SELECT line FROM log WHERE execution = ?1 AND line <= ?2 ORDER BY line DESC LIMIT 1), 0) ORDER BY line";
+    let from = i64::try_from(from).unwrap_or(i64::MAX);
+    let rows: Vec<(u64, u64, String)> = all(conn, sql, params![execution.0, from], |row| {
+        let number = |value: i64| value.cast_unsigned();
+        Ok((number(row.get(0)?), number(row.get(1)?), row.get(2)?))
+    })?;
+    let next = rows.last().map_or(0, |(line, count, _)| line + count);
+    Ok((rows.into_iter().map(|(line, _, lines)| (line, lines)).collect(), next))
+}
+
+/// The lines of what [`log`] has read, from number `from` on.
+pub(super) fn parse_log(
+    execution: ExecutionKey,
+    from: u64,
+    (rows, next): (Vec<(u64, String)>, u64),
+) -> Result<LogPage, StoreError> {
+    let mut lines = Vec::new();
+    for (first, json) in rows {
+        lines.extend((first..).zip(parse::<Vec<LogRecord>>(execution, &json)?).filter(|(number, _)| *number >= from));
+    }
+    Ok(LogPage { lines, next })
 }
 
 /// As [`crate::store::Store::first_event`].

@@ -9,9 +9,9 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, ffi, params};
 
 use super::checkpoint::{self, Mode, Moved, STALL_PAGES, STEP_PAGES, Signal};
 use super::{StoreError, read};
-use crate::model::{HubKey, RuntimeStatus};
+use crate::model::{ExecutionKey, HubKey, RuntimeStatus};
 use crate::store::schema::{HUB_KEY_MAX, PART, PARTITIONS};
-use crate::store::{Change, Commit, CommitOutcome, NewInstance, Upload, Uploaded};
+use crate::store::{Change, Commit, CommitOutcome, EncodedLines, NewInstance, Upload, Uploaded};
 
 /// A stale owner sets its epoch to NULL here, which the column forbids. Works alike where the others' epoch is raised by another
 /// machine.
@@ -107,6 +107,7 @@ impl Writer {
                 let rows = slice.execute(params![execution, i64::try_from(room).unwrap_or(i64::MAX)])?;
                 swept += rows;
                 if rows < room {
+                    conn.prepare_cached("DELETE FROM log WHERE execution = ?1")?.execute([execution])?;
                     conn.prepare_cached("DELETE FROM superseded WHERE execution = ?1")?.execute([execution])?;
                 }
             }
@@ -269,10 +270,14 @@ impl<'conn> Statements<'conn> {
         };
         let appended = self.append.execute(params![commit.execution.0, seq, commit.events.json]);
         match appended {
-            Ok(_) => Ok(CommitOutcome::Done),
-            Err(error) if constraint(&error) == Some(ffi::SQLITE_CONSTRAINT_UNIQUE) => Err(conflict(commit, seq)),
-            Err(error) => Err(error.into()),
+            Ok(_) => (),
+            Err(error) if constraint(&error) == Some(ffi::SQLITE_CONSTRAINT_UNIQUE) => return Err(conflict(commit, seq)),
+            Err(error) => return Err(error.into()),
         }
+        if let Some(lines) = &commit.lines {
+            append_lines(self.conn, commit.execution, lines)?;
+        }
+        Ok(CommitOutcome::Done)
     }
 
     /// Makes the row; or says in which status the live instance is that has the ID already.
@@ -315,6 +320,22 @@ impl<'conn> Statements<'conn> {
             _ => error.into(),
         })
     }
+}
+
+/// Adds a row of lines, and takes away the oldest rows that there is no room for any more. What this costs does not depend on how many
+/// rows there are.
+fn append_lines(conn: &Connection, execution: ExecutionKey, lines: &EncodedLines) -> Result<(), StoreError> {
+    let last = "SELECT line + count, upto FROM log WHERE execution = ?1 ORDER BY line DESC LIMIT 1";
+    let last = conn.prepare_cached(last)?.query_row([execution.0], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+    let (line, upto): (i64, i64) = last.unwrap_or_default();
+    let bytes = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
+    let upto = upto.saturating_add(bytes(lines.json.len()));
+    conn.prepare_cached("INSERT INTO log (execution, line, count, upto, lines) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![execution.0, line, lines.count, upto, lines.json])?;
+    let oldest = "DELETE FROM log WHERE execution = ?1
+        AND line < (SELECT line FROM log WHERE execution = ?1 AND upto > ?2 ORDER BY line LIMIT 1)";
+    conn.prepare_cached(oldest)?.execute(params![execution.0, upto - bytes(lines.kept_bytes_max)])?;
+    Ok(())
 }
 
 /// The hub of an upload, which is made if this is its first.

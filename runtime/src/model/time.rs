@@ -1,14 +1,14 @@
-//! How is a time written on the wire? ISO 8601 in UTC with `Z`; inside it is milliseconds since 1970.
+//! How is a time written for clients and people? ISO 8601 in UTC with `Z`; inside it is milliseconds since 1970.
 
 use jiff::Timestamp;
 
-/// Whole seconds, the fraction cut and not rounded: the times of the status payload.
-pub(super) fn whole_seconds(ms: u64) -> String {
+/// Whole seconds, the fraction cut and not rounded: the times of a status.
+pub fn whole_seconds(ms: u64) -> String {
     timestamp(ms - ms % 1_000).to_string()
 }
 
 /// With the fraction, without the zeros at its end: the times of the history.
-pub(super) fn exact(ms: u64) -> String {
+pub fn exact(ms: u64) -> String {
     timestamp(ms).to_string()
 }
 

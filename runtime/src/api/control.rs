@@ -1,0 +1,123 @@
+//! How does a client act on an instance that it has started? Raise an event to it, end it.
+
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use hyper::header::{self, HeaderMap};
+
+use super::body::{Received, Share};
+use super::error::{self, ApiError};
+use super::query::Query;
+use super::reply::Reply;
+use crate::engine::{ControlError, Hub};
+use crate::model::{InstanceId, Payload};
+
+/// An event that may be raised: the instance is open, and the body is announced as JSON.
+pub(super) struct RaiseCall {
+    hub: Arc<Hub>,
+    id: InstanceId,
+    name: String,
+}
+
+impl RaiseCall {
+    /// Checks all that the contract wants checked before the body is looked at.
+    ///
+    /// # Errors
+    /// 404 if there is no such instance, 410 if it has ended, 400 if the content type is not `application/json`; in this order.
+    pub(super) async fn of(hub: Option<Arc<Hub>>, instance: &str, name: String, headers: &HeaderMap) -> Result<Self, ApiError> {
+        let (hub, id) = open(hub, instance)?;
+        hub.check_open(&id).await?;
+        if !is_json(headers) {
+            return Err(ApiError::bad_content_type("an event's body is JSON: send it with Content-Type: application/json"));
+        }
+        Ok(Self { hub, id, name })
+    }
+}
+
+/// `POST {prefix}/instances/{instance}/raiseEvent/{event}`: raises an event to an instance, which may wait for it now or later.
+///
+/// 202 once the event is durable. 404, 410 and 400 as [`RaiseCall::of`] says; 400 if the body is empty or not JSON; 413 if it is
+/// too large; 503 if it could not be taken or recorded now.
+pub(super) async fn raise(call: RaiseCall, Received { bytes, share }: Received) -> Result<Reply, ApiError> {
+    let RaiseCall { hub, id, name } = call;
+    let body = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+    let text = std::str::from_utf8(body).map_err(ApiError::bad_json)?;
+    let payload = Payload::parse(text.to_owned()).map_err(ApiError::bad_json)?;
+    recorded(Some(share), async move { hub.raise(&id, name, payload).await }).await??;
+    Ok(Reply::empty(StatusCode::ACCEPTED))
+}
+
+/// `POST {prefix}/instances/{instance}/terminate`, or `DELETE`: ends an instance, `reason` being what it leaves as its output.
+///
+/// 202 once the end is durable. 404 if there is no such instance, 410 if it has ended, 503 if it could not be recorded now.
+pub(super) async fn terminate(hub: Option<Arc<Hub>>, instance: &str, query: &Query) -> Result<Reply, ApiError> {
+    let (hub, id) = open(hub, instance)?;
+    hub.terminate(&id, query.text("reason").map(str::to_owned)).await?;
+    Ok(Reply::empty(StatusCode::ACCEPTED))
+}
+
+/// Does `work`, to its end even if the client goes away, when the body has room that it must not give back before.
+///
+/// # Errors
+/// 500 if it panics.
+pub(super) async fn recorded<T: Send + 'static>(
+    share: Option<Share>,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, ApiError> {
+    if share.is_none() {
+        return Ok(work.await);
+    }
+    let held = async move {
+        let done = work.await;
+        drop(share);
+        done
+    };
+    tokio::spawn(held).await.map_err(ApiError::internal)
+}
+
+/// The hub and the ID, if they can be those of an instance.
+fn open(hub: Option<Arc<Hub>>, instance: &str) -> Result<(Arc<Hub>, InstanceId), ApiError> {
+    let id = instance.parse().map_err(|_| ControlError::NotFound)?;
+    Ok((hub.ok_or(ControlError::NotFound)?, id))
+}
+
+/// Whether the media type is JSON; its case and parameters do not count.
+fn is_json(headers: &HeaderMap) -> bool {
+    let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    given.split(';').next().is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("application/json"))
+}
+
+impl From<ControlError> for ApiError {
+    fn from(error: ControlError) -> Self {
+        match &error {
+            ControlError::NotFound => Self::empty(StatusCode::NOT_FOUND),
+            ControlError::Ended => Self::empty(StatusCode::GONE),
+            ControlError::Overloaded | ControlError::Recovering | ControlError::ShuttingDown => Self::unavailable(error),
+            ControlError::Store(_) => {
+                let number = error::log_failure(&error);
+                Self::unavailable(format!(
+                    "the store did not confirm it, so look at the instance before you try again; the server's log has the cause as \
+                     request {number}"
+                ))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_known_by_its_media_type_alone() {
+        let check = |value: Option<&str>, expected: bool| {
+            let headers = value.map(|value| (header::CONTENT_TYPE, value.parse().unwrap())).into_iter().collect();
+            assert_eq!(is_json(&headers), expected, "{value:?}");
+        };
+        check(Some("application/json"), true);
+        check(Some("Application/JSON ; charset=utf-8"), true);
+        check(Some("text/plain"), false);
+        check(Some("application/jsonl"), false);
+        check(None, false);
+    }
+}
