@@ -22,9 +22,6 @@ pub(super) const FILTER: &str = "warn,dacapo::guest=debug,dacapo::ended=debug";
 const GUEST: &str = "dacapo::guest";
 const ENDED: &str = "dacapo::ended";
 
-/// The least that is shown of a text that is cut to fit, in columns.
-const TEXT_COLUMNS_MIN: usize = 40;
-
 /// Writes to standard output: the time of day, what kind of line it is, perhaps whose, and a text.
 #[derive(Default)]
 pub(super) struct Lines {
@@ -50,30 +47,30 @@ impl Lines {
 
     /// A line of `instance`.
     pub(super) fn tell_of(&self, instance: &str, kind: &str, tone: Tone, text: &str) {
-        let (id, _) = self.column(instance);
+        let id = self.column(instance);
         let _ = say(format_args!("{}  {id}  {}", start(kind, tone), clean(text)));
     }
 
-    /// A line of `instance` with a text of any length at its end, of which no more is shown than fits.
-    pub(super) fn tell_short(&self, instance: &str, kind: &str, tone: Tone, text: &str, long: &str) {
-        let (id, id_columns) = self.column(instance);
-        let text = clean(text);
-        let taken = "00:00:00".len() + KIND_COLUMNS + id_columns + measure_text_width(&text) + 4 * 2;
-        let long = cut(&clean(long), usize::from(columns()).saturating_sub(taken).max(TEXT_COLUMNS_MIN));
-        let _ = say(format_args!("{}  {id}  {text}  {}", start(kind, tone), Tone::Dim.paint(&long)));
+    /// The same with one more line below it, of which no more is shown than fits.
+    pub(super) fn tell_two_of(&self, instance: &str, kind: &str, tone: Tone, text: &str, below: &str) {
+        let width = usize::from(columns()).saturating_sub(INDENT);
+        let below = Tone::Dim.paint(&cut(&clean(below), width));
+        let id = self.column(instance);
+        let _ = say(format_args!("{}  {id}  {}\n{:INDENT$}{below}", start(kind, tone), clean(text), ""));
     }
 
-    /// An ID as wide as the widest one so far, and how wide that is.
-    fn column(&self, instance: &str) -> (String, usize) {
+    /// An ID as wide as the widest one so far.
+    fn column(&self, instance: &str) -> String {
         let instance = clean(instance);
         let own = measure_text_width(&instance);
         let all = self.id_columns.fetch_max(own, Ordering::Relaxed).max(own);
-        (format!("{instance}{}", " ".repeat(all - own)), all)
+        format!("{instance}{}", " ".repeat(all - own))
     }
 }
 
-/// How wide the kind of a line is.
+/// How wide the kind of a line is, and where what follows it begins.
 const KIND_COLUMNS: usize = 5;
+const INDENT: usize = "00:00:00".len() + 2 + KIND_COLUMNS + 2;
 
 fn start(kind: &str, tone: Tone) -> String {
     let time = Zoned::now().strftime("%H:%M:%S").to_string();

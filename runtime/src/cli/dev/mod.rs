@@ -51,7 +51,7 @@ pub(super) struct Dev {
 
     /// The IP address, of this machine only, and the port to listen on; port 0 takes a free one
     /// [default: 127.0.0.1:7071]
-    #[arg(long, value_name = "ADDR:PORT", env = "DACAPO_LISTEN", value_parser = loopback, verbatim_doc_comment)]
+    #[arg(long, value_name = "ADDR:PORT", env = "DACAPO_LISTEN", hide_env_values = true, value_parser = loopback, verbatim_doc_comment)]
     listen: Option<SocketAddr>,
 
     /// Where modules and histories are kept [default: CRATE-DIR/target/dacapo]
@@ -204,8 +204,11 @@ fn show_ends(ends: &Receiver<Ended>, client: &Client, lines: &Lines) {
         let text = format!("{function} {status} in {}", duration(took_ms));
         // Gone already, or too large to be read: the line is worth showing without it.
         let output = client.status(&instance, &[]).and_then(|text| parse::<Instance>(&text)).map(|instance| instance.output);
-        let output = output.as_ref().map_or("", |output| output.get());
-        lines.tell_short(&instance, "ended", Tone::of_status(&status), &text, if output == "null" { "" } else { output });
+        let tone = Tone::of_status(&status);
+        match output.as_ref().map_or("null", |output| output.get()) {
+            "null" => lines.tell_of(&instance, "ended", tone, &text),
+            output => lines.tell_two_of(&instance, "ended", tone, &text, output),
+        }
     }
 }
 
