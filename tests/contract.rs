@@ -1,8 +1,10 @@
 //! Is the wire contract of the Durable Functions HTTP API kept? Operation by operation, status code by status code.
 
 mod access;
+mod control;
 mod history;
 mod hubs;
+mod list;
 mod routes;
 mod start;
 mod status;

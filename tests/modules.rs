@@ -118,8 +118,8 @@ fn other_verbs_are_405_with_those_that_work() {
     let server = Server::start();
     for (method, path, allow) in [
         ("DELETE", "/admin/modules", "GET"),
-        ("POST", "/admin/modules/guests", "PUT, GET"),
-        ("PUT", "/admin/modules/guests/versions/x", "GET"),
+        ("POST", "/admin/modules/guests", "PUT, GET, DELETE"),
+        ("PUT", "/admin/modules/guests/versions/x", "GET, DELETE"),
         ("POST", "/healthz", "GET"),
     ] {
         let reply = server.send(method, path, b"");

@@ -73,8 +73,9 @@ impl Context {
     /// Waits for an event from outside that is called `name`, in whatever case.
     ///
     /// Each event goes to one wait. If none is open, the event is kept, and the next wait gets the oldest one at once. If
-    /// several are open, the newest gets it. A wait that is dropped before its event came leaves it to the others. An event
-    /// that cannot be read as `T` is an error of the wait that got it.
+    /// several are open, the newest gets it. A wait that is dropped leaves its event to the others, even if it had come and
+    /// was not looked at: the loser of a race takes none with it. An event that cannot be read as `T` is an error of the wait
+    /// that got it.
     ///
     /// ```
     /// # use dacapo_guest::prelude::*;

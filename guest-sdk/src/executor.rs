@@ -103,6 +103,8 @@ enum Slot {
     Open(Option<Waker>),
     /// Answered, and nobody has taken the answer yet. Boxed, since most slots have no answer any more.
     Answered(Box<Outcome>),
+    /// Answered by an event from outside, which nobody has taken yet.
+    Raised(Box<RaisedEvent>),
     /// The answer was taken, or the task dropped.
     Closed,
 }
@@ -110,8 +112,8 @@ enum Slot {
 /// The events of one name and those who wait for them.
 #[derive(Default)]
 struct Mailbox {
-    /// The bodies of events that came when nobody waited, the oldest first.
-    unread: VecDeque<String>,
+    /// The events that no wait has, the oldest first.
+    unread: VecDeque<RaisedEvent>,
     /// The tasks that wait, the newest last. Those that were dropped stay until an event passes over them.
     waits: Vec<u32>,
 }
@@ -132,7 +134,7 @@ impl Ledger {
         let mut entries = self.entries.borrow_mut();
         let mailbox = entries.mailboxes.entry(name.to_lowercase()).or_default();
         match mailbox.unread.pop_front() {
-            Some(data) => entries.tasks[task as usize] = Slot::Answered(Box::new(Outcome::Completed(data))),
+            Some(event) => entries.tasks[task as usize] = Slot::Raised(Box::new(event)),
             None => mailbox.waits.push(task),
         }
         task
@@ -143,6 +145,7 @@ impl Ledger {
         let slot = self.replace(task, Slot::Closed);
         let waker = match slot {
             Slot::Answered(outcome) => return Poll::Ready(*outcome),
+            Slot::Raised(event) => return Poll::Ready(Outcome::Completed(event.data)),
             Slot::Open(Some(known)) if known.will_wake(waker) => known,
             Slot::Open(_) => waker.clone(),
             Slot::Closed => panic!("task {task} was polled after it gave its answer"),
@@ -151,10 +154,13 @@ impl Ledger {
         Poll::Pending
     }
 
-    /// Nobody waits for `task` any more. Asks for its cancellation, unless it was answered.
+    /// Nobody waits for `task` any more. Asks for its cancellation, unless it was answered. An event that it had and that
+    /// nobody has taken goes to another wait: events say what happened, and are not lost with the loser of a race.
     pub(crate) fn drop_task(&self, task: u32) {
-        if let Slot::Open(_) = self.replace(task, Slot::Closed) {
-            self.entries.borrow_mut().actions.push(Action::Cancel(task));
+        match self.replace(task, Slot::Closed) {
+            Slot::Open(_) => self.entries.borrow_mut().actions.push(Action::Cancel(task)),
+            Slot::Raised(event) => self.raise(*event),
+            Slot::Answered(_) | Slot::Closed => {}
         }
     }
 
@@ -177,7 +183,7 @@ impl Ledger {
     fn apply(&self, event: Event) {
         match event {
             Event::TurnStarted(now_ms) => self.entries.borrow_mut().now_ms = now_ms,
-            Event::Resolved(answer) => self.answer(answer.task, answer.outcome),
+            Event::Resolved(answer) => self.answer(answer.task, Slot::Answered(Box::new(answer.outcome))),
             Event::Raised(event) => self.raise(event),
             // Nothing in this version of the SDK can wait for it.
             Event::Extension(_) => {}
@@ -192,18 +198,20 @@ impl Ledger {
         while let Some(task) = mailbox.waits.pop() {
             if let Slot::Open(_) = tasks[task as usize] {
                 drop(entries);
-                return self.answer(task, Outcome::Completed(event.data));
+                return self.answer(task, Slot::Raised(Box::new(event)));
             }
         }
-        mailbox.unread.push_back(event.data);
+        // Last, unless a dropped wait gave it back.
+        let index = mailbox.unread.partition_point(|other| other.number <= event.number);
+        mailbox.unread.insert(index, event);
     }
 
     /// Passes over a task that was dropped, or was never asked for: the host tells the latter as a divergence, with
     /// more knowledge than the guest has.
-    fn answer(&self, task: u32, outcome: Outcome) {
+    fn answer(&self, task: u32, answer: Slot) {
         let mut entries = self.entries.borrow_mut();
         let Some(slot @ Slot::Open(_)) = entries.tasks.get_mut(task as usize) else { return };
-        let slot = mem::replace(slot, Slot::Answered(Box::new(outcome)));
+        let slot = mem::replace(slot, answer);
         drop(entries);
         if let Slot::Open(Some(waker)) = slot {
             waker.wake();

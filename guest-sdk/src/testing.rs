@@ -44,7 +44,7 @@
 //! ```
 //!
 //! A [`Scenario`] says what the world outside does: how activities answer and which events come when. [`Scenario::run`]
-//! plays it, on a virtual clock that jumps to whatever comes next, so a test over a year takes no time. Then it replays the
+//! plays it on a virtual clock that jumps to whatever comes next, so a test over a year takes no time. Then it replays the
 //! recorded turns to fresh executions, also with each event on its own, and panics if one of them asks for anything else.
 //!
 //! Natively nothing makes an orchestrator deterministic but its author: `SystemTime::now()`, randomness, the order of a
@@ -77,7 +77,7 @@ use crate::{Activity, ActivityContext, Error, Orchestrator, Result};
 /// # Panics
 /// If `input` has no form in JSON.
 #[track_caller]
-pub fn scenario<O: Orchestrator>(orchestrator: fn() -> O, input: impl Into<O::Input>) -> Scenario<O>
+pub fn scenario<'a, O: Orchestrator>(orchestrator: fn() -> O, input: impl Into<O::Input>) -> Scenario<'a, O>
 where
     O::Input: Serialize,
 {
@@ -94,13 +94,13 @@ where
     Scenario { orchestrator: PhantomData, start, start_ms: NEW_YEAR_2030_MS, world: World::default(), named_last: None }
 }
 
-/// What happens around one orchestrator while it runs.
+/// What happens around one orchestrator while it runs. Mocks may borrow for `'a`, such as a list of what they have seen.
 #[must_use = "nothing happens before `.run()`"]
-pub struct Scenario<O> {
+pub struct Scenario<'a, O> {
     orchestrator: PhantomData<fn() -> O>,
     start: Start,
     start_ms: u64,
-    world: World,
+    world: World<'a>,
     /// The activity that [`Scenario::takes`] is about.
     named_last: Option<String>,
 }
@@ -111,7 +111,7 @@ const NEW_YEAR_2030_MS: u64 = 1_893_456_000_000;
 /// Far more turns than any honest test takes, and over in about a second.
 const TURNS_MAX: usize = 100_000;
 
-impl<O: Orchestrator> Scenario<O> {
+impl<'a, O: Orchestrator> Scenario<'a, O> {
     /// Answers each call of `activity` by `mock`, in the order of the calls.
     ///
     /// A mock may count and remember:
@@ -135,11 +135,7 @@ impl<O: Orchestrator> Scenario<O> {
     /// # .run();
     /// # assert_eq!(run.calls().len(), 4);
     /// ```
-    pub fn activity<A: Activity>(
-        self,
-        activity: fn() -> A,
-        mut mock: impl FnMut(A::Input) -> Result<A::Output> + 'static,
-    ) -> Self {
+    pub fn activity<A: Activity>(self, activity: fn() -> A, mut mock: impl FnMut(A::Input) -> Result<A::Output> + 'a) -> Self {
         let _ = activity;
         self.answer(A::NAME, move |_, json| encode_output("activity", A::NAME, &mock(decode_input("activity", A::NAME, &json)?)?))
     }
@@ -151,7 +147,7 @@ impl<O: Orchestrator> Scenario<O> {
     pub fn activity_named<I: DeserializeOwned, T: Serialize>(
         self,
         name: &str,
-        mut mock: impl FnMut(I) -> Result<T> + 'static,
+        mut mock: impl FnMut(I) -> Result<T> + 'a,
     ) -> Self {
         let owned = name.to_owned();
         self.answer(name, move |_, json| {
@@ -162,7 +158,7 @@ impl<O: Orchestrator> Scenario<O> {
         })
     }
 
-    /// Answers each call of `activity` by running the function itself.
+    /// Answers each call of `activity` by running the function itself, with all that it touches.
     pub fn real<A: Activity>(self, activity: fn() -> A) -> Self {
         let _ = activity;
         let Entry::Activity(run) = A::ENTRY else { unreachable!("the attribute gives an activity the entry of one") };
@@ -243,7 +239,7 @@ impl<O: Orchestrator> Scenario<O> {
         Run { output, calls, asked, elapsed: Duration::from_millis(now_ms - self.start_ms), custom_status }
     }
 
-    fn answer(mut self, name: &str, run: impl FnMut(ActivityContext, String) -> Result<String> + 'static) -> Self {
+    fn answer(mut self, name: &str, run: impl FnMut(ActivityContext, String) -> Result<String> + 'a) -> Self {
         let name = name.to_lowercase();
         self.world.mocks.insert(name.clone(), Mock { run: Box::new(run), takes: Duration::ZERO });
         self.named_last = Some(name);
@@ -332,16 +328,16 @@ struct Turn {
 }
 
 /// How an activity answers.
-struct Mock {
-    run: Box<dyn FnMut(ActivityContext, String) -> Result<String>>,
+struct Mock<'a> {
+    run: Box<dyn FnMut(ActivityContext, String) -> Result<String> + 'a>,
     takes: Duration,
 }
 
 /// Plays the host: knows what is going to happen, and what was asked for.
 #[derive(Default)]
-struct World {
+struct World<'a> {
     /// By the activities' name in lower case.
-    mocks: BTreeMap<String, Mock>,
+    mocks: BTreeMap<String, Mock<'a>>,
     /// From the script, with the time since the start.
     events: Vec<(Duration, RaisedEvent)>,
     /// What is going to happen, by its time, and by the order in which it became known.
@@ -351,9 +347,11 @@ struct World {
     asked: Vec<String>,
 }
 
-impl World {
+impl World<'_> {
     #[track_caller]
     fn play(&mut self, start: &Start, start_ms: u64, executor: &mut Executor) -> Vec<Turn> {
+        self.events.sort_by_key(|(after, _)| *after);
+        // They are numbered as they come.
         for (number, (after, event)) in (0..).zip(std::mem::take(&mut self.events)) {
             self.schedule(start_ms.saturating_add(ceil_to_ms(after)), Event::Raised(RaisedEvent { number, ..event }));
         }

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use dacapo::model::{Action, Digest, Event, ExecutionKey, HubName, InstanceKey, Outcome, Payload, RuntimeStatus, TaskId};
+use dacapo::model::{
+    Action, ActivityCall, Digest, Event, ExecutionKey, HubName, InstanceKey, Outcome, Payload, RuntimeStatus, TaskId,
+};
 use dacapo::store::group::Committer;
 use dacapo::store::sqlite::SqliteStore;
 use dacapo::store::{Change, Commit, EncodedEvents, NewInstance, Store, Upload};
@@ -127,7 +129,7 @@ impl Load {
             let partition = self.random(64);
             self.instances[at] = (take(&mut self.next[partition]), 0);
         }
-        Commit { instance: InstanceKey(execution.0), execution, events, change }
+        Commit { instance: InstanceKey(execution.0), execution, events, lines: None, change }
     }
 
     /// Below `bound`: xorshift, the same in every run.
@@ -146,7 +148,8 @@ fn take(next: &mut ExecutionKey) -> ExecutionKey {
 }
 
 fn charge(input: Payload) -> Action {
-    Action::Activity { name: "ChargeCard".into(), input, attempt: 1, first_attempt: None, timeout_ms: None }
+    let name = "ChargeCard".into();
+    Action::Activity(ActivityCall { name, input, attempt: 1, first_attempt: None, timeout_ms: None })
 }
 
 fn cpu_time() -> Duration {

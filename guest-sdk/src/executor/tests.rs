@@ -77,7 +77,8 @@ fn event(text: &str) -> Event {
         return Event::TurnStarted(ms.parse().unwrap());
     }
     if let Some((name, data)) = text.strip_prefix("raise ").and_then(|event| event.split_once(' ')) {
-        return Event::Raised(RaisedEvent { number: 0, name: name.to_owned(), data: data.to_owned() });
+        // Where the order matters, tests raise numbers, and in their order.
+        return Event::Raised(RaisedEvent { number: data.parse().unwrap_or(0), name: name.to_owned(), data: data.to_owned() });
     }
     let (task, answer) = text.split_at(text.find(['=', '!', ' ']).unwrap());
     let outcome = match answer.split_at(1) {
@@ -396,6 +397,50 @@ fn a_dropped_wait_leaves_its_event_to_the_others() {
         ("turn 2; raise item 7; raise item 8", "wait item; ended [7,8]"),
     ];
     check(drop_newest, &calls);
+}
+
+#[test]
+fn the_loser_of_a_race_gives_its_event_back() {
+    async fn account(ctx: Context) -> Result<(u32, u32, u32)> {
+        ctx.call(echo, 1_u32).await?;
+        // Both have an event already. The left one wins.
+        let either = select(ctx.event::<u32>("deposit"), ctx.event::<u32>("withdraw")).await;
+        let Either::Left((deposit, loser)) = either else { bail!("the right one won") };
+        drop(loser);
+        Ok((deposit?, ctx.event("withdraw").await?, ctx.event("withdraw").await?))
+    }
+    let calls = [
+        ("turn 0", "echo(1)"),
+        ("turn 1; raise withdraw 7; raise deposit 8; raise withdraw 9", ""),
+        ("turn 2; 0=1", "wait deposit; wait withdraw; wait withdraw; wait withdraw; ended [8,7,9]"),
+    ];
+    check(account, &calls);
+}
+
+#[test]
+fn events_that_are_given_back_stay_in_their_order() {
+    async fn drop_both(ctx: Context) -> Result<Vec<u32>> {
+        ctx.call(echo, 1_u32).await?;
+        let (first, second) = (ctx.event::<u32>("item"), ctx.event::<u32>("item"));
+        drop(first);
+        drop(second);
+        Ok(vec![ctx.event("item").await?, ctx.event("item").await?, ctx.event("item").await?])
+    }
+    let waits = "wait item; wait item; wait item; wait item; wait item";
+    let calls = [("turn 0; raise item 7; raise item 8; raise item 9", "echo(1)"), ("0=1", &format!("{waits}; ended [7,8,9]"))];
+    check(drop_both, &calls);
+}
+
+#[test]
+fn an_event_that_is_given_back_goes_to_an_open_wait() {
+    async fn hand_over(ctx: Context) -> Result<u32> {
+        let older = ctx.event("item");
+        let newer = ctx.event::<u32>("item");
+        ctx.call(echo, 1_u32).await?;
+        drop(newer);
+        older.await
+    }
+    check(hand_over, &[("turn 0", "wait item; wait item; echo(1)"), ("raise item 7", ""), ("2=1", "ended 7")]);
 }
 
 #[test]

@@ -148,6 +148,30 @@ fn events_of_the_same_time_come_in_the_order_of_the_script() {
 }
 
 #[test]
+fn events_that_come_before_they_are_waited_for_keep_the_order_of_their_times() {
+    #[orchestrator]
+    async fn collect_late(ctx: Context) -> Result<(u32, u32)> {
+        ctx.sleep(3 * HOUR).await?;
+        Ok((ctx.event("item").await?, ctx.event("item").await?))
+    }
+    let run = scenario(collect_late, ()).event_at(2 * HOUR, "item", &1).event_at(HOUR, "item", &2).run();
+    assert_eq!(run.output().unwrap(), &(2, 1));
+}
+
+#[test]
+fn a_mock_may_write_down_what_it_sees() {
+    let mut seen = Vec::new();
+    let run = scenario(weigh_all, loaves())
+        .activity(weigh, |loaf| {
+            seen.push(loaf);
+            Ok(1)
+        })
+        .run();
+    assert!(run.output().is_ok());
+    assert_eq!(seen, loaves());
+}
+
+#[test]
 fn a_sleep_of_any_length_ends() {
     #[orchestrator]
     async fn sleep(ctx: Context) -> Result<()> {

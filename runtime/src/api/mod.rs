@@ -1,8 +1,8 @@
 //! How do clients reach the engine? Over HTTP: the wire contract of Durable Functions, and some paths of ours beside it.
 //!
 //! [`serve`] takes connections; for each request `route` chooses the endpoint, `auth` checks that the client may, `body` reads
-//! what is sent, and one handler (`start`, `status`, `control`, `modules` and so on) answers. The wire types live here, spelled as clients expect
-//! them. The only folder that names hyper; calls `engine`.
+//! what is sent, and one handler (`start`, `status`, `list`, `control`, `modules` and so on) answers. The wire types live here,
+//! spelled as clients expect them. The only folder that names hyper; calls `engine`.
 
 pub mod auth;
 mod body;
@@ -10,6 +10,7 @@ mod control;
 mod error;
 mod history_view;
 mod links;
+mod list;
 mod logs;
 mod modules;
 mod patience;
@@ -48,6 +49,7 @@ use self::body::Room;
 use self::control::RaiseCall;
 use self::error::ApiError;
 use self::links::{Links, Origin, Target};
+use self::list::ListCall;
 use self::patience::Patience;
 use self::query::Query;
 use self::reply::Reply;
@@ -247,6 +249,11 @@ impl Api {
                 let url = origin.url_of(&request.uri);
                 status::status(self.hub(&target).as_deref(), &instance, wanted, &url).await
             }
+            Endpoint::List => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let call = ListCall::of(&query, &request.headers)?;
+                list::list(self.hub(&target).as_deref(), call).await
+            }
             Endpoint::Raise { instance, event } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
                 let call = RaiseCall::of(self.hub(&target), &instance, event, &request.headers).await?;
@@ -272,6 +279,10 @@ impl Api {
             Endpoint::ModuleBytes { module, digest } => {
                 modules::bytes(self.admin_hub(&query)?.as_deref(), &module, &digest).await
             }
+            Endpoint::DeleteModule { module, digest } => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::ours_bad_request)?;
+                modules::delete(engine, &target.hub, &module, digest.as_deref()).await
+            }
             Endpoint::Health => Ok(health()),
         }
     }
@@ -296,9 +307,10 @@ impl Endpoint {
     fn need(&self) -> Need {
         match self {
             Self::Health => Need::Nothing,
-            Self::Start { .. } | Self::Status { .. } => Need::System,
+            Self::Start { .. } | Self::Status { .. } | Self::List => Need::System,
             Self::Raise { .. } | Self::Terminate { .. } | Self::Logs { .. } => Need::System,
             Self::Upload { .. } | Self::Modules | Self::Module { .. } | Self::ModuleBytes { .. } => Need::Master,
+            Self::DeleteModule { .. } => Need::Master,
         }
     }
 }

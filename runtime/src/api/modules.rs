@@ -1,4 +1,4 @@
-//! How do modules come in, and what is there to know of them? Ours, outside the wire contract.
+//! How do modules come in and go, and what is there to know of them? Ours, outside the wire contract.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::error::ApiError;
 use super::reply::Reply;
-use crate::engine::{Engine, Hub, ModuleVersion, ModuleView, UploadError};
+use crate::engine::{DeleteError, Engine, Hub, ModuleVersion, ModuleView, UploadError};
 use crate::model::time;
 use crate::model::{Digest, HubName, ModuleName};
 
@@ -46,6 +46,12 @@ struct Uploaded<'a> {
     version: Version<'a>,
 }
 
+/// What a deletion has taken away.
+#[derive(Debug, Serialize)]
+struct Deleted {
+    deleted: Vec<Digest>,
+}
+
 /// `PUT /admin/modules/{name}`: takes a module and makes it the current version under its name.
 ///
 /// 201 if this digest is new under this name, 200 if it is known; both with what was taken. 400 if the name is ill-formed or the
@@ -78,6 +84,24 @@ pub(super) async fn bytes(hub: Option<&Hub>, name: &str, digest: &str) -> Result
     let hub = hub.filter(|_| view.versions.iter().any(|version| version.digest == digest)).ok_or_else(unknown)?;
     let bytes = hub.module_bytes(digest).await.map_err(ApiError::ours_internal)?.ok_or_else(unknown)?;
     Ok(Reply::bytes("application/wasm", bytes.into()))
+}
+
+/// `DELETE /admin/modules/{name}` and `DELETE /admin/modules/{name}/versions/{digest}`: takes a module away, or one version of it.
+///
+/// 200 with the digests that are gone, 404 if there is none; 409 with the code `in_use` while instances that have not ended run on
+/// one of them, and with `current` for the current version of a module that has others.
+pub(super) async fn delete(engine: &Arc<Engine>, hub: &HubName, name: &str, digest: Option<&str>) -> Result<Reply, ApiError> {
+    let unknown = || match digest {
+        None => not_found(format!("there is no module {name:?} in this task hub")),
+        Some(digest) => not_found(format!("module {name:?} has no version {digest:?} in this task hub")),
+    };
+    let module = name.parse().map_err(|_| unknown())?;
+    let wanted = digest.map(str::parse).transpose().map_err(|_| unknown())?;
+    match engine.delete_module(hub, &module, wanted).await {
+        Ok(deleted) => Ok(Reply::json(StatusCode::OK, &Deleted { deleted })),
+        Err(DeleteError::Unknown) => Err(unknown()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 async fn all(hub: Option<&Hub>) -> Result<Vec<ModuleView>, ApiError> {
@@ -122,6 +146,17 @@ impl From<UploadError> for ApiError {
             UploadError::Invalid(_) => Self::ours(StatusCode::BAD_REQUEST, "invalid_module", error),
             UploadError::FunctionTaken { .. } => Self::ours(StatusCode::CONFLICT, "function_taken", error),
             UploadError::Internal(_) => Self::ours_internal(error),
+        }
+    }
+}
+
+impl From<DeleteError> for ApiError {
+    fn from(error: DeleteError) -> Self {
+        match &error {
+            DeleteError::Unknown => not_found(error.to_string()),
+            DeleteError::Current => Self::ours(StatusCode::CONFLICT, "current", error),
+            DeleteError::InUse { .. } => Self::ours(StatusCode::CONFLICT, "in_use", error),
+            DeleteError::Internal(_) => Self::ours_internal(error),
         }
     }
 }

@@ -1,10 +1,18 @@
 //! What does a query string say? The contract's own reading of it, which is more forgiving than most.
 
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::Offset;
+
 use super::links::Target;
-use crate::model::HubName;
+use crate::model::{HubName, RuntimeStatus};
 
 /// The name of the one store that there is so far.
 const CONNECTION: &str = "Storage";
+
+/// The statuses by their numbers on the wire, those too that nothing here ever has.
+const STATUSES: [&str; 8] =
+    ["Running", "Completed", "ContinuedAsNew", "Failed", "Canceled", "Terminated", "Pending", "Suspended"];
 
 /// The parameters of a request. Names count without regard to case; what nobody asks for is ignored.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -46,6 +54,38 @@ impl Query {
         // Rust would also read "inf", "nan" and "1e9".
         let decimal = value.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'+' | b'-'));
         value.parse().ok().filter(|seconds: &f64| decimal && seconds.is_finite())
+    }
+
+    /// A decimal whole number, perhaps with a sign. Anything else counts as absent.
+    pub(super) fn integer(&self, name: &str) -> Option<i64> {
+        self.text(name)?.parse().ok()
+    }
+
+    /// A time in ISO 8601, in UTC unless it has an offset. Anything else counts as absent.
+    pub(super) fn time(&self, name: &str) -> Option<Timestamp> {
+        let mut text = self.text(name)?.to_owned();
+        // The sign of an offset, if nobody has escaped it.
+        if let Some((time, offset)) = text.rsplit_once(' ')
+            && time.contains(':')
+        {
+            text = format!("{time}+{offset}");
+        }
+        // Some clients leave out the zeros of an early year.
+        if let Some(digits @ 1..4) = text.find('-') {
+            text.insert_str(0, &"000"[digits - 1..]);
+        }
+        text.parse().ok().or_else(|| Offset::UTC.to_timestamp(text.parse::<DateTime>().ok()?).ok())
+    }
+
+    /// A list of statuses, by name in any case or by number. Unknown ones are passed over, and if no other is left, the list counts as
+    /// absent. One that no instance here can have stays, though as nothing.
+    pub(super) fn statuses(&self, name: &str) -> Option<Vec<RuntimeStatus>> {
+        let number = |text: &str| {
+            let is_it = |(number, name): &(usize, &str)| text.eq_ignore_ascii_case(name) || text == number.to_string();
+            STATUSES.into_iter().enumerate().find(is_it).and_then(|(number, _)| u8::try_from(number).ok())
+        };
+        let numbers: Vec<u8> = self.text(name)?.split(',').filter_map(|text| number(text.trim())).collect();
+        (!numbers.is_empty()).then(|| numbers.into_iter().filter_map(RuntimeStatus::from_number).collect())
     }
 
     /// Which hub and which store are meant; blank or absent means the default one.
@@ -119,6 +159,74 @@ mod tests {
             (&"9".repeat(400), None),
         ] {
             assert_eq!(Query::parse(&format!("x={text}")).seconds("x"), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_may_have_a_sign_and_nothing_else() {
+        for (text, expected) in [
+            ("5", Some(5)),
+            ("-1", Some(-1)),
+            ("%2B2", Some(2)),
+            ("5.0", None),
+            ("five", None),
+            ("", None),
+            (&"9".repeat(40), None),
+        ] {
+            assert_eq!(Query::parse(&format!("x={text}")).integer("x"), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn times_are_iso_8601_and_utc_unless_they_say_otherwise() {
+        for (text, expected) in [
+            ("2026-03-01T08:00:00Z", Some("2026-03-01T08:00:00Z")),
+            ("2026-03-01T08:00:00.000Z", Some("2026-03-01T08:00:00Z")),
+            ("2026-03-01T08:00:00.123000Z", Some("2026-03-01T08:00:00.123Z")),
+            ("2026-03-01T08:00:00.1234567", Some("2026-03-01T08:00:00.1234567Z")),
+            ("2026-03-01T08:00:00", Some("2026-03-01T08:00:00Z")),
+            ("2026-03-01+08:00:00", Some("2026-03-01T08:00:00Z")),
+            ("2026-03-01T08:00:00%2B02:00", Some("2026-03-01T06:00:00Z")),
+            ("2026-03-01T08:00:00+02:00", Some("2026-03-01T06:00:00Z")),
+            ("2026-03-01T08:00:00-0200", Some("2026-03-01T10:00:00Z")),
+            ("2026-03-01T08%3A00%3A00Z", Some("2026-03-01T08:00:00Z")),
+            ("+2026-03-01+", Some("2026-03-01T00:00:00Z")),
+            ("1-01-01T00:00:00Z", Some("0001-01-01T00:00:00Z")),
+            ("0001-01-01T00:00:00.0000000Z", Some("0001-01-01T00:00:00Z")),
+            ("70-01-01T00:00:00", Some("0070-01-01T00:00:00Z")),
+            ("", None),
+            ("-", None),
+            ("yesterday", None),
+            ("2026-02-30T00:00:00Z", None),
+            ("2026-03-01T08:00:00Z+x", None),
+            ("1767225600", None),
+        ] {
+            let seen = Query::parse(&format!("x={text}")).time("x").map(|time| time.to_string());
+            assert_eq!(seen.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn statuses_are_named_or_numbered_and_unknown_ones_do_not_count() {
+        use RuntimeStatus::{Completed, Failed, Pending, Running};
+        for (query, expected) in [
+            ("", None),
+            ("s=", None),
+            ("s=Failed", Some(vec![Failed])),
+            ("s=failed,COMPLETED", Some(vec![Failed, Completed])),
+            ("s=Running&s=Pending", Some(vec![Running, Pending])),
+            ("s=+Running+,+6,0", Some(vec![Running, Pending, Running])),
+            ("s=Unknown", None),
+            ("s=Unknown,8,-1,00,Failed", Some(vec![Failed])),
+            ("s=Canceled", Some(vec![])),
+            ("s=ContinuedAsNew,4,2", Some(vec![])),
+        ] {
+            assert_eq!(Query::parse(query).statuses("s"), expected, "{query}");
+        }
+        for (number, name) in STATUSES.iter().enumerate() {
+            let by_name = Query::parse(&format!("s={name}")).statuses("s");
+            assert_eq!(by_name, Query::parse(&format!("s={number}")).statuses("s"));
+            assert!(by_name.expect("it is known").iter().all(|status| status.name() == *name));
         }
     }
 

@@ -48,6 +48,12 @@ impl Reply {
         self.header(header::ALLOW, HeaderValue::try_from(methods).expect("methods are tokens"))
     }
 
+    /// The same with what leads to the next page of a list; empty at the end of it.
+    pub(super) fn continuation_token(self, token: &str) -> Self {
+        let name = HeaderName::from_static("x-ms-continuation-token");
+        self.header(name, HeaderValue::try_from(token).expect("tokens are hex digits"))
+    }
+
     /// The same, after which the connection closes.
     pub(super) fn close(self) -> Self {
         self.header(header::CONNECTION, HeaderValue::from_static("close"))

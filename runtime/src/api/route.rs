@@ -14,6 +14,8 @@ pub(super) enum Endpoint {
     Start { function: String, instance: Option<String> },
     /// How an instance stands.
     Status { instance: String, door: Door },
+    /// Which instances there are.
+    List,
     /// Raise an event to an instance.
     Raise { instance: String, event: String },
     /// End an instance.
@@ -28,6 +30,8 @@ pub(super) enum Endpoint {
     Module { module: String },
     /// The bytes of one version.
     ModuleBytes { module: String, digest: String },
+    /// Take a module away, or one version of it.
+    DeleteModule { module: String, digest: Option<String> },
     /// Whether the server is alive.
     Health,
 }
@@ -62,9 +66,10 @@ const PREFIXES: [(&str, Door); 4] = [
 type Line = (Method, &'static str, fn(&[&str], Door) -> Endpoint);
 
 /// Behind the prefixes of the wire contract.
-static OPERATIONS: [Line; 7] = [
+static OPERATIONS: [Line; 8] = [
     (Method::POST, "orchestrators/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: None }),
     (Method::POST, "orchestrators/{}/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: Some(part[1].into()) }),
+    (Method::GET, "instances", |_, _| Endpoint::List),
     (Method::GET, "instances/{}", |part, door| Endpoint::Status { instance: part[0].into(), door }),
     (Method::POST, "instances/{}/raiseEvent/{}", |part, _| Endpoint::Raise { instance: part[0].into(), event: part[1].into() }),
     (Method::POST, "instances/{}/terminate", |part, _| Endpoint::Terminate { instance: part[0].into() }),
@@ -73,7 +78,7 @@ static OPERATIONS: [Line; 7] = [
 ];
 
 /// Ours, from the root.
-static OURS: [Line; 7] = [
+static OURS: [Line; 9] = [
     (Method::POST, "api/orchestrators/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: None }),
     (Method::POST, "api/orchestrators/{}/{}", |part, _| Endpoint::Start {
         function: part[0].into(),
@@ -85,6 +90,11 @@ static OURS: [Line; 7] = [
     (Method::GET, "admin/modules/{}/versions/{}", |part, _| Endpoint::ModuleBytes {
         module: part[0].into(),
         digest: part[1].into(),
+    }),
+    (Method::DELETE, "admin/modules/{}", |part, _| Endpoint::DeleteModule { module: part[0].into(), digest: None }),
+    (Method::DELETE, "admin/modules/{}/versions/{}", |part, _| Endpoint::DeleteModule {
+        module: part[0].into(),
+        digest: Some(part[1].into()),
     }),
     (Method::GET, "healthz", |_, _| Endpoint::Health),
 ];
@@ -180,6 +190,7 @@ mod tests {
             check(&format!("POST {prefix}/orchestrators/Bake"), r#"start "Bake" None"#);
             check(&format!("POST {prefix}/orchestrators/Bake/loaf-17"), r#"start "Bake" Some("loaf-17")"#);
             check(&format!("GET {prefix}/instances/loaf-17"), r#"status "loaf-17" Webhooks"#);
+            check(&format!("GET {prefix}/Instances/"), "List");
             check(&format!("GET {}/INSTANCES/Loaf/", prefix.to_uppercase()), r#"status "Loaf" Webhooks"#);
         }
     }
@@ -193,6 +204,8 @@ mod tests {
         check("GET /admin/modules/", "Modules");
         check("GET /admin/modules/bakery", r#"Module { module: "bakery" }"#);
         check("GET /admin/modules/bakery/versions/ab12", r#"ModuleBytes { module: "bakery", digest: "ab12" }"#);
+        check("DELETE /admin/modules/bakery", r#"DeleteModule { module: "bakery", digest: None }"#);
+        check("DELETE /admin/modules/bakery/versions/ab12", r#"DeleteModule { module: "bakery", digest: Some("ab12") }"#);
         check("GET /healthz", "Health");
     }
 
@@ -233,7 +246,7 @@ mod tests {
             check(&format!("{method} {path}"), "405 GET, POST, DELETE");
         }
         check("DELETE /admin/modules", "405 GET");
-        check("POST /admin/modules/bakery", "405 PUT, GET");
+        check("POST /admin/modules/bakery", "405 PUT, GET, DELETE");
         check("GET /api/orchestrators/Bake", "405 POST");
         check("HEAD /healthz", "405 GET");
     }

@@ -257,6 +257,7 @@ impl Client {
                 Exit::NotFound.because(format_args!("{} has no {subject}{hub}{said}", self.base))
             }
             StatusCode::GONE => Exit::Failed.because(format_args!("{subject} has already ended{said}")),
+            _ if status.is_client_error() && !said.is_empty() => Exit::Failed.because(format_args!("the server refused{said}")),
             _ => Exit::Failed.because(format_args!("{} answered {status}{said}", self.base)),
         })
     }

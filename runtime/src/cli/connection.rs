@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use etcetera::BaseStrategy as _;
 
 use super::client::Client;
+use super::exit::Exit;
 use crate::api::auth::Keys;
 
 /// Where a server listens that was told nothing.
@@ -129,8 +130,13 @@ fn settings_path() -> Option<PathBuf> {
     etcetera::choose_base_strategy().ok().map(|home| home.config_dir().join("dacapo/config.toml"))
 }
 
-/// The URL of a server without slashes at its end. What is refused is not shown: it may hold a password.
+/// The URL of a server without slashes at its end.
 fn checked(url: &str) -> Result<String> {
+    check(url).map_err(|error| Exit::Usage.because(error))
+}
+
+/// What is refused is not shown: it may hold a password.
+fn check(url: &str) -> Result<String> {
     let url = url.trim().trim_end_matches('/');
     let Some((scheme, rest)) = url.split_once("://") else {
         bail!("the server has to be a URL, such as {SERVER}");

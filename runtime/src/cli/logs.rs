@@ -67,10 +67,12 @@ impl Logs {
                     say(shown(&client::parse(line.get())?))?;
                 }
             }
-            if logs.lines.is_empty() || logs.next <= next {
+            // A new execution of the instance counts its lines from 0 again.
+            let is_new = logs.next < next;
+            next = if is_new { 0 } else { logs.next };
+            if logs.lines.is_empty() && !is_new {
                 return Ok(next);
             }
-            next = logs.next;
         }
     }
 }

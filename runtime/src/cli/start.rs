@@ -27,11 +27,11 @@ pub(super) struct Start {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
 
-    /// The input: JSON, or @FILE for a file's contents, or @- for standard input
+    /// The input: JSON, or @FILE, or @- for standard input
     #[arg(long, value_name = "JSON")]
     input: Option<String>,
 
-    /// The ID of the instance, which no live one may have; without it, a random one
+    /// The ID, which no live instance may have; without it, a random one
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     id: Option<String>,
 
@@ -39,7 +39,7 @@ pub(super) struct Start {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, value_parser = moment::seconds)]
     wait: Option<Option<Duration>>,
 
-    /// Print the server's JSON: the instance's URLs, or, with --wait, its status
+    /// Print the server's JSON: the URLs of the instance; with --wait, its status
     #[arg(long)]
     json: bool,
 

@@ -22,8 +22,7 @@ struct Current {
 impl Functions {
     /// Makes this the current version of `module`.
     pub(super) fn set(&mut self, module: ModuleName, digest: Digest, catalog: Arc<Catalog>) {
-        self.orchestrators.retain(|_, owner| *owner != module);
-        self.activities.retain(|_, owner| *owner != module);
+        self.take_names(&module);
         for name in &catalog.orchestrators {
             self.orchestrators.insert(name.to_lowercase(), module.clone());
         }
@@ -31,6 +30,19 @@ impl Functions {
             self.activities.insert(name.to_lowercase(), module.clone());
         }
         self.modules.insert(module, Current { digest, catalog });
+    }
+
+    /// Takes the functions of `module` away, if its current version is one of `digests`.
+    pub(super) fn remove(&mut self, module: &ModuleName, digests: &[Digest]) {
+        if self.modules.get(module).is_some_and(|current| digests.contains(&current.digest)) {
+            self.modules.remove(module);
+            self.take_names(module);
+        }
+    }
+
+    fn take_names(&mut self, module: &ModuleName) {
+        self.orchestrators.retain(|_, owner| owner != module);
+        self.activities.retain(|_, owner| owner != module);
     }
 
     /// The function of `catalog` that another module than `module` has already, and that module.
@@ -78,5 +90,18 @@ mod tests {
         assert_eq!(functions.activity("BAKE"), Some(Digest([2; 32])));
         assert_eq!(functions.activity("Mix"), None);
         assert_eq!(functions.taken(&shop, &catalog(&["Sell"], &["MIX"])), None);
+    }
+    #[test]
+    fn a_module_that_goes_leaves_its_names_to_others() {
+        let (bakery, shop): (ModuleName, ModuleName) = ("bakery".parse().unwrap(), "shop".parse().unwrap());
+        let mut functions = Functions::default();
+        functions.set(bakery.clone(), Digest([1; 32]), catalog(&["BakeBread"], &["Mix"]));
+        functions.set(shop.clone(), Digest([3; 32]), catalog(&["Sell"], &[]));
+        functions.remove(&bakery, &[Digest([9; 32])]);
+        assert!(functions.orchestrator("BakeBread").is_some(), "an older version has gone");
+        functions.remove(&bakery, &[Digest([2; 32]), Digest([1; 32])]);
+        assert!(functions.orchestrator("BakeBread").is_none() && functions.activity("Mix").is_none());
+        assert_eq!(functions.taken(&shop, &catalog(&["BakeBread"], &["Mix"])), None);
+        assert!(functions.orchestrator("Sell").is_some());
     }
 }

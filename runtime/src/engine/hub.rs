@@ -19,7 +19,7 @@ const RECOVERY_MAX: Duration = Duration::from_secs(5);
 
 /// A task hub: a named space of functions and instances.
 pub struct Hub {
-    shell: Arc<Shell>,
+    pub(super) shell: Arc<Shell>,
 }
 
 impl Hub {
@@ -57,7 +57,7 @@ impl Hub {
             at_ms: machinery.clock.now_ms(),
             instance: id.clone(),
             module,
-            function,
+            function: function.clone(),
             input,
             generation: Generation(part(16)),
             seed: Seed(part(32)),
@@ -67,6 +67,10 @@ impl Hub {
         let start = Start { hub: self.shell.row.key, started };
         let (_, answer) = self.shell.ask(&id, |token| Input::Start(token, Box::new(start)));
         match answer.await {
+            // The module was deleted between our look and the store's.
+            Ok(Answer::Failed(error)) if matches!(*error, StoreError::NoModule(_)) => {
+                Err(StartError::UnknownOrchestrator(function))
+            }
             Ok(Answer::Started) => Ok(id),
             Ok(Answer::Exists(status)) => Err(StartError::InstanceExists { id, status }),
             Ok(Answer::Failed(error)) => Err(StartError::Store(error)),
@@ -315,7 +319,9 @@ fn random<const N: usize>() -> [u8; N] {
 }
 
 /// Runs what reads the store on a thread that may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(StoreError::Other(error.to_string())))
 }
 

@@ -4,10 +4,12 @@
 //! effects between threads. Called by `api`; calls `host` and `store`.
 
 mod activities;
+mod deletion;
 mod functions;
 mod guest_log;
 mod hub;
 mod instance;
+mod listing;
 mod partition;
 mod pool;
 mod residents;
@@ -29,7 +31,10 @@ use tokio::runtime::Runtime;
 
 pub use hub::Hub;
 pub use verify::{Report, VerifyError, verify};
-pub use views::{ControlError, InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError, UploadedModule};
+pub use views::{
+    ControlError, DeleteError, InstancePage, InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError,
+    UploadedModule,
+};
 
 use crate::clock::Clock;
 use crate::host::{Catalog, Compiler, Host, Module, ModuleError};
@@ -39,6 +44,7 @@ use crate::store::group::Committer;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{HubRow, ModuleRow, Store, StoreError, Upload, Uploaded};
 use activities::Activities;
+use deletion::discard_modules;
 use functions::Functions;
 use guest_log::GuestLog;
 use pool::TurnPool;
@@ -51,6 +57,9 @@ const SWEEP_ROWS: usize = 500;
 /// How long to wait after a slice when there is more to delete, and when there is not.
 const SWEEP_PAUSE_BUSY: Duration = Duration::from_millis(20);
 const SWEEP_PAUSE_IDLE: Duration = Duration::from_secs(1);
+
+/// How often to look for modules that were deleted, and that no instance refers to any more.
+const DISCARD_EVERY: Duration = Duration::from_secs(3_600);
 
 /// How long to wait at the end for what is in hand.
 const CLOSE_MAX: Duration = Duration::from_secs(3);
@@ -89,8 +98,6 @@ pub enum OpenError {
 pub struct Engine {
     machinery: Arc<Machinery>,
     hubs: RwLock<HashMap<HubName, Arc<Hub>>>,
-    /// One upload at a time, so that two cannot take the same function.
-    uploads: Mutex<()>,
     /// Runs activities and timers; taken out when the engine is closed.
     runtime: Mutex<Option<Runtime>>,
 }
@@ -125,9 +132,9 @@ impl Engine {
             guest_log: GuestLog::new()?,
             store,
             limits: Arc::new(limits),
+            uploads: Mutex::default(),
         });
-        let engine =
-            Arc::new(Self { machinery, hubs: RwLock::default(), uploads: Mutex::default(), runtime: Mutex::new(Some(runtime)) });
+        let engine = Arc::new(Self { machinery, hubs: RwLock::default(), runtime: Mutex::new(Some(runtime)) });
         engine.open_hubs().map_err(store_error)?;
         engine.recover()?;
         engine.sweep();
@@ -165,12 +172,24 @@ impl Engine {
         thread::Builder::new().name("dacapo-recovery".into()).spawn(work).map(drop)
     }
 
-    /// Deletes superseded histories, slice by slice, for as long as the engine lives.
+    /// Deletes superseded histories, slice by slice, and now and then modules that nobody needs any more, for as long as the engine
+    /// lives.
     fn sweep(self: &Arc<Self>) {
         let engine = Arc::downgrade(self);
         self.machinery.timers.spawn(async move {
+            let mut discard_at = Instant::now();
             while let Some(machinery) = engine.upgrade().map(|engine| engine.machinery.clone()) {
-                let swept = tokio::task::spawn_blocking(move || machinery.store.sweep(SWEEP_ROWS)).await;
+                let is_time = discard_at <= Instant::now();
+                if is_time {
+                    discard_at = Instant::now() + DISCARD_EVERY;
+                }
+                let work = move || {
+                    if is_time && let Err(error) = discard_modules(&machinery) {
+                        tracing::warn!("the bytes of deleted modules cannot be discarded now: {error}");
+                    }
+                    machinery.store.sweep(SWEEP_ROWS)
+                };
+                let swept = tokio::task::spawn_blocking(work).await;
                 if let Ok(Err(error)) = &swept {
                     tracing::warn!("superseded histories cannot be deleted now: {error}");
                 }
@@ -208,7 +227,7 @@ impl Engine {
             ModuleError::Invalid(message) => UploadError::Invalid(message),
             ModuleError::Internal(message) => UploadError::Internal(message),
         })?;
-        let _one_at_a_time = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one_at_a_time = self.machinery.uploads.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = self.take_module(hub_name, name, digest, bytes, &module);
         // Of an upload that was refused nothing stays behind, unless it is there from before.
         if taken.is_err() && matches!(store.module_bytes(digest), Ok(None)) {

@@ -42,6 +42,8 @@ pub(super) struct Machinery {
     pub timers: Handle,
     pub clock: Clock,
     pub limits: Arc<Limits>,
+    /// One upload or deletion at a time, so that two cannot take the same function, and no bytes go that somebody takes just now.
+    pub uploads: Mutex<()>,
 }
 
 impl Machinery {

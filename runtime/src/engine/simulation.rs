@@ -393,7 +393,7 @@ impl World {
         let id: InstanceId = format!("instance-{}", self.below(12)).parse().unwrap();
         let caller = self.token();
         self.terminating.insert(caller, id.clone());
-        let reason = (caller % 2 == 0).then(|| "enough".to_owned());
+        let reason = caller.is_multiple_of(2).then(|| "enough".to_owned());
         self.deliver(Input::Terminate { caller, instance: id, reason });
     }
 

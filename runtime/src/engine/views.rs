@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::model::{Digest, End, Event, InstanceId, Payload, RuntimeStatus};
-use crate::store::{InstanceRow, StoreError};
+use crate::store::{InstanceRow, Position, StoreError};
 
 /// A request to start an instance.
 #[derive(Debug, Clone)]
@@ -84,6 +84,41 @@ pub enum UploadError {
     Internal(String),
 }
 
+/// Why a module, or a version of it, was not deleted. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum DeleteError {
+    /// There is none.
+    #[error("there is no such module or version")]
+    Unknown,
+    /// The version is the current one, and the module has others.
+    #[error(
+        "this is the current version, which new instances get; upload another version first, which makes that the current one, or \
+         delete the whole module"
+    )]
+    Current,
+    /// Instances need it.
+    #[error("{}", in_use(*digest, *count, some))]
+    InUse {
+        /// Which version.
+        digest: Digest,
+        /// How many instances that have not ended run on it.
+        count: u64,
+        /// The first few of them.
+        some: Vec<InstanceId>,
+    },
+    /// The store could not do its part.
+    #[error("the module could not be deleted: {0}")]
+    Internal(String),
+}
+
+fn in_use(digest: Digest, count: u64, some: &[InstanceId]) -> String {
+    let names: Vec<String> = some.iter().map(|id| format!("{:?}", id.as_str())).collect();
+    let (names, more) = (names.join(", "), if count > some.len() as u64 { " and others" } else { "" });
+    let instances = if count == 1 { "1 instance that has not ended runs" } else { "instances that have not ended run" };
+    let count = if count == 1 { String::new() } else { format!("{count} ") };
+    format!("{count}{instances} on version {digest}: {names}{more}; wait for their end, or terminate them")
+}
+
 /// A module that was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UploadedModule {
@@ -134,4 +169,13 @@ pub struct InstanceView {
     pub end: Option<End>,
     /// The events of the current execution, if they were asked for.
     pub history: Option<Vec<Event>>,
+}
+
+/// A part of a list of instances.
+#[derive(Debug, Clone)]
+pub struct InstancePage {
+    /// In the order of the list, none with its history.
+    pub instances: Vec<InstanceView>,
+    /// Where more may follow.
+    pub next: Option<Position>,
 }

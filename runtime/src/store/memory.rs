@@ -9,10 +9,10 @@ use serde::de::DeserializeOwned;
 
 use super::schema::{HUB_KEY_MAX, PARTITIONS};
 use super::{
-    Change, Commit, CommitOutcome, EncodedLines, HubRow, InstanceRow, LogPage, ModuleRow, NewInstance, Store, StoreError, Upload,
-    Uploaded,
+    Change, Commit, CommitOutcome, Deletion, EncodedLines, Filter, HubRow, InstanceRow, Listed, LogPage, ModuleRow, NAMED_MAX,
+    NewInstance, Position, Store, StoreError, Upload, Uploaded, to_delete,
 };
-use crate::model::{Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, LogRecord, RuntimeStatus};
+use crate::model::{Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, LogRecord, ModuleName, RuntimeStatus};
 
 /// How a write fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,6 +185,42 @@ impl Store for MemoryStore {
         })
     }
 
+    fn delete_module(&self, hub: HubKey, name: &ModuleName, digest: Option<Digest>) -> Result<Deletion, StoreError> {
+        let mut versions = self.modules(hub)?;
+        versions.retain(|row| row.name == *name);
+        self.write(|disk| {
+            let digests = match to_delete(&versions, digest) {
+                Ok(digests) => digests,
+                Err(refusal) => return Ok(refusal),
+            };
+            for digest in &digests {
+                let users: Vec<_> = disk
+                    .rows(hub, None)
+                    .filter(|row| !row.status.is_ended() && row.module == *digest)
+                    .map(|row| &row.id)
+                    .collect();
+                if !users.is_empty() {
+                    let some = users.iter().take(NAMED_MAX).map(|id| (*id).clone()).collect();
+                    return Ok(Deletion::InUse { digest: *digest, count: users.len() as u64, some });
+                }
+            }
+            disk.versions.retain(|(of, row)| (*of, &row.name) != (hub, name) || !digests.contains(&row.digest));
+            Ok(Deletion::Done(digests))
+        })
+    }
+
+    fn discard_modules(&self) -> Result<Vec<Digest>, StoreError> {
+        self.write(|disk| {
+            let is_used = |digest: &Digest| {
+                disk.versions.iter().any(|(_, row)| row.digest == *digest)
+                    || disk.instances.values().any(|(_, row)| row.module == *digest)
+            };
+            let unused: Vec<_> = disk.bytes.keys().filter(|digest| !is_used(digest)).copied().collect();
+            unused.iter().for_each(|digest| drop(disk.bytes.remove(digest)));
+            Ok(unused)
+        })
+    }
+
     fn hubs(&self) -> Result<Vec<HubRow>, StoreError> {
         Ok(self.disk().hubs.clone())
     }
@@ -222,6 +258,17 @@ impl Store for MemoryStore {
 
     fn instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError> {
         Ok(self.disk().rows(hub, after).take(max).cloned().collect())
+    }
+
+    fn list(&self, hub: HubKey, filter: &Filter, after: Option<&Position>, max: usize) -> Result<Listed, StoreError> {
+        let disk = self.disk();
+        let mut rows: Vec<_> = disk.rows(hub, None).filter(|row| filter.matches(row)).collect();
+        let by_id = !filter.id_prefix.is_empty();
+        let order = |at: &Position| (if by_id { 0 } else { at.created_ms }, at.id.clone());
+        rows.sort_by_key(|row| order(&Position::behind(row)));
+        rows.retain(|row| after.is_none_or(|after| order(&Position::behind(row)) > order(after)));
+        let next = if rows.len() > max { rows[..max].last().map(|row| Position::behind(row)) } else { None };
+        Ok(Listed { rows: rows.into_iter().take(max).cloned().collect(), next })
     }
 
     fn history(&self, execution: ExecutionKey) -> Result<Vec<Event>, StoreError> {
@@ -344,8 +391,8 @@ impl Disk {
 
     /// Makes the row; or says in which status the live instance is that has the ID already.
     fn create(&mut self, commit: &Commit, new: &NewInstance) -> Result<Option<RuntimeStatus>, StoreError> {
-        if !self.bytes.contains_key(&new.module) {
-            return Err(StoreError::Other(format!("module {} is not in the store", new.module)));
+        if !self.versions.iter().any(|(hub, row)| (*hub, row.digest) == (new.hub, new.module)) {
+            return Err(StoreError::NoModule(new.module));
         }
         let id = (new.hub, new.id.clone());
         if let Some(holder) = self.ids.get(&id).copied().filter(|holder| *holder != commit.instance) {

@@ -139,6 +139,9 @@ pub enum StoreError {
         /// What the commit expected.
         expected: u32,
     },
+    /// The hub does not have the module that a new instance was to run on: it was deleted meanwhile.
+    #[error("no module of this task hub has the version {0}")]
+    NoModule(Digest),
     /// A sync failed, now or earlier. What the disk holds is unknown; nothing is written until the server is restarted.
     #[error("a sync of the store has failed; nothing is written until the server is restarted: {0}")]
     Poisoned(String),
@@ -200,6 +203,56 @@ pub struct InstanceRow {
     pub custom_status: Option<Payload>,
 }
 
+/// Which instances a list shows: those that meet all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Filter {
+    /// Created at this time or later, in milliseconds since 1970.
+    pub created_from_ms: Option<i64>,
+    /// Created at this time or earlier, in milliseconds since 1970.
+    pub created_to_ms: Option<i64>,
+    /// In one of these; `None` for any.
+    pub statuses: Option<Vec<RuntimeStatus>>,
+    /// Whose ID begins with this text; case counts. With a text that is not empty, the list ascends by ID, else by time of creation
+    /// and then ID.
+    pub id_prefix: String,
+}
+
+impl Filter {
+    /// Whether the list shows `row`.
+    pub fn matches(&self, row: &InstanceRow) -> bool {
+        let created_ms = row.created_ms.cast_signed();
+        self.created_from_ms.is_none_or(|from| from <= created_ms)
+            && self.created_to_ms.is_none_or(|to| created_ms <= to)
+            && self.statuses.as_ref().is_none_or(|statuses| statuses.contains(&row.status))
+            && row.id.as_str().starts_with(&self.id_prefix)
+    }
+}
+
+/// A place in a list: behind the instance with this ID, which need not be there any more.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// When that was created, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// Its ID.
+    pub id: InstanceId,
+}
+
+impl Position {
+    /// Behind `row`.
+    pub fn behind(row: &InstanceRow) -> Self {
+        Self { created_ms: row.created_ms, id: row.id.clone() }
+    }
+}
+
+/// A part of a list. It may have fewer rows than were asked for, even none, and yet go on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Listed {
+    /// In the order of the list.
+    pub rows: Vec<InstanceRow>,
+    /// Where more may follow.
+    pub next: Option<Position>,
+}
+
 /// A module to keep, with what its catalog says.
 #[derive(Debug, Clone)]
 pub struct Upload<'a> {
@@ -226,6 +279,41 @@ pub enum Uploaded {
     Known,
 }
 
+/// What came of deleting versions of a module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deletion {
+    /// The module has these no longer, and if it has no other, it is gone.
+    Done(Vec<Digest>),
+    /// There is no such module, or no such version of it. Nothing has changed; likewise below.
+    Unknown,
+    /// It is the current version, and the module has others.
+    Current,
+    /// Instances of the hub that have not ended run on it.
+    InUse {
+        /// Which version.
+        digest: Digest,
+        /// How many they are.
+        count: u64,
+        /// The first of them, at most three.
+        some: Vec<InstanceId>,
+    },
+}
+
+/// How many instances [`Deletion::InUse`] names.
+const NAMED_MAX: usize = 3;
+
+/// Which of a module's `versions` go with `digest`, or with all if that is `None`; or what speaks against it. Both stores decide so.
+fn to_delete(versions: &[ModuleRow], digest: Option<Digest>) -> Result<Vec<Digest>, Deletion> {
+    let meant: Vec<_> = versions.iter().filter(|row| digest.is_none_or(|digest| row.digest == digest)).collect();
+    if meant.is_empty() {
+        return Err(Deletion::Unknown);
+    }
+    if meant.len() < versions.len() && meant.iter().any(|row| row.current) {
+        return Err(Deletion::Current);
+    }
+    Ok(meant.iter().map(|row| row.digest).collect())
+}
+
 /// One version of a module as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModuleRow {
@@ -248,10 +336,11 @@ pub trait Store: Send + Sync + 'static {
     /// Writes a batch: all commits that are not refused, or none. Outcomes are in the order of the batch. On return they are
     /// durable: they survive a kill and a power loss.
     ///
-    /// A batch must not hold two commits of one instance. The module of a new instance must have been uploaded, and the key
-    /// lie in the range of its hub ([`ExecutionKey::range`]).
+    /// A batch must not hold two commits of one instance. The key of a new instance must lie in the range of its hub
+    /// ([`ExecutionKey::range`]).
     ///
     /// # Errors
+    /// [`StoreError::NoModule`] if the hub of a new instance does not have its module, or has it no more.
     /// Nothing of the batch is written, unless the error is [`StoreError::Poisoned`]: then nobody knows.
     /// [`StoreError::Conflict`] also for a [`Change::Create`] whose instance is there already.
     fn commit(&self, batch: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError>;
@@ -261,6 +350,21 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// Nothing has changed then, but for [`StoreError::Poisoned`].
     fn upload(&self, upload: &Upload<'_>) -> Result<Uploaded, StoreError>;
+
+    /// Takes a version of a module away, or the whole module. From then on no instance of the hub can be created on it. Its bytes stay,
+    /// see [`Store::discard_modules`]. Durable on return. Keeps other writes waiting while it counts the hub's open instances: for a
+    /// second, if they are a million.
+    ///
+    /// # Errors
+    /// As [`Store::upload`].
+    fn delete_module(&self, hub: HubKey, name: &ModuleName, digest: Option<Digest>) -> Result<Deletion, StoreError>;
+
+    /// Deletes the bytes of all modules that no hub has any more and no instance, ended or not, refers to; which they were. Nobody may upload
+    /// meanwhile. Looks at all instances if there is such a module, without keeping writes waiting.
+    ///
+    /// # Errors
+    /// As [`Store::upload`]; some bytes may be gone then.
+    fn discard_modules(&self) -> Result<Vec<Digest>, StoreError>;
 
     /// All hubs, by number.
     fn hubs(&self) -> Result<Vec<HubRow>, StoreError>;
@@ -283,6 +387,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// All instances of a hub, ascending by key from behind `after`, at most `max`.
     fn instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError>;
+
+    /// Instances of a hub that `filter` lets through, from behind `after`, at most `max`: see [`Filter`] for their order. Reads a bounded
+    /// number of rows and bytes. A row that is damaged is left out, and told to the log.
+    fn list(&self, hub: HubKey, filter: &Filter, after: Option<&Position>, max: usize) -> Result<Listed, StoreError>;
 
     /// The whole history of an execution; empty if there is none.
     fn history(&self, execution: ExecutionKey) -> Result<Vec<Event>, StoreError>;

@@ -112,6 +112,10 @@ pub const MIGRATIONS: &[&str] = &[
     );
     CREATE UNIQUE INDEX log_order ON log (execution, line);
 ",
+    "
+    -- A new instance asks whether its hub has the module still.
+    CREATE INDEX version_module ON version (module, hub);
+",
 ];
 
 /// Brings the file to the version that `steps` lead to, in one transaction: a crash leaves the old version or the new one.

@@ -8,7 +8,8 @@ use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
 use super::memory::MemoryStore;
 use super::sqlite::SqliteStore;
 use super::{
-    Change, Commit, CommitOutcome, EncodedEvents, EncodedLines, InstanceRow, NewInstance, Store, StoreError, Upload, Uploaded,
+    Change, Commit, CommitOutcome, Deletion, EncodedEvents, EncodedLines, Filter, InstanceRow, NewInstance, Position, Store,
+    StoreError, Upload, Uploaded,
 };
 use crate::model::execution::tests::{ended, resolved, scheduled, started, turn};
 use crate::model::{
@@ -37,8 +38,14 @@ cases![
     everything_is_there_after_reopening,
     instances_page_by_key_within_their_hub,
     open_instances_are_those_that_have_not_ended,
+    a_list_goes_by_time_and_then_id_or_with_a_prefix_by_id,
+    a_list_shows_what_meets_all_conditions,
     live_instances_are_counted_by_module,
     an_instance_of_an_unknown_module_is_an_error,
+    a_version_goes_when_no_open_instance_needs_it,
+    the_current_version_goes_only_with_its_module,
+    a_deleted_module_gets_no_new_instances,
+    bytes_go_when_no_hub_and_no_instance_needs_them,
     an_upload_is_new_then_known_then_current_again,
     modules_are_listed_by_name_the_newest_first,
     hubs_come_with_their_first_upload_and_compare_without_case,
@@ -320,6 +327,81 @@ fn open_instances_are_those_that_have_not_ended(place: &(impl Place + ?Sized)) {
     assert_eq!(keys(store.open_instances(HubKey(9), None, 9).unwrap()), NONE);
 }
 
+/// The IDs of a list that is read in pages of `max`, and how many pages it took.
+fn listed(store: &dyn Store, hub: HubKey, filter: &Filter, max: usize) -> (String, usize) {
+    let (mut after, mut ids, mut pages) = (None, Vec::new(), 0);
+    loop {
+        let page = store.list(hub, filter, after.as_ref(), max).unwrap();
+        assert!(page.rows.len() <= max);
+        ids.extend(page.rows.iter().map(|row| row.id.to_string()));
+        pages += 1;
+        after = page.next;
+        if after.is_none() {
+            return (ids.join(" "), pages);
+        }
+    }
+}
+
+fn a_list_goes_by_time_and_then_id_or_with_a_prefix_by_id(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    upload(&*store, "Laundry", "shirts", MODULE, 100);
+    let other = World { hub: store.hubs().unwrap()[1].key };
+    // Two of each time, and those of the same time in the wrong order.
+    let ids = ["z", "a", "y", "b", "ab", "aa"];
+    let mut batch: Vec<_> = ids.iter().zip(1..).map(|(of, n)| world.create(n, of)).collect();
+    for (n, commit) in batch.iter_mut().enumerate() {
+        let Change::Create(new) = &mut commit.change else { unreachable!() };
+        new.created_ms = 1_000 + n as u64 / 2;
+    }
+    batch.push(other.create(1, "other"));
+    commit(&*store, &batch);
+    let all = Filter::default();
+    let prefix = |text: &str| Filter { id_prefix: text.into(), ..Filter::default() };
+    let any = Filter { statuses: Some(vec![RuntimeStatus::Running, RuntimeStatus::Pending]), ..Filter::default() };
+    commit(&*store, &[world.advance(2, 1), world.advance(5, 1)]);
+    for (filter, expected) in [(&all, "a z b y aa ab"), (&any, "a z b y aa ab"), (&prefix("a"), "a aa ab"), (&prefix("ab"), "ab")]
+    {
+        let count = expected.split(' ').count();
+        for max in 1..=7 {
+            assert_eq!(listed(&*store, world.hub, filter, max), (expected.into(), count.div_ceil(max)), "{filter:?} by {max}");
+        }
+    }
+    assert_eq!(listed(&*store, world.hub, &prefix("A"), 9), (String::new(), 1));
+    assert_eq!(listed(&*store, HubKey(9), &all, 9), (String::new(), 1));
+    // The place in a list does not depend on the instance that it is behind.
+    let behind = Position { created_ms: 1_001, id: id("gone") };
+    let rest = store.list(world.hub, &all, Some(&behind), 9).unwrap();
+    assert_eq!(rest.rows.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["y", "aa", "ab"]);
+}
+
+fn a_list_shows_what_meets_all_conditions(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    let ids = ["loaf-1", "loaf-2", "roll-1", "roll-2"]; // Created at 1,001 to 1,004.
+    commit(&*store, &ids.iter().zip(1..).map(|(of, n)| world.create(n, of)).collect::<Vec<_>>());
+    commit(&*store, &[world.advance(2, 1), world.end(3, 1, RuntimeStatus::Failed), world.end(4, 1, RuntimeStatus::Completed)]);
+    let check = |from: Option<i64>, to: Option<i64>, statuses: Option<&[RuntimeStatus]>, prefix: &str, expected: &str| {
+        let statuses = statuses.map(<[_]>::to_vec);
+        let filter = Filter { created_from_ms: from, created_to_ms: to, statuses, id_prefix: prefix.into() };
+        assert_eq!(listed(&*store, world.hub, &filter, 2).0, expected, "{filter:?}");
+    };
+    let (failed, live) = (&[RuntimeStatus::Failed][..], &[RuntimeStatus::Pending, RuntimeStatus::Running][..]);
+    check(Some(1_002), None, None, "", "loaf-2 roll-1 roll-2");
+    check(None, Some(1_002), None, "", "loaf-1 loaf-2");
+    check(Some(1_002), Some(1_003), None, "", "loaf-2 roll-1");
+    check(Some(1_003), Some(1_002), None, "", "");
+    check(Some(i64::MIN), Some(i64::MAX), None, "", "loaf-1 loaf-2 roll-1 roll-2");
+    check(None, Some(-1), None, "", "");
+    check(None, None, Some(failed), "", "roll-1");
+    check(None, None, Some(live), "", "loaf-1 loaf-2");
+    check(None, None, Some(&[]), "", "");
+    check(None, None, Some(live), "roll", "");
+    check(None, None, Some(failed), "r", "roll-1");
+    check(Some(1_004), None, None, "roll", "roll-2");
+    check(Some(1_002), None, Some(live), "loaf", "loaf-2");
+}
+
 fn live_instances_are_counted_by_module(place: &(impl Place + ?Sized)) {
     let store = place.open();
     let world = World::new(&*store);
@@ -342,8 +424,93 @@ fn an_instance_of_an_unknown_module_is_an_error(place: &(impl Place + ?Sized)) {
     let Change::Create(new) = &mut orphan.change else { unreachable!() };
     new.module = Digest([0xAB; 32]);
     let error = store.commit(&[world.create(2, "b"), orphan]).unwrap_err();
-    assert_eq!(error.to_string(), format!("module {} is not in the store", "ab".repeat(32)));
+    assert_eq!(error.to_string(), format!("no module of this task hub has the version {}", "ab".repeat(32)));
     assert_eq!(keys(store.instances(world.hub, None, 9).unwrap()), NONE);
+}
+
+/// Deletes one version of the bread, or all, and says what came of it.
+fn delete(store: &dyn Store, hub: HubKey, bytes: Option<&[u8]>) -> Deletion {
+    store.delete_module(hub, &"bread".parse().unwrap(), bytes.map(Digest::of)).unwrap()
+}
+
+fn digests(store: &dyn Store, hub: HubKey) -> Vec<Digest> {
+    store.modules(hub).unwrap().iter().map(|row| row.digest).collect()
+}
+
+fn a_version_goes_when_no_open_instance_needs_it(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    let ids = ["a", "b", "c", "d", "e"];
+    commit(&*store, &ids.iter().zip(1..).map(|(of, n)| world.create(n, of)).collect::<Vec<_>>());
+    commit(&*store, &[world.end(1, 1, RuntimeStatus::Completed), world.advance(2, 1)]);
+    upload(&*store, "Bakery", "bread", b"second", 200);
+    let in_use = Deletion::InUse { digest: Digest::of(MODULE), count: 4, some: vec![id("b"), id("c"), id("d")] };
+    assert_eq!([delete(&*store, world.hub, Some(MODULE)), delete(&*store, world.hub, None)], [in_use.clone(), in_use]);
+    assert_eq!(digests(&*store, world.hub), [Digest::of(b"second"), Digest::of(MODULE)]);
+    commit(&*store, &[world.end(2, 3, RuntimeStatus::Failed)]);
+    commit(&*store, &[3, 4, 5].map(|n| world.end(n, 1, RuntimeStatus::Completed)));
+    assert_eq!(delete(&*store, world.hub, Some(MODULE)), Deletion::Done(vec![Digest::of(MODULE)]));
+    assert_eq!(delete(&*store, world.hub, Some(MODULE)), Deletion::Unknown);
+    drop(store);
+    let store = place.open();
+    assert_eq!(digests(&*store, world.hub), [Digest::of(b"second")], "it is durable");
+}
+
+fn the_current_version_goes_only_with_its_module(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    upload(&*store, "Bakery", "bread", b"second", 200);
+    upload(&*store, "Bakery", "rolls", b"third", 300);
+    upload(&*store, "Laundry", "bread", MODULE, 400);
+    assert_eq!(delete(&*store, world.hub, Some(b"second")), Deletion::Current);
+    assert_eq!(delete(&*store, world.hub, Some(b"third")), Deletion::Unknown, "it is another module's");
+    assert_eq!(delete(&*store, world.hub, None), Deletion::Done(vec![Digest::of(b"second"), Digest::of(MODULE)]));
+    assert_eq!(delete(&*store, world.hub, None), Deletion::Unknown);
+    assert_eq!(digests(&*store, world.hub), [Digest::of(b"third")]);
+    let laundry = store.hubs().unwrap()[1].key;
+    assert_eq!(delete(&*store, laundry, Some(MODULE)), Deletion::Done(vec![Digest::of(MODULE)]), "the last one is the module");
+    assert_eq!(upload(&*store, "Laundry", "bread", MODULE, 500), Uploaded::New);
+}
+
+fn a_deleted_module_gets_no_new_instances(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    upload(&*store, "Laundry", "shirts", MODULE, 100);
+    commit(&*store, &[world.create(1, "a")]);
+    commit(&*store, &[world.end(1, 1, RuntimeStatus::Completed)]);
+    assert_eq!(delete(&*store, world.hub, None), Deletion::Done(vec![Digest::of(MODULE)]));
+    let error = store.commit(&[world.create(2, "b")]).unwrap_err();
+    assert!(matches!(error, StoreError::NoModule(digest) if digest == Digest::of(MODULE)), "{error}");
+    let other = World { hub: store.hubs().unwrap()[1].key };
+    commit(&*store, &[other.create(1, "b")]);
+    upload(&*store, "Bakery", "bread", MODULE, 200);
+    commit(&*store, &[world.create(2, "b")]);
+}
+
+fn bytes_go_when_no_hub_and_no_instance_needs_them(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    upload(&*store, "Bakery", "bread", b"second", 200);
+    upload(&*store, "Laundry", "shirts", b"second", 200);
+    let is_there = |bytes: &[u8]| store.module_bytes(Digest::of(bytes)).unwrap().is_some();
+    commit(&*store, &[world.create(1, "loaf")]);
+    commit(&*store, &[world.end(1, 1, RuntimeStatus::Completed)]);
+    assert_eq!(store.discard_modules().unwrap(), []);
+    assert!(matches!(delete(&*store, world.hub, None), Deletion::Done(_)));
+    assert_eq!(store.discard_modules().unwrap(), []);
+    assert!(is_there(MODULE) && is_there(b"second"), "a history can be replayed, and another hub has it");
+    assert_eq!(world.row(&*store, "loaf").module, Digest::of(MODULE));
+    let laundry = store.hubs().unwrap()[1].key;
+    store.delete_module(laundry, &"shirts".parse().unwrap(), None).unwrap();
+    assert_eq!(store.discard_modules().unwrap(), [Digest::of(b"second")]);
+    // The instance's ID is used again, on other code.
+    upload(&*store, "Bakery", "bread", b"third", 300);
+    let mut again = world.create(2, "loaf");
+    let Change::Create(new) = &mut again.change else { unreachable!() };
+    new.module = Digest::of(b"third");
+    commit(&*store, &[again]);
+    assert_eq!(store.discard_modules().unwrap(), [Digest::of(MODULE)]);
+    assert!(!is_there(MODULE) && !is_there(b"second") && is_there(b"third"));
 }
 
 fn an_upload_is_new_then_known_then_current_again(place: &(impl Place + ?Sized)) {

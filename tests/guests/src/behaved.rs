@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use dacapo_guest::log;
 use dacapo_guest::prelude::*;
 use futures::future::{Either, select, try_join_all};
 use serde::{Deserialize, Serialize};
@@ -151,4 +152,30 @@ pub(crate) async fn collect(ctx: Context, count: u32) -> Result<Vec<serde_json::
         items.push(ctx.event("item").await?);
     }
     Ok(items)
+}
+
+/// Says something before and after the call of an activity that says something too.
+#[orchestrator(name = "Talks")]
+pub(crate) async fn talks(ctx: Context) -> Result<()> {
+    println!("first the mixing");
+    ctx.call(murmur, "the dough".to_owned()).await?;
+    log::warn!("the oven is at {} °C", 250);
+    ctx.event::<()>("done").await
+}
+
+/// Says what it is told.
+#[activity(name = "Murmur")]
+pub(crate) async fn murmur(text: String) -> Result<()> {
+    log::info!("{text}");
+    Ok(())
+}
+
+/// Says so many lines, one in each turn.
+#[orchestrator(name = "Chatter")]
+pub(crate) async fn chatter(ctx: Context, count: u32) -> Result<()> {
+    for number in 0..count {
+        println!("line {number}");
+        ctx.call(echo, number).await?;
+    }
+    Ok(())
 }

@@ -4,8 +4,8 @@ mod behaved;
 mod hostile;
 
 use behaved::{
-    approval, big_result, catch_failure, clocks, collect, echo, fail, fail_activity, fan_out, many_actions, race, sequence,
-    sleeper, status, unknown_activity,
+    approval, big_result, catch_failure, chatter, clocks, collect, echo, fail, fail_activity, fan_out, many_actions, murmur,
+    race, sequence, sleeper, status, talks, unknown_activity,
 };
 use hostile::{call_loop, call_panic, forever, grow, loop_activity, loop_for_ever, panic, panic_activity, read_file, recurse};
 
@@ -23,6 +23,9 @@ dacapo_guest::module!(
     sleeper,
     approval,
     collect,
+    talks,
+    murmur,
+    chatter,
     echo,
     fail,
     loop_for_ever,

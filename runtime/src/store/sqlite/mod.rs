@@ -1,9 +1,11 @@
 //! How does one file keep everything, and survive a power cut? SQLite with a write-ahead log, synced at every batch.
 //!
-//! One connection writes, behind a mutex (`write.rs`); a few read, each from a consistent snapshot, and never wait for the
-//! writer (`read.rs`); one moves the log into the file (`checkpoint.rs`). Group commit is not here but in `store::group`.
+//! One connection writes, behind a mutex (`write.rs`, `delete.rs`); a few read, each from a consistent snapshot, and never wait for the
+//! writer (`read.rs`, `list.rs`); one moves the log into the file (`checkpoint.rs`). Group commit is not here but in `store::group`.
 
 mod checkpoint;
+mod delete;
+mod list;
 mod read;
 mod write;
 
@@ -21,8 +23,11 @@ use self::checkpoint::Checkpointer;
 use self::read::Readers;
 use self::write::Writer;
 use super::schema::{self, MIGRATIONS};
-use super::{Commit, CommitOutcome, HubRow, InstanceRow, LogPage, ModuleRow, Store, StoreError, Upload, Uploaded};
-use crate::model::{Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey};
+use super::{
+    Commit, CommitOutcome, Deletion, Filter, HubRow, InstanceRow, Listed, LogPage, ModuleRow, Position, Store, StoreError,
+    Upload, Uploaded,
+};
+use crate::model::{Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey, ModuleName};
 
 /// How long the writer waits for somebody from outside who has the file locked, for example a copying tool.
 const BUSY_MS_MAX: u64 = 5_000;
@@ -109,6 +114,26 @@ impl Store for SqliteStore {
         self.writing(|writer| writer.upload(upload))
     }
 
+    fn delete_module(&self, hub: HubKey, name: &ModuleName, digest: Option<Digest>) -> Result<Deletion, StoreError> {
+        self.writing(|writer| writer.transact(|conn| delete::delete_module(conn, hub, name, digest)))
+    }
+
+    fn discard_modules(&self) -> Result<Vec<Digest>, StoreError> {
+        let mut orphans = delete::orphans(&*self.readers.take()?)?;
+        let mut after = Some(i64::MIN);
+        while let Some(key) = after
+            && !orphans.is_empty()
+        {
+            after = delete::strike_referred(&*self.readers.take()?, &mut orphans, key)?;
+        }
+        if orphans.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Without a version no instance has come to refer to them since.
+        self.writing(|writer| writer.transact(|conn| delete::discard(conn, &orphans)))?;
+        Ok(orphans.into_values().collect())
+    }
+
     fn hubs(&self) -> Result<Vec<HubRow>, StoreError> {
         read::hubs(&*self.readers.take()?)
     }
@@ -135,6 +160,10 @@ impl Store for SqliteStore {
 
     fn instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError> {
         read::instances(&*self.readers.take()?, hub, after, max)
+    }
+
+    fn list(&self, hub: HubKey, filter: &Filter, after: Option<&Position>, max: usize) -> Result<Listed, StoreError> {
+        list::list(&*self.readers.take()?, hub, filter, after, max)
     }
 
     fn history(&self, execution: ExecutionKey) -> Result<Vec<Event>, StoreError> {

@@ -276,10 +276,11 @@ pub(super) fn status(number: u8) -> Result<RuntimeStatus, StoreError> {
     RuntimeStatus::from_number(number).ok_or_else(|| StoreError::Corrupt(format!("status {number}")))
 }
 
-const INSTANCE: &str =
+/// The beginning of every query for rows that [`instance_row`] reads.
+pub(super) const INSTANCE: &str =
     "SELECT key, execution, length, instance.id, function, digest, status, created, updated, custom_status FROM instance";
 
-fn instance_row(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
+pub(super) fn instance_row(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
     let key = row.get(0)?;
     let custom_status: Option<String> = row.get(9)?;
     Ok(InstanceRow {
@@ -300,7 +301,7 @@ fn instance_row(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
 }
 
 /// Every row that `sql` gives, made into something by `make`.
-fn all<T>(
+pub(super) fn all<T>(
     conn: &Connection,
     sql: &str,
     params: &[&dyn ToSql],
@@ -316,7 +317,7 @@ fn all<T>(
 }
 
 /// A text of the row that is a name of some kind.
-fn name<T: std::str::FromStr<Err: std::fmt::Display>>(row: &Row<'_>, at: usize) -> Result<T, StoreError> {
+pub(super) fn name<T: std::str::FromStr<Err: std::fmt::Display>>(row: &Row<'_>, at: usize) -> Result<T, StoreError> {
     row.get::<_, String>(at)?.parse().map_err(|error: T::Err| StoreError::Corrupt(error.to_string()))
 }
 

@@ -29,7 +29,9 @@ const ADVANCE_STATUS: &str =
     WHERE key = ?1 AND execution = ?2 AND length = ?3";
 
 const CREATE: &str = "INSERT INTO instance (key, hub, id, execution, length, function, module, status, created, updated)
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, (SELECT id FROM blob WHERE digest = ?7), ?8, ?9, ?9) ON CONFLICT (hub, id) DO NOTHING";
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6,
+        (SELECT id FROM blob WHERE digest = ?7 AND EXISTS (SELECT 1 FROM version WHERE version.module = blob.id AND version.hub = ?2)),
+        ?8, ?9, ?9) ON CONFLICT (hub, id) DO NOTHING";
 
 /// The connection that writes, and what it must remember between batches.
 pub(super) struct Writer {
@@ -146,7 +148,7 @@ impl Writer {
 
     /// Does `work` in one transaction behind the fence. Durable on return; after an error it has not happened, unless that is
     /// [`StoreError::Poisoned`].
-    fn transact<T>(&mut self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    pub(super) fn transact<T>(&mut self, work: impl FnOnce(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
         self.shorten_if_it_is_time();
         if let Some(why) = &self.poisoned {
             return Err(StoreError::Poisoned(why.clone()));
@@ -315,7 +317,7 @@ impl<'conn> Statements<'conn> {
             new.created_ms.cast_signed(),
         ]);
         inserted.map(|rows| rows == 1).map_err(|error| match constraint(&error) {
-            Some(ffi::SQLITE_CONSTRAINT_NOTNULL) => StoreError::Other(format!("module {} is not in the store", new.module)),
+            Some(ffi::SQLITE_CONSTRAINT_NOTNULL) => StoreError::NoModule(new.module),
             Some(ffi::SQLITE_CONSTRAINT_PRIMARYKEY) => conflict(commit, 0),
             _ => error.into(),
         })

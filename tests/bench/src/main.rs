@@ -1,0 +1,7 @@
+//! The `dacapo-bench` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dacapo_bench::main()
+}

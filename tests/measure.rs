@@ -1,0 +1,22 @@
+//! Does the bench still measure? Once with a handful of orchestrations; whether they are fast is not asked here.
+
+use serde_json::Value;
+
+use crate::support::server::PROGRAM;
+
+#[test]
+fn the_bench_checks_what_it_runs_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let data = folder.path().to_str().expect("a path of text");
+    let line = ["dacapo-bench", "sequence-5", "--clients", "3", "--count", "20", "--warm-up", "2", "--runs", "2", "--json"];
+    let report = dacapo_bench::report(line.into_iter().chain(["--data", data, "--server-binary", PROGRAM]));
+    let report: Value = serde_json::from_str(&report.expect("every answer is right")).expect("it is JSON");
+    for run in report["runs"].as_array().expect("a list of runs") {
+        assert_eq!(run["orchestrations"], 20, "{run}");
+        assert!(run["figures"]["p50_ms"].as_f64() > Some(0.0), "{run}");
+        assert!(run["figures"]["resident_mib"].as_f64() > Some(1.0), "{run}");
+    }
+    assert_eq!(report["runs"].as_array().map(Vec::len), Some(2));
+    assert_eq!(report["settings"]["clients"], 3);
+    assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
+}
