@@ -3,6 +3,7 @@
 //! Each test has a server of its own, on a port of its own and in a folder of its own. When a test is done with its server,
 //! every execution in that folder is replayed from its history once more; a divergence fails the test.
 
+mod cli;
 mod contract;
 mod crash;
 mod deletion;
@@ -10,6 +11,7 @@ mod examples;
 mod hostile;
 mod measure;
 mod modules;
+mod newcomer;
 mod readme;
 mod residents;
 mod serve;

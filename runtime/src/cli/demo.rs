@@ -2,26 +2,20 @@
 
 use std::env;
 use std::fs::{self, DirBuilder};
-use std::io::{self, Write};
-use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use super::client::Client;
+use super::client::{self, Client};
 use super::json::Json;
-use super::server::Server;
+use super::output::say;
+use super::server::{Server, listen_nearby};
+use super::wire::Instance;
 use super::{guests, start_logging, tell};
-use crate::api::ApiSettings;
-use crate::api::auth::Access;
-use crate::config::Config;
 
-/// The port that the server takes if it is free.
-const PORT: u16 = 7071;
-
-/// Build, upload and run two examples on a server of their own, and show what it recorded
+/// Build, upload and run two examples on a server of their own; show what it recorded
 ///
 /// To be run in a clone of the repository. The server needs no keys, listens on 127.0.0.1 (port 7071
 /// if that is free) and keeps its data in a new folder below the system's temporary one.
@@ -75,8 +69,8 @@ impl Demo {
 
         let data = Data::create(if self.once { AtEnd::Delete } else { AtEnd::Keep })?;
         tell(format_args!("Starting a server with an empty store in {}", data.path.display()));
-        let server = start_server(&data.path)?;
-        let client = Client::new(server.url());
+        let server = Server::start_open(listen_nearby()?, &data.path)?;
+        let client = Client::to(server.url());
 
         let shown = modules.into_iter().zip(&EXAMPLES).try_for_each(|(wasm, example)| {
             upload(&client, example, &wasm?)?;
@@ -118,25 +112,13 @@ fn build(examples: &Path, example: &Example) -> Result<Vec<u8>> {
     fs::read(&file).with_context(|| format!("read {}", file.display()))
 }
 
-fn start_server(data: &Path) -> Result<Server> {
-    let listener = TcpListener::bind(("127.0.0.1", PORT)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)));
-    let config = Config::default();
-    let settings = ApiSettings {
-        access: Access::Open { hosts: config.hosts },
-        edition: config.edition,
-        default_hub: config.default_hub,
-        use_forwarded_host: config.use_forwarded_host,
-    };
-    Server::start(listener.context("listen on 127.0.0.1")?, data, config.limits, settings)
-}
-
 fn upload(client: &Client, example: &Example, wasm: &[u8]) -> Result<()> {
     tell(format_args!(
         "Uploading {} ({} KB); the server checks it and compiles it to machine code",
         example.module,
         wasm.len().div_ceil(1000)
     ));
-    client.upload(example.module, wasm)
+    client.upload(example.module, wasm).map(drop)
 }
 
 /// Starts an instance of the example, waits for its end, and shows both and the history between them.
@@ -144,7 +126,7 @@ fn show(client: &Client, example: &Example, examples: &Path) -> Result<()> {
     let input = example.input.map(|file| json_text(&examples.join(example.module).join(file))).transpose()?.unwrap_or_default();
     say(format_args!("{}: {}\n", example.function, example.about))?;
     let begin = Instant::now();
-    let started = client.start(example.function, &input)?;
+    let started = client.started(example.function, &input)?;
     let start = client.start_url(example.function);
     let with = example.input.map(|file| format!(", with {file} as a JSON string")).unwrap_or_default();
     say(format_args!(
@@ -152,12 +134,12 @@ fn show(client: &Client, example: &Example, examples: &Path) -> Result<()> {
         started.id, started.status_query_get_uri
     ))?;
 
-    let end = client.end(&started.status_query_get_uri)?;
+    let end: Instance = client::parse(&client.end(&started.id, None)?)?;
     let took_ms = begin.elapsed().as_millis();
     say(format_args!("{} after {took_ms} ms, with the output\n{}\n", end.runtime_status, Json::parse(end.output.get())?))?;
 
-    let url = format!("{}&showHistory=true&showHistoryOutput=true", started.status_query_get_uri);
-    let status = Json::parse(&client.text(&url)?)?;
+    let history = client.status(&started.id, &[("showHistory", "true"), ("showHistoryOutput", "true")])?;
+    let status = Json::parse(&history)?;
     let (status, cut) =
         if example.long { (status.shortened(), "; long texts and lists are cut short with …") } else { (status, "") };
     say(format_args!(
@@ -171,11 +153,6 @@ fn show(client: &Client, example: &Example, examples: &Path) -> Result<()> {
 fn json_text(path: &Path) -> Result<String> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
     serde_json::to_string(&text).context("write the input as JSON")
-}
-
-/// Writes lines to standard output.
-fn say(lines: impl std::fmt::Display) -> Result<()> {
-    writeln!(io::stdout(), "{lines}").context("write to standard output")
 }
 
 /// What becomes of the demo's data.

@@ -1,13 +1,32 @@
 //! What does the command line offer? A file per subcommand; all but `serve` use the server over HTTP, as anybody can.
 //!
-//! [`main`] parses, runs and reports. `server` is the server in this process, `client` the HTTP side of the other commands.
+//! [`main`] parses, runs and reports. `server` is the server in this process; the other commands use `connection`, which finds
+//! the server and the key, `client`, which speaks HTTP, `wire`, what it hears, and `output`, how that is shown.
 
 mod client;
+mod completions;
+mod connection;
 mod demo;
+mod deploy;
+mod dev;
+mod exit;
 pub mod guests;
+mod input;
 mod json;
+mod keys;
+mod list;
+mod logs;
+mod modules;
+mod moment;
+mod new;
+mod output;
+mod raise;
 mod serve;
 mod server;
+mod start;
+mod status;
+mod terminate;
+mod wire;
 
 use std::env;
 use std::ffi::OsString;
@@ -19,20 +38,19 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use self::exit::Exit;
 use crate::host;
 
 /// The environment variable that says what is logged.
 const LOG_VARIABLE: &str = "DACAPO_LOG";
 
-const AFTER_HELP: &str = "\
-Exit status: 0 if it went well, 1 if it failed, 2 if the command line is wrong.
-
-Environment: DACAPO_LOG says what is logged to standard error, from `error` over `warn`, `info`
-and `debug` to `trace`, also by module: `DACAPO_LOG=warn,dacapo::engine=debug`.";
+const LOG_HELP: &str = "\
+Log: DACAPO_LOG says what is logged to standard error, from `error` over `warn`, `info` and
+`debug` to `trace`, also by module: `DACAPO_LOG=warn,dacapo::engine=debug`.";
 
 /// Durable orchestrations as WebAssembly modules
 #[derive(Debug, Parser)]
-#[command(name = "dacapo", version, after_help = AFTER_HELP)]
+#[command(name = "dacapo", bin_name = "dacapo", version, after_help = format!("{}\n\n{}\n\n{LOG_HELP}", exit::HELP, connection::HELP))]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -42,6 +60,18 @@ struct Arguments {
 enum Command {
     Serve(serve::Serve),
     Demo(demo::Demo),
+    New(new::New),
+    Dev(dev::Dev),
+    Deploy(deploy::Deploy),
+    Start(start::Start),
+    Status(status::Status),
+    List(list::List),
+    Raise(raise::Raise),
+    Terminate(terminate::Terminate),
+    Logs(logs::Logs),
+    Modules(modules::Modules),
+    Keys(keys::Keys),
+    Completions(completions::Completions),
 }
 
 /// The whole program: does what the command line says, and reports what went wrong.
@@ -52,8 +82,7 @@ pub fn main() -> ExitCode {
         return exit_code(compile_module(arguments.next()));
     }
     match Arguments::try_parse().and_then(Arguments::checked) {
-        Ok(Arguments { command: Command::Serve(serve) }) => exit_code(serve.run()),
-        Ok(Arguments { command: Command::Demo(demo) }) => exit_code(demo.run()),
+        Ok(Arguments { command }) => exit_code(command.run()),
         Err(error) => {
             // Help and version are errors to clap too: they go to standard output, with status 0.
             let _ = error.print();
@@ -71,9 +100,34 @@ fn compile_module(limits: Option<OsString>) -> Result<()> {
 fn exit_code(result: Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the results has enough of them, as `head` has.
+        Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) => {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             tell(format_args!("error: {error:#}"));
-            ExitCode::FAILURE
+            ExitCode::from(Exit::of(&error) as u8)
+        }
+    }
+}
+
+impl Command {
+    fn run(self) -> Result<()> {
+        match self {
+            Self::Serve(serve) => serve.run(),
+            Self::Demo(demo) => demo.run(),
+            Self::New(new) => new.run(),
+            Self::Dev(dev) => dev.run(),
+            Self::Deploy(deploy) => deploy.run(),
+            Self::Start(start) => start.run(),
+            Self::Status(status) => status.run(),
+            Self::List(list) => list.run(),
+            Self::Raise(raise) => raise.run(),
+            Self::Terminate(terminate) => terminate.run(),
+            Self::Logs(logs) => logs.run(),
+            Self::Modules(modules) => modules.run(),
+            Self::Keys(keys) => keys.run(),
+            Self::Completions(completions) => completions.run(),
         }
     }
 }
@@ -83,7 +137,7 @@ impl Arguments {
     fn checked(self) -> Result<Self, clap::Error> {
         let checked = match &self.command {
             Command::Serve(serve) => serve.check(),
-            Command::Demo(_) => Ok(()),
+            _ => Ok(()),
         };
         checked.map_err(|message| Self::command().error(ErrorKind::ArgumentConflict, message))?;
         Ok(self)
@@ -97,11 +151,16 @@ fn tell(line: impl std::fmt::Display) {
 
 /// Logs to standard error from here on: what the environment says, or else `default`.
 fn start_logging(default: &str) -> Result<()> {
-    let wanted = env::var(LOG_VARIABLE).unwrap_or_default();
-    let filter = EnvFilter::builder().parse(if wanted.is_empty() { default } else { &wanted });
-    let filter = filter.with_context(|| format!("read {LOG_VARIABLE}={wanted:?}"))?;
+    let filter = log_filter(default)?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).init();
     Ok(())
+}
+
+/// What is logged: what the environment says, or else `default`.
+fn log_filter(default: &str) -> Result<EnvFilter> {
+    let wanted = env::var(LOG_VARIABLE).unwrap_or_default();
+    let filter = EnvFilter::builder().parse(if wanted.is_empty() { default } else { &wanted });
+    filter.with_context(|| format!("read {LOG_VARIABLE}={wanted:?}"))
 }
 
 #[cfg(test)]
@@ -112,13 +171,39 @@ mod tests {
         Arguments::try_parse_from(line.split(' ')).and_then(Arguments::checked)
     }
 
+    /// All commands below this one, and itself.
+    fn all(command: &clap::Command) -> Vec<clap::Command> {
+        let below = command.get_subcommands().flat_map(all);
+        std::iter::once(command.clone()).chain(below).collect()
+    }
+
     #[test]
-    fn help_fits_a_terminal_of_100_columns_and_names_the_exit_codes() {
-        for line in ["dacapo --help", "dacapo serve --help", "dacapo demo --help"] {
-            let help = parse(line).unwrap_err().to_string();
-            assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+    fn every_help_fits_100_columns_and_begins_with_a_sentence() {
+        let mut root = Arguments::command();
+        root.build();
+        for mut command in all(&root) {
+            for help in [command.render_help().to_string(), command.render_long_help().to_string()] {
+                assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+                assert!(!help.starts_with("Usage"), "{help}");
+            }
         }
-        assert!(parse("dacapo -h").unwrap_err().to_string().contains("Exit status: 0"));
+        assert!(root.render_help().to_string().contains(exit::HELP));
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        let mut root = Arguments::command();
+        root.build();
+        for mut command in
+            root.get_subcommands().filter(|command| !["help", "serve", "demo"].contains(&command.get_name())).cloned()
+        {
+            assert!(command.render_help().to_string().contains("Example"), "{}", command.get_name());
+        }
+    }
+
+    #[test]
+    fn the_definition_of_the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
     }
 
     #[test]
@@ -137,7 +222,18 @@ mod tests {
     #[test]
     fn wrong_usage_has_status_2_and_help_has_0() {
         let code = |line| parse(line).unwrap_err().exit_code();
-        for wrong in ["dacapo", "dacapo bake", "dacapo serve --port 1", "dacapo serve --listen 7071", "dacapo demo twice"] {
+        for wrong in [
+            "dacapo",
+            "dacapo bake",
+            "dacapo serve --port 1",
+            "dacapo serve --listen 7071",
+            "dacapo demo twice",
+            "dacapo status",
+            "dacapo start",
+            "dacapo list --status Baked",
+            "dacapo list --top 0",
+            "dacapo start a --wait=soon",
+        ] {
             assert_eq!(code(wrong), 2, "{wrong}");
         }
         assert_eq!((code("dacapo --help"), code("dacapo --version")), (0, 0));

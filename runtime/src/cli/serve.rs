@@ -23,20 +23,20 @@ use crate::config::Config;
 #[derive(Debug, clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct Serve {
-    /// Where modules, histories and keys are kept; made if it is not there
-    #[arg(long, value_name = "DIR", env = "DACAPO_DATA", default_value = "./dacapo-data")]
+    /// Where everything is kept; made if it is not there
+    #[arg(long, value_name = "DIR", env = "DACAPO_DATA", hide_env_values = true, default_value = "./dacapo-data")]
     data: PathBuf,
 
-    /// The IP address and port to listen on; port 0 takes a free one
-    #[arg(long, value_name = "ADDR:PORT", env = "DACAPO_LISTEN", default_value = "127.0.0.1:7071")]
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDR:PORT", env = "DACAPO_LISTEN", hide_env_values = true, default_value = "127.0.0.1:7071")]
     listen: SocketAddr,
 
-    /// Serve without keys, whoever calls from this machine; only with a loopback address
+    /// Serve this machine without keys; only with a loopback address
     #[arg(long)]
     no_auth: bool,
 
     /// Settings and limits, in TOML; all have defaults
-    #[arg(long, value_name = "FILE", env = "DACAPO_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "DACAPO_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
 }
 

@@ -1,0 +1,146 @@
+//! `dacapo list`: which instances are there?
+
+use anyhow::Result;
+use clap::builder::PossibleValuesParser;
+use jiff::Timestamp;
+use serde_json::value::RawValue;
+
+use super::client::{self, Client, Parameter};
+use super::connection::Connection;
+use super::output::{Cell, Table, Tone, relative, say};
+use super::wire::Instance;
+use super::{moment, tell};
+use crate::clock::Clock;
+
+/// How many instances are shown if nobody says how many.
+const TOP: &str = "50";
+
+/// What a status can be.
+const STATUSES: [&str; 8] =
+    ["Running", "Completed", "ContinuedAsNew", "Failed", "Canceled", "Terminated", "Pending", "Suspended"];
+
+fn about() -> String {
+    let statuses = STATUSES.join(", ");
+    format!(
+        "Statuses are {statuses}.\n\n{}\n\nExamples:\n  dacapo list --status Failed,Terminated --created-after 2h\n  dacapo list --prefix loaf- --top 1000 --json",
+        moment::FORMS
+    )
+}
+
+/// List instances, the oldest first
+#[derive(Debug, clap::Args)]
+#[command(after_help = about())]
+pub(super) struct List {
+    /// Only those with one of these statuses
+    #[arg(long, value_name = "S,...", value_delimiter = ',', hide_possible_values = true, ignore_case = true, value_parser = PossibleValuesParser::new(STATUSES))]
+    status: Vec<String>,
+
+    /// Only those whose ID begins like this; they are then listed by ID
+    #[arg(long, value_name = "TEXT")]
+    prefix: Option<String>,
+
+    /// Only those created then or later
+    #[arg(long, value_name = "TIME", value_parser = moment::moment)]
+    created_after: Option<Timestamp>,
+
+    /// Only those created then or before
+    #[arg(long, value_name = "TIME", value_parser = moment::moment)]
+    created_before: Option<Timestamp>,
+
+    /// How many at most
+    #[arg(long, value_name = "N", default_value = TOP, value_parser = clap::value_parser!(u32).range(1..))]
+    top: u32,
+
+    /// Print a JSON array of statuses, as the server gives them
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl List {
+    pub(super) fn run(self) -> Result<()> {
+        let client = self.connection.client()?;
+        let (instances, more) = self.collect(&client)?;
+        if self.json {
+            let texts: Vec<_> = instances.iter().map(|instance| instance.get()).collect();
+            say(format_args!("[{}]", texts.join(",")))?;
+        } else if !instances.is_empty() {
+            let instances = instances.iter().map(|text| client::parse(text.get())).collect::<Result<Vec<_>>>()?;
+            say(table(&instances, Clock.now_ms()).show())?;
+        } else {
+            tell("There is no such instance");
+        }
+        if more {
+            tell(format_args!("There are more than these {}; --top shows more of them", self.top));
+        }
+        Ok(())
+    }
+
+    /// As many instances as are wanted, and whether there are more.
+    fn collect(&self, client: &Client) -> Result<(Vec<Box<RawValue>>, bool)> {
+        let statuses = self.status.join(",");
+        let times = [self.created_after, self.created_before].map(|time| time.map(|time| time.to_string()));
+        let filters = [
+            ("runtimeStatus", (!statuses.is_empty()).then_some(statuses.as_str())),
+            ("instanceIdPrefix", self.prefix.as_deref()),
+            ("createdTimeFrom", times[0].as_deref()),
+            ("createdTimeTo", times[1].as_deref()),
+            // A table has no place for inputs.
+            ("showInput", (!self.json).then_some("false")),
+        ];
+        let filters: Vec<Parameter<'_>> = filters.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        let wanted = usize::try_from(self.top)?;
+        let (mut instances, mut token) = (Vec::new(), None);
+        loop {
+            let top = (wanted - instances.len()).to_string();
+            let query = [filters.as_slice(), &[("top", &top)]].concat();
+            let page = client.instances(&query, token.as_deref())?;
+            instances.extend(page.instances);
+            token = page.next;
+            if token.is_none() || instances.len() >= wanted {
+                instances.truncate(wanted);
+                return Ok((instances, token.is_some()));
+            }
+        }
+    }
+}
+
+fn table(instances: &[Instance], now_ms: u64) -> Table {
+    let mut table = Table::new(&["ID", "FUNCTION", "STATUS", "CREATED", "UPDATED"]);
+    let time = |text: &str| moment::milliseconds(text).map_or_else(|| text.to_owned(), |then_ms| relative(now_ms, then_ms));
+    for instance in instances {
+        let status = &instance.runtime_status;
+        table.row([
+            instance.instance_id.as_str().into(),
+            instance.name.as_str().into(),
+            Cell::toned(status, Tone::of_status(status)),
+            time(&instance.created_time).into(),
+            time(&instance.last_updated_time).into(),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_is_a_line_with_when_it_began_and_changed() {
+        let instance = |id: &str, status: &str| {
+            serde_json::from_str(&format!(
+                r#"{{"name":"BakeBread","instanceId":"{id}","runtimeStatus":"{status}","input":null,"customStatus":null,
+                "output":null,"createdTime":"2026-03-01T08:00:00Z","lastUpdatedTime":"2026-03-01T09:00:00Z"}}"#
+            ))
+            .unwrap()
+        };
+        let instances = [instance("loaf-17", "Running"), instance(&"0123456789abcdef".repeat(6), "Completed")];
+        let expected = "\
+ID                                                  FUNCTION   STATUS     CREATED  UPDATED
+loaf-17                                             BakeBread  Running    1h ago   10s ago
+0123456789abcdef0123456789abcdef0123456789abcdef0…  BakeBread  Completed  1h ago   10s ago";
+        assert_eq!(table(&instances, 1_772_355_610_000).fitted(92), expected);
+    }
+}

@@ -1,0 +1,107 @@
+//! `dacapo start`: an instance begins, and whoever wants to waits for its end.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::builder::NonEmptyStringValueParser;
+
+use super::client::{self, Client};
+use super::connection::Connection;
+use super::exit::Exit;
+use super::output::{Spinner, clean, hint, say, shell_word};
+use super::wire::{Instance, Started};
+use super::{input, moment};
+
+const ABOUT: &str = "\
+With --wait, the output is printed instead, as JSON, once the instance has completed.
+
+Examples:
+  dacapo start BakeBread --input '{\"flour\": \"rye\"}' --id loaf-17
+  dacapo start WordCount --input @book.json --wait=60";
+
+/// Start an instance of an orchestrator and print its ID
+#[derive(Debug, clap::Args)]
+#[command(after_help = ABOUT)]
+pub(super) struct Start {
+    /// The orchestrator, by the name that its module gives it
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    name: String,
+
+    /// The input: JSON, or @FILE, or @- for standard input
+    #[arg(long, value_name = "JSON")]
+    input: Option<String>,
+
+    /// The ID, which no live instance may have; without it, a random one
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    id: Option<String>,
+
+    /// Wait until the instance has ended, or until the time is up
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, value_parser = moment::seconds)]
+    wait: Option<Option<Duration>>,
+
+    /// Print the server's JSON: the URLs of the instance; with --wait, its status
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Start {
+    pub(super) fn run(self) -> Result<()> {
+        let input = self.input.as_deref().map(|argument| input::json("--input", argument)).transpose()?.unwrap_or_default();
+        let client = self.connection.client()?;
+        if let Some(at_most) = self.wait {
+            return self.wait(&client, &input, at_most);
+        }
+        let answer = client.start(&self.name, self.id.as_deref(), &input)?;
+        if self.json {
+            return say(answer);
+        }
+        let started: Started = client::parse(&answer)?;
+        say(&started.id)?;
+        hint(format_args!("To see how it stands: dacapo status {}", shell_word(&started.id)));
+        Ok(())
+    }
+
+    /// Starts it and prints its output, or else says how it ended.
+    fn wait(self, client: &Client, input: &str, at_most: Option<Duration>) -> Result<()> {
+        let deadline = at_most.and_then(moment::deadline);
+        // Ours, since the server's answer to a start with a wait may be the output alone, without an ID.
+        let id = self.id.map_or_else(random_id, Ok)?;
+        hint(format_args!("Instance {id}"));
+        let spinner = Spinner::start(format!("Waiting for {} ({id})", self.name));
+        let text = client.run(&self.name, &id, input, deadline)?;
+        drop(spinner);
+
+        let instance: Instance = client::parse(&text)?;
+        if self.json {
+            say(&text)?;
+        }
+        match instance.runtime_status.as_str() {
+            "Completed" if self.json => Ok(()),
+            "Completed" => say(instance.output.get()),
+            status if instance.has_ended() => {
+                let output = plain(instance.output.get());
+                let why = if output == "null" { String::new() } else { format!(": {}", clean(&output)) };
+                Err(Exit::EndedBadly.because(format_args!("instance {id} has ended as {status}{why}")))
+            }
+            status => Err(Exit::TimeUp.because(format_args!(
+                "the time is up and instance {id} is {status}; it goes on: dacapo status {}",
+                shell_word(&id)
+            ))),
+        }
+    }
+}
+
+/// The contents of a JSON string; other JSON as it is.
+fn plain(json: &str) -> String {
+    serde_json::from_str(json).unwrap_or_else(|_| json.to_owned())
+}
+
+/// An ID such as the server draws.
+fn random_id() -> Result<String> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).context("ask for random bytes")?;
+    Ok(hex::encode(random))
+}

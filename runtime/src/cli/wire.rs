@@ -1,0 +1,118 @@
+//! What does the server say? The parts of its answers that commands show; what they do not know is skipped.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// An instance that was started.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Started {
+    /// Its ID.
+    pub(super) id: String,
+    /// Where to ask how it stands; the `Location` of the answer too. Carries a key if the server has keys.
+    pub(super) status_query_get_uri: String,
+}
+
+/// How an instance stands.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Instance {
+    /// Its function, as whoever started it spelled it.
+    pub(super) name: String,
+    pub(super) instance_id: String,
+    /// `Completed` if all went well.
+    pub(super) runtime_status: String,
+    /// These three as the server wrote them.
+    pub(super) input: Box<RawValue>,
+    pub(super) custom_status: Box<RawValue>,
+    pub(super) output: Box<RawValue>,
+    /// UTC, whole seconds.
+    pub(super) created_time: String,
+    pub(super) last_updated_time: String,
+    /// Only if it was asked for.
+    #[serde(default)]
+    pub(super) history_events: Vec<HistoryEvent>,
+}
+
+impl Instance {
+    /// Whether it will do nothing more.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.runtime_status.as_str(), "Completed" | "Failed" | "Terminated" | "Canceled")
+    }
+}
+
+/// An event of a history, of any type: each type has some of these members.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct HistoryEvent {
+    pub(super) event_type: String,
+    pub(super) timestamp: String,
+    /// Of answers: when the task was asked for.
+    pub(super) scheduled_time: Option<String>,
+    pub(super) fire_at: Option<String>,
+    pub(super) function_name: Option<String>,
+    pub(super) name: Option<String>,
+    pub(super) instance_id: Option<String>,
+    /// JSON text, or plain text.
+    pub(super) input: Option<String>,
+    pub(super) result: Option<Box<RawValue>>,
+    pub(super) reason: Option<String>,
+    pub(super) orchestration_status: Option<Box<RawValue>>,
+}
+
+/// A module with its versions.
+#[derive(Debug, Deserialize)]
+pub(super) struct Module {
+    pub(super) name: String,
+    /// The digest that new instances run on.
+    pub(super) current: String,
+    /// The newest upload first.
+    pub(super) versions: Vec<Version>,
+}
+
+/// One version of a module.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Version {
+    pub(super) digest: String,
+    /// UTC, whole seconds.
+    pub(super) uploaded_time: String,
+    #[serde(default)]
+    pub(super) orchestrators: Vec<String>,
+    #[serde(default)]
+    pub(super) activities: Vec<String>,
+    pub(super) live_instances: u64,
+}
+
+/// What came of an upload.
+#[derive(Debug)]
+pub(super) struct Uploaded {
+    /// Whether the server did not have these bytes under this name.
+    pub(super) new: bool,
+    /// What was taken, and is current now.
+    pub(super) version: Version,
+    /// The server's answer as it is.
+    pub(super) text: String,
+}
+
+/// Lines of an instance's log.
+#[derive(Debug, Deserialize)]
+pub(super) struct Logs {
+    /// Each a [`LogLine`], as the server wrote it.
+    pub(super) lines: Vec<Box<RawValue>>,
+    /// What to ask for to get the lines behind these.
+    pub(super) next: u64,
+}
+
+/// A line that a guest has logged.
+#[derive(Debug, Deserialize)]
+pub(super) struct LogLine {
+    /// UTC, milliseconds.
+    pub(super) time: String,
+    pub(super) level: String,
+    /// The module.
+    pub(super) target: String,
+    /// The activity that said it; `None` if it was the orchestrator itself.
+    pub(super) task: Option<u64>,
+    pub(super) message: String,
+}

@@ -1,0 +1,204 @@
+//! Instances from the command line: start, watch, steer.
+
+use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use super::{DONE, ENDED_BADLY, FAILED, NOT_FOUND, Ran, Shell, TIME_UP, USAGE, masked};
+use crate::support::server::PROGRAM;
+use crate::support::{Server, eventually, golden};
+
+#[test]
+fn start_prints_the_id_and_nothing_else() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    let printed = shell.done(&["start", "Sequence", "--input", r#"{"count": 2}"#]);
+    let id = printed.strip_suffix('\n').expect("a line");
+    assert_eq!(server.finished(id)["output"], json!([0, 1]));
+    assert_eq!(shell.done(&["start", "Sequence", "--input", r#"{"count": 2}"#, "--id", "loaf 17"]), "loaf 17\n");
+    assert_eq!(server.finished("loaf%2017")["output"], json!([0, 1]));
+    let urls = shell.json(&["start", "Race", "--id", "b", "--json"]);
+    assert_eq!(urls["id"], "b");
+    assert!(urls["terminatePostUri"].as_str().is_some_and(|url| url.contains("/instances/b/terminate")), "{urls}");
+    server.finished("b");
+}
+
+#[test]
+fn start_with_a_wait_prints_the_output_as_it_is() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    assert_eq!(shell.done(&["start", "Sequence", "--input", r#"{"count": 3}"#, "--wait"]), "[0,1,2]\n");
+    assert_eq!(shell.done(&["start", "Sequence", "--input", r#"{"count": 1}"#, "--wait=60", "--id", "a"]), "[0]\n");
+    let status = shell.json(&["start", "Sequence", "--input", r#"{"count": 1}"#, "--wait", "--json"]);
+    assert_eq!((&status["runtimeStatus"], &status["output"]), (&json!("Completed"), &json!([0])));
+}
+
+#[test]
+fn an_instance_that_does_not_complete_in_a_wait_has_its_exit_codes() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    let why = shell.refused(&["start", "FailActivity", "--id", "f", "--wait"], ENDED_BADLY);
+    assert_eq!(why, "instance f has ended as Failed: Orchestrator function 'FailActivity' failed: the oven is cold");
+    let Ran { code, stdout, .. } = shell.run(&["start", "FailActivity", "--wait", "--json"]);
+    let status: Value = serde_json::from_str(&stdout).expect("a status");
+    assert_eq!((code, &status["runtimeStatus"]), (ENDED_BADLY, &json!("Failed")));
+
+    let why = shell.refused(&["start", "Collect", "--input", "1", "--id", "c", "--wait=0.1"], TIME_UP);
+    assert!(why.contains("instance c is Running; it goes on: dacapo status c"), "{why}");
+    assert_eq!(server.status("c", "").status, 202);
+    shell.done(&["terminate", "c"]);
+    server.finished("c");
+}
+
+#[test]
+fn an_input_is_json_from_an_argument_a_file_or_standard_input() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    let file = shell.file("order.json", "{\"count\":\n 2}\n");
+    let argument = format!("@{}", file.display());
+    assert_eq!(shell.done(&["start", "Sequence", "--input", &argument, "--wait"]), "[0,1]\n");
+
+    let mut child = Command::new(PROGRAM)
+        .args(["start", "Sequence", "--input", "@-", "--wait", "--server", &server.origin])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start the program");
+    child.stdin.take().expect("it is piped").write_all(b"{\"count\": 1}").expect("write the input");
+    let output = child.wait_with_output().expect("wait for the program");
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(DONE), b"[0]\n".as_slice()));
+
+    let why = shell.refused(&["start", "Sequence", "--input", "Tokyo"], USAGE);
+    assert!(why.contains(r#"--input '"Tokyo"'"#), "{why}");
+    let why = shell.refused(&["start", "Sequence", "--input", "@absent.json"], FAILED);
+    assert!(why.contains("read absent.json"), "{why}");
+}
+
+#[test]
+fn what_the_server_refuses_is_told_in_its_words() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    let why = shell.refused(&["start", "BakeBread"], FAILED);
+    assert!(why.starts_with("the server refused: ") && why.contains("\"BakeBread\""), "{why}");
+    shell.done(&["start", "Collect", "--input", "1", "--id", "live"]);
+    let why = shell.refused(&["start", "Collect", "--input", "1", "--id", "live"], FAILED);
+    assert!(why.contains("live"), "{why}");
+    shell.done(&["raise", "live", "item"]);
+    server.finished("live");
+}
+
+#[test]
+fn status_shows_lines_to_people_and_the_servers_json_to_programs() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    shell.done(&["start", "Status", "--id", "a", "--wait", "--input", r#"{"to": "all"}"#]);
+    golden::check_text("cli/status.txt", &masked(&shell.done(&["status", "a"])));
+    golden::check_text("cli/status-history.txt", &masked(&shell.done(&["status", "a", "--history"])));
+    let answer = server.status("a", "edition=current&showHistory=true&showHistoryOutput=true");
+    assert_eq!(shell.done(&["status", "a", "--history", "--json"]), format!("{}\n", answer.text()));
+    assert_eq!(shell.done(&["status", "a", "--json"]), format!("{}\n", server.status("a", "edition=current").text()));
+}
+
+#[test]
+fn a_failure_is_seen_in_status_and_history() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    shell.run(&["start", "FailActivity", "--id", "f", "--wait"]);
+    golden::check_text("cli/status-failed.txt", &masked(&shell.done(&["status", "f", "--history"])));
+}
+
+#[test]
+fn events_and_terminate_reach_the_instance() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    shell.done(&["start", "Collect", "--input", "3", "--id", "a"]);
+    let file = shell.file("item.json", "[1, 2]");
+    assert_eq!(shell.done(&["raise", "a", "item", "--data", r#"{"tempC":24}"#]), "");
+    assert_eq!(shell.done(&["raise", "a", "item"]), "");
+    assert_eq!(shell.done(&["raise", "a", "item", "--data", &format!("@{}", file.display())]), "");
+    assert_eq!(server.finished("a")["output"], json!([{"tempC": 24}, null, [1, 2]]));
+    golden::check_text("cli/status-events.txt", &masked(&shell.done(&["status", "a", "--history"])));
+
+    shell.done(&["start", "Collect", "--input", "1", "--id", "b"]);
+    assert_eq!(shell.done(&["terminate", "b", "--reason", "power cut"]), "");
+    let status = server.finished("b");
+    assert_eq!((&status["runtimeStatus"], &status["output"]), (&json!("Terminated"), &json!("power cut")));
+
+    for ended in [["raise", "a", "item"].as_slice(), &["terminate", "b"]] {
+        let why = shell.refused(ended, FAILED);
+        assert!(why.contains("has already ended"), "{why}");
+    }
+    let why = shell.refused(&["raise", "a", "item", "--data", "hot"], USAGE);
+    assert!(why.contains(r#"--data '"hot"'"#), "{why}");
+}
+
+#[test]
+fn what_is_not_there_has_an_exit_code_of_its_own() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    for command in [
+        ["status", "x"].as_slice(),
+        &["status", "a/b"],
+        &["raise", "x", "e"],
+        &["terminate", "x"],
+        &["logs", "x"],
+        &["logs", "x", "-f"],
+    ] {
+        let why = shell.refused(command, NOT_FOUND);
+        assert!(why.contains(&format!("has no instance {:?}", command[1])), "{why}");
+    }
+    shell.done(&["start", "Race", "--id", "a", "--wait"]);
+    let why = shell.refused(&["status", "a", "--hub", "Other"], NOT_FOUND);
+    assert!(why.contains("in task hub Other"), "{why}");
+}
+
+#[test]
+fn logs_are_followed_until_the_instance_has_ended() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    let home = shell.home.path().to_owned();
+    shell.done(&["start", "Collect", "--input", "1", "--id", "a"]);
+    let out = fs::File::create(home.join("followed")).expect("make a file");
+    let mut following = Command::new(PROGRAM)
+        .args(["logs", "a", "--follow", "--server", &server.origin])
+        .stdin(Stdio::null())
+        .stdout(out)
+        .spawn()
+        .expect("start the program");
+    assert!(following.try_wait().expect("ask for it").is_none());
+    shell.done(&["raise", "a", "item"]);
+    let status = eventually("the end of logs --follow", || following.try_wait().expect("ask for it"));
+    assert_eq!(status.code(), Some(DONE));
+}
+
+#[test]
+fn lists_are_filtered_and_follow_the_pages() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    for number in 0..5 {
+        shell.done(&["start", "Race", "--id", &format!("race-{number}"), "--wait"]);
+    }
+    shell.run(&["start", "FailActivity", "--id", "failed", "--wait"]);
+    let ids = |arguments: &[&str]| {
+        let list = shell.json(&[&["list", "--json"], arguments].concat());
+        list.as_array()
+            .expect("a list")
+            .iter()
+            .map(|row| row["instanceId"].as_str().expect("an ID").to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&["--status", "failed,Terminated"]), ["failed"]);
+    assert_eq!(ids(&["--prefix", "race-"]), ["race-0", "race-1", "race-2", "race-3", "race-4"]);
+    assert_eq!(ids(&[]).len(), 6);
+    assert_eq!(ids(&["--created-before", "1h"]).len(), 0);
+    assert_eq!(ids(&["--created-after", "1h", "--created-before", "2099-01-01"]).len(), 6);
+
+    let Ran { code, stdout, stderr } = shell.run(&["list", "--prefix", "race-", "--top", "2"]);
+    assert_eq!((code, stderr.as_str()), (DONE, "There are more than these 2; --top shows more of them\n"));
+    golden::check_text("cli/list.txt", &masked(&stdout));
+    let Ran { code, stdout, stderr } = shell.run(&["list", "--prefix", "nothing-"]);
+    assert_eq!((code, stdout.as_str(), stderr.as_str()), (DONE, "", "There is no such instance\n"));
+    assert_eq!(shell.done(&["list", "--prefix", "nothing-", "--json"]), "[]\n");
+}
