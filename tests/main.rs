@@ -11,6 +11,7 @@ mod examples;
 mod hostile;
 mod measure;
 mod modules;
+mod newcomer;
 mod readme;
 mod residents;
 mod serve;

@@ -4,7 +4,8 @@ use std::fs;
 use std::process::Command;
 
 use crate::support::server::run_to_end;
-use crate::support::{Server, eventually, guests};
+use crate::support::shell::{Running, edit, lock};
+use crate::support::{Server, Shell, eventually, guests};
 
 const README: &str = include_str!("../README.md");
 
@@ -48,4 +49,55 @@ fn the_curl_commands_of_the_readme_work_as_printed() {
     let (_, wait) = README.split_once("`curl -X POST '").expect("it waits in one request");
     let (wait, _) = wait.split_once('`').expect("the command ends");
     assert_eq!(curl(&format!("-X POST '{wait}")), r#"["Hello Tokyo!","Hello Seattle!","Hello London!"]"#);
+}
+
+/// Three things differ from what a reader does: `dacapo` is linked into the PATH instead of installed, the environment says
+/// which port is free, and the crate has the dependencies of the workspace in their versions.
+#[test]
+fn the_first_orchestration_of_the_readme_works_as_printed() {
+    let (_, section) = README.split_once("## Your first orchestration\n").expect("there is a first orchestration");
+    let (section, _) = section.split_once("\n## ").expect("the section ends");
+    let mut shell = Shell::new();
+    let mut dev = None;
+    let mut lines = section.lines().peekable();
+    let mut done = Vec::new();
+    while let Some(line) = lines.next() {
+        if let Some(change) = line.strip_prefix("Change `") {
+            let [from, _, to, _, file, ..] = change.split('`').collect::<Vec<_>>()[..] else { panic!("{line:?} is no change") };
+            edit(&shell.folder.join(file), from, to);
+            dev.as_ref().map(|dev: &Running| dev.says_again("greeter is version ", 2)).expect("dev runs");
+        }
+        let Some(command) = line.strip_prefix("$ ") else { continue };
+        let mut printed = String::new();
+        while let Some(line) = lines.next_if(|line| !line.starts_with("$ ") && !line.starts_with("```")) {
+            printed = printed + line + "\n";
+        }
+        done.push(command);
+        match command {
+            "cargo install --path runtime --locked" => (),
+            "cd greeter" => {
+                shell.folder.push("greeter");
+                lock(&shell.folder);
+            }
+            "dacapo dev" => {
+                let dev = dev.insert(shell.start(command));
+                shell.set("DACAPO_SERVER", dev.says("Serving ").split(' ').next().expect("a URL"));
+                dev.says("greeter is version ");
+                // Not where the build of these tests may be at work.
+                shell.set("CARGO_TARGET_DIR", guests::root().join("target/guests").display().to_string());
+            }
+            "cargo test" => assert!(shell.done(command).contains("test result: ok. 2 passed")),
+            "dacapo new greeter" => drop(shell.done(command)),
+            _ => assert_eq!(lasting(&shell.done(command)), lasting(&printed), "{command}"),
+        }
+    }
+    assert_eq!(done.len(), 8, "the README has other commands than this test knows: {done:?}");
+    dev.expect("dev runs").stop();
+}
+
+/// The words of an output that are the same whenever it is made: no times, and nothing that was cut to fit beside them.
+fn lasting(output: &str) -> Vec<&str> {
+    let is_passing =
+        |word: &str| word.starts_with(|c: char| "+(".contains(c) || c.is_ascii_digit()) || word.ends_with(['…', ')']);
+    output.split_whitespace().filter(|word| !is_passing(word)).collect()
 }

@@ -4,10 +4,12 @@ pub(crate) mod client;
 pub(crate) mod golden;
 pub(crate) mod guests;
 pub(crate) mod server;
+pub(crate) mod shell;
 pub(crate) mod wasm;
 
 pub(crate) use client::{Client, P3, Reply};
 pub(crate) use server::{Server, Setup};
+pub(crate) use shell::Shell;
 
 use std::time::{Duration, Instant};
 
@@ -18,13 +20,20 @@ pub(crate) const DEADLINE_S: u64 = 60;
 ///
 /// # Panics
 /// With `what` if there is none in time.
-pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(DEADLINE_S);
+pub(crate) fn eventually<T>(what: &str, ask: impl FnMut() -> Option<T>) -> T {
+    eventually_within(DEADLINE_S, ask).unwrap_or_else(|| panic!("{what}: not within {DEADLINE_S} s"))
+}
+
+/// The same with a deadline of its own, after which it gives up.
+pub(crate) fn eventually_within<T>(deadline_s: u64, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let deadline = Instant::now() + Duration::from_secs(deadline_s);
     loop {
         if let Some(answer) = ask() {
-            return answer;
+            return Some(answer);
         }
-        assert!(Instant::now() < deadline, "{what}: not within {DEADLINE_S} s");
+        if Instant::now() >= deadline {
+            return None;
+        }
         std::thread::sleep(Duration::from_millis(2));
     }
 }

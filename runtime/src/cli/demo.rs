@@ -2,7 +2,6 @@
 
 use std::env;
 use std::fs::{self, DirBuilder};
-use std::net::TcpListener;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -12,15 +11,9 @@ use anyhow::{Context, Result, ensure};
 use super::client::{self, Client};
 use super::json::Json;
 use super::output::say;
-use super::server::Server;
+use super::server::{Server, listen_nearby};
 use super::wire::Instance;
 use super::{guests, start_logging, tell};
-use crate::api::ApiSettings;
-use crate::api::auth::Access;
-use crate::config::Config;
-
-/// The port that the server takes if it is free.
-const PORT: u16 = 7071;
 
 /// Build, upload and run two examples on a server of their own; show what it recorded
 ///
@@ -76,7 +69,7 @@ impl Demo {
 
         let data = Data::create(if self.once { AtEnd::Delete } else { AtEnd::Keep })?;
         tell(format_args!("Starting a server with an empty store in {}", data.path.display()));
-        let server = start_server(&data.path)?;
+        let server = Server::start_open(listen_nearby()?, &data.path)?;
         let client = Client::to(server.url());
 
         let shown = modules.into_iter().zip(&EXAMPLES).try_for_each(|(wasm, example)| {
@@ -117,18 +110,6 @@ fn build(examples: &Path, example: &Example) -> Result<Vec<u8>> {
     tell(format_args!("Building examples/{} for {}; the first time, its dependencies too", example.module, guests::TARGET));
     let file = guests::build(&examples.join(example.module))?;
     fs::read(&file).with_context(|| format!("read {}", file.display()))
-}
-
-fn start_server(data: &Path) -> Result<Server> {
-    let listener = TcpListener::bind(("127.0.0.1", PORT)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)));
-    let config = Config::default();
-    let settings = ApiSettings {
-        access: Access::Open { hosts: config.hosts },
-        edition: config.edition,
-        default_hub: config.default_hub,
-        use_forwarded_host: config.use_forwarded_host,
-    };
-    Server::start(listener.context("listen on 127.0.0.1")?, data, config.limits, settings)
 }
 
 fn upload(client: &Client, example: &Example, wasm: &[u8]) -> Result<()> {

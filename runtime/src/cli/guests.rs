@@ -1,13 +1,17 @@
 //! How does a crate become a module? By cargo, for WebAssembly, small and with names and lines for backtraces.
 //!
-//! Used by `demo` and by the tests, never by a `build.rs`: a cargo inside a cargo must not work in the same target directory.
+//! Used by `deploy`, `dev` and `demo` and by the tests, never by a `build.rs`: a cargo inside a cargo must not work in the same
+//! target directory.
 
+use std::collections::{HashMap, HashSet};
 use std::env;
+use std::io::{self, IsTerminal, Write};
 use std::path::{self, Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 /// What guests are built for.
 pub const TARGET: &str = "wasm32-wasip2";
@@ -38,31 +42,138 @@ const VARIABLES_KEPT: [&str; 11] = [
     "RUST_LOG",
 ];
 
-/// Builds the guest crate in the folder `dir` and returns the module's file, in `guests` below the crate's target directory.
-///
-/// Cargo's progress goes to standard error. The toolchain is the one that is active in `dir`; if it lacks the standard library
-/// for [`TARGET`], rustup is asked to add it.
+/// A crate of ours or somebody's that can be built as a module.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    dir: PathBuf,
+    name: String,
+    target: PathBuf,
+}
+
+/// What of cargo's output people get to see, on standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// All of it, as it comes.
+    Progress,
+    /// Warnings and errors, when it is done.
+    Diagnostics,
+}
+
+/// Builds the guest crate in the folder `dir` and returns the module's file, see [`Guest::build`].
 ///
 /// # Errors
-/// If that cannot be had, the crate does not compile, or it is not a `cdylib`.
+/// Those of [`Guest::find`] and [`Guest::build`].
 pub fn build(dir: &Path) -> Result<PathBuf> {
-    let dir = dir.canonicalize().with_context(|| format!("find the crate {}", dir.display()))?;
-    let manifest = dir.join("Cargo.toml");
-    ensure_target(&dir)?;
-    let target = target_directory(&dir)?;
+    Guest::find(dir)?.build(Shown::Progress)
+}
 
-    let mut cargo = command("cargo", &dir);
-    cargo.args(["build", "--lib", "--profile", "guest", "--target", TARGET, "--message-format", "json-render-diagnostics"]);
-    cargo.arg("--target-dir").arg(target.join("guests")).arg("--manifest-path").arg(&manifest);
-    for setting in PROFILE {
-        cargo.args(["--config", setting]);
+impl Guest {
+    /// The crate in the folder `dir`.
+    ///
+    /// # Errors
+    /// If cargo finds no package there, or cannot read its manifest.
+    pub fn find(dir: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Metadata {
+            packages: Vec<Package>,
+            target_directory: PathBuf,
+        }
+
+        let given = dir.display();
+        let dir = dir.canonicalize().with_context(|| format!("find the crate {given}"))?;
+        let manifest = dir.join("Cargo.toml");
+        ensure!(manifest.is_file(), "{given} is not the folder of a crate: it has no Cargo.toml");
+        let Metadata { packages, target_directory: target } = metadata(&dir, &["--no-deps"], Stdio::inherit())?;
+        let package = packages.into_iter().find(|package| package.manifest_path == manifest);
+        let name =
+            package.with_context(|| format!("{given} has a workspace, but is no crate itself: name the folder of one"))?.name;
+        Ok(Self { dir, name, target })
     }
-    let output = run(cargo.stderr(Stdio::inherit()))?;
-    ensure!(output.status.success(), "cargo could not build {}; what it said is above", dir.display());
-    let messages = String::from_utf8(output.stdout).context("read what cargo has built")?;
-    module(&messages, &manifest).with_context(|| {
-        format!("{} makes no module: its Cargo.toml needs `[lib]` with `crate-type = [\"cdylib\"]`", dir.display())
-    })
+
+    /// The name of its package.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it lies, as an absolute path.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where cargo puts what it builds for this crate; not only modules.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// The folders of this crate and of all others that it is built from and that are no one's release: its path dependencies.
+    ///
+    /// # Errors
+    /// If cargo cannot tell. It is quiet about why, since a build says the same.
+    pub fn folders(&self) -> Result<Vec<PathBuf>> {
+        #[derive(Deserialize)]
+        struct Metadata {
+            packages: Vec<Package>,
+            resolve: Resolve,
+        }
+        #[derive(Deserialize)]
+        struct Resolve {
+            nodes: Vec<Node>,
+        }
+        #[derive(Deserialize)]
+        struct Node {
+            id: String,
+            dependencies: Vec<String>,
+        }
+
+        let Metadata { packages, resolve } = metadata(&self.dir, &["--filter-platform", TARGET], Stdio::null())?;
+        let needs: HashMap<_, _> = resolve.nodes.into_iter().map(|node| (node.id, node.dependencies)).collect();
+        let manifest = self.dir.join("Cargo.toml");
+        // A workspace may have members that this one does not need.
+        let mut open: Vec<&str> =
+            packages.iter().filter(|package| package.manifest_path == manifest).map(|package| package.id.as_str()).collect();
+        let mut needed = HashSet::new();
+        while let Some(id) = open.pop() {
+            if needed.insert(id) {
+                open.extend(needs.get(id).into_iter().flatten().map(String::as_str));
+            }
+        }
+        let is_here = |package: &&Package| package.source.is_none() && needed.contains(package.id.as_str());
+        Ok(packages.iter().filter(is_here).filter_map(|package| Some(package.manifest_path.parent()?.to_owned())).collect())
+    }
+
+    /// Builds the module and returns its file, in `guests` below the crate's target directory.
+    ///
+    /// The toolchain is the one that is active in the crate's folder; if it lacks the standard library for [`TARGET`], rustup is
+    /// asked to add it.
+    ///
+    /// # Errors
+    /// If that cannot be had, the crate does not compile, or it is not a `cdylib`.
+    pub fn build(&self, shown: Shown) -> Result<PathBuf> {
+        let (dir, manifest) = (self.dir.display(), self.dir.join("Cargo.toml"));
+        ensure_target(&self.dir)?;
+
+        let mut cargo = command("cargo", &self.dir);
+        cargo.args(["build", "--lib", "--profile", "guest", "--target", TARGET, "--message-format", "json-render-diagnostics"]);
+        cargo.arg("--target-dir").arg(self.target.join("guests")).arg("--manifest-path").arg(&manifest);
+        for setting in PROFILE {
+            cargo.args(["--config", setting]);
+        }
+        match shown {
+            Shown::Progress => cargo.stderr(Stdio::inherit()),
+            Shown::Diagnostics => {
+                // A pipe is no terminal, but what comes through it is shown on one.
+                let colour = if io::stderr().is_terminal() { "always" } else { "never" };
+                cargo.args(["--quiet", "--color", colour]).stderr(Stdio::piped())
+            }
+        };
+        let output = run(&mut cargo)?;
+        let _ = io::stderr().write_all(&output.stderr); // Nothing, if it was inherited.
+        ensure!(output.status.code().is_some(), "cargo was interrupted while it built {dir}");
+        ensure!(output.status.success(), "cargo could not build {dir}; what it said is above");
+        let messages = String::from_utf8(output.stdout).context("read what cargo has built")?;
+        module(&messages, &manifest)
+            .with_context(|| format!("{dir} makes no module: its Cargo.toml needs `[lib]` with `crate-type = [\"cdylib\"]`"))
+    }
 }
 
 /// Sees to it that the toolchain has what guests need.
@@ -85,18 +196,22 @@ fn ensure_target(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where cargo would build the crate in `dir`.
-fn target_directory(dir: &Path) -> Result<PathBuf> {
-    #[derive(Deserialize)]
-    struct Metadata {
-        target_directory: PathBuf,
-    }
+/// A package in what cargo says of a crate.
+#[derive(Deserialize)]
+struct Package {
+    id: String,
+    name: String,
+    manifest_path: PathBuf,
+    /// `None` if it is neither of a registry nor of a repository.
+    source: Option<String>,
+}
 
+/// What cargo says of the crate in `dir`.
+fn metadata<T: DeserializeOwned>(dir: &Path, arguments: &[&str], stderr: Stdio) -> Result<T> {
     let mut cargo = command("cargo", dir);
-    let output = run(cargo.args(["metadata", "--no-deps", "--format-version", "1"]).stderr(Stdio::inherit()))?;
-    ensure!(output.status.success(), "cargo finds no crate in {}; what it said is above", dir.display());
-    let metadata: Metadata = serde_json::from_slice(&output.stdout).context("read what cargo says of the crate")?;
-    Ok(metadata.target_directory)
+    let output = run(cargo.args(["metadata", "--format-version", "1"]).args(arguments).stderr(stderr))?;
+    ensure!(output.status.success(), "cargo cannot read the crate {}", dir.display());
+    serde_json::from_slice(&output.stdout).context("read what cargo says of the crate")
 }
 
 /// The module among what cargo says it has built.

@@ -7,6 +7,8 @@ mod client;
 mod completions;
 mod connection;
 mod demo;
+mod deploy;
+mod dev;
 mod exit;
 pub mod guests;
 mod input;
@@ -16,6 +18,7 @@ mod list;
 mod logs;
 mod modules;
 mod moment;
+mod new;
 mod output;
 mod raise;
 mod serve;
@@ -57,6 +60,9 @@ struct Arguments {
 enum Command {
     Serve(serve::Serve),
     Demo(demo::Demo),
+    New(new::New),
+    Dev(dev::Dev),
+    Deploy(deploy::Deploy),
     Start(start::Start),
     Status(status::Status),
     List(list::List),
@@ -110,6 +116,9 @@ impl Command {
         match self {
             Self::Serve(serve) => serve.run(),
             Self::Demo(demo) => demo.run(),
+            Self::New(new) => new.run(),
+            Self::Dev(dev) => dev.run(),
+            Self::Deploy(deploy) => deploy.run(),
             Self::Start(start) => start.run(),
             Self::Status(status) => status.run(),
             Self::List(list) => list.run(),
@@ -142,11 +151,16 @@ fn tell(line: impl std::fmt::Display) {
 
 /// Logs to standard error from here on: what the environment says, or else `default`.
 fn start_logging(default: &str) -> Result<()> {
-    let wanted = env::var(LOG_VARIABLE).unwrap_or_default();
-    let filter = EnvFilter::builder().parse(if wanted.is_empty() { default } else { &wanted });
-    let filter = filter.with_context(|| format!("read {LOG_VARIABLE}={wanted:?}"))?;
+    let filter = log_filter(default)?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).init();
     Ok(())
+}
+
+/// What is logged: what the environment says, or else `default`.
+fn log_filter(default: &str) -> Result<EnvFilter> {
+    let wanted = env::var(LOG_VARIABLE).unwrap_or_default();
+    let filter = EnvFilter::builder().parse(if wanted.is_empty() { default } else { &wanted });
+    filter.with_context(|| format!("read {LOG_VARIABLE}={wanted:?}"))
 }
 
 #[cfg(test)]

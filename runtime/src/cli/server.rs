@@ -1,6 +1,6 @@
-//! A server in this process: engine, HTTP and the threads for both. Used by `serve` and `demo`.
+//! A server in this process: engine, HTTP and the threads for both. Used by `serve`, `dev` and `demo`.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process;
 use std::sync::Arc;
@@ -11,10 +11,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::api::auth::Access;
 use crate::api::{self, Api, ApiSettings};
+use crate::config::Config;
 use crate::engine::{Engine, EngineSettings};
 use crate::host::Compiler;
 use crate::limits::Limits;
+
+/// Where a server listens that was told nothing.
+pub(super) const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7071);
 
 /// A server that runs on threads of its own.
 pub(super) struct Server {
@@ -44,6 +49,13 @@ impl Server {
             let _ = stopped.await; // An error says that the server has gone, which comes to the same.
         }));
         Ok(Self { runtime, engine, address, stop, serving })
+    }
+
+    /// The same without keys and with all settings as they are if nobody says otherwise. Only for a loopback address.
+    pub(super) fn start_open(listener: TcpListener, data: &Path) -> Result<Self> {
+        let Config { hosts, edition, default_hub, use_forwarded_host, limits, .. } = Config::default();
+        let settings = ApiSettings { access: Access::Open { hosts }, edition, default_hub, use_forwarded_host };
+        Self::start(listener, data, limits, settings)
     }
 
     /// The server's URL, without a slash at the end.
@@ -84,6 +96,12 @@ impl Server {
         self.engine.close();
         served.context("serve")?.context("serve")
     }
+}
+
+/// Listens on [`ADDRESS`], or on any free port there if another program does.
+pub(super) fn listen_nearby() -> Result<TcpListener> {
+    let listener = TcpListener::bind(ADDRESS).or_else(|_| TcpListener::bind((ADDRESS.ip(), 0)));
+    listener.with_context(|| format!("listen on {}", ADDRESS.ip()))
 }
 
 async fn either(terminate: &mut Signal, interrupt: &mut Signal) {

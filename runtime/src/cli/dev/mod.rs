@@ -1,0 +1,238 @@
+//! `dacapo dev`: how does one write a module and see every change run? With a server, a builder and the lines of both in one
+//! process.
+//!
+//! The main thread serves. One more builds, uploads and waits for the next change, so that no two builds run at once; another one
+//! asks for what came out of executions that have ended. Both are clients of the server as anybody can be.
+
+mod lines;
+mod sources;
+
+use std::env;
+use std::fs::{self, DirBuilder};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use self::lines::{Ended, Lines, Listener};
+use self::sources::{News, Sources};
+use super::client::{Client, parse};
+use super::deploy::functions;
+use super::guests::{Guest, Shown, TARGET};
+use super::output::{Tone, duration, say};
+use super::server::{ADDRESS, Server, listen_nearby};
+use super::wire::{Instance, Version};
+use super::{log_filter, tell};
+use crate::model::Digest;
+
+/// How much of a digest is shown: enough to tell the versions of a day apart.
+const DIGEST_CHARS: usize = 8;
+
+/// Serve the module of a crate on this machine, and build and upload it again after every change
+///
+/// The server asks for no key. Its data stay when it stops, so that a restart goes on where it stood.
+/// What the functions log and every run that ends are shown as they come, until Ctrl-C.
+///
+/// If port 7071 is taken, another one is used.
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(super) struct Dev {
+    /// The crate's folder
+    #[arg(value_name = "CRATE-DIR", default_value = ".")]
+    dir: PathBuf,
+
+    /// The IP address, of this machine only, and the port to listen on; port 0 takes a free one
+    /// [default: 127.0.0.1:7071]
+    #[arg(long, value_name = "ADDR:PORT", env = "DACAPO_LISTEN", hide_env_values = true, value_parser = loopback, verbatim_doc_comment)]
+    listen: Option<SocketAddr>,
+
+    /// Where modules and histories are kept [default: CRATE-DIR/target/dacapo]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+impl Dev {
+    /// Serves until it is asked to stop.
+    pub(super) fn run(self) -> Result<()> {
+        let guest = Guest::find(&self.dir)?;
+        let listener = match self.listen {
+            Some(address) => TcpListener::bind(address).with_context(|| format!("listen on {address}"))?,
+            None => listen_nearby()?,
+        };
+        let (lines, (ended, ends)) = (Arc::new(Lines::default()), mpsc::channel());
+        tracing_subscriber::registry().with(log_filter(lines::FILTER)?).with(Listener::new(lines.clone(), ended)).init();
+
+        // From before the first build on, so that no change is missed.
+        let (mut sources, news) = Sources::new()?;
+        sources.follow(&[guest.dir().to_owned()])?;
+        tell(format_args!("Building {} for {TARGET}; the first time, its dependencies too", guest.name()));
+        let built = Built::now(&guest, Shown::Progress);
+
+        let data = self.data.unwrap_or_else(|| self.dir.join("target/dacapo"));
+        make_private(&data).with_context(|| format!("make {}", data.display()))?;
+        let server = Server::start_open(listener, &data)?;
+        let stop = server.stop_signal()?;
+        let url = server.url();
+        let taken = if self.listen.is_none() && url != default_url() { ", since port 7071 is taken" } else { "" };
+        say(format_args!("Serving {url} without keys{taken}; data in {}", data.display()))?;
+
+        let stopping = Arc::new(AtomicBool::new(false));
+        let builder = Builder { guest, client: Client::to(url.clone()), lines: lines.clone(), stopping, current: None };
+        let stopping = builder.stopping.clone();
+        let builder = thread::Builder::new().name("dacapo-builder".into()).spawn(move || builder.work(built, &mut sources));
+        let builder = builder.context("start a thread")?;
+        let shower = thread::Builder::new().name("dacapo-ends".into());
+        shower.spawn(move || show_ends(&ends, &Client::to(url), &lines)).context("start a thread")?;
+
+        let served = server.run_until(async {
+            stop.await;
+            stopping.store(true, Ordering::Relaxed);
+        });
+        // A cargo at work is waited for: left alone it would go on writing to the terminal. Ctrl-C reaches it too.
+        let _ = news.send(News::Stop);
+        let _ = builder.join();
+        served
+    }
+}
+
+/// What a build has made.
+struct Built {
+    /// The module's bytes.
+    wasm: Result<Vec<u8>>,
+    took: Duration,
+}
+
+impl Built {
+    fn now(guest: &Guest, shown: Shown) -> Self {
+        let begin = Instant::now();
+        let file = guest.build(shown);
+        let wasm = file.and_then(|file| fs::read(&file).with_context(|| format!("read {}", file.display())));
+        Self { wasm, took: begin.elapsed() }
+    }
+}
+
+/// Builds and uploads.
+struct Builder {
+    guest: Guest,
+    client: Client,
+    lines: Arc<Lines>,
+    /// Set when there is no server to upload to any more.
+    stopping: Arc<AtomicBool>,
+    /// What the server took last from here.
+    current: Option<Version>,
+}
+
+impl Builder {
+    /// Uploads the first build, and then one after every change, until there is nothing more to wait for.
+    fn work(mut self, first: Built, sources: &mut Sources) {
+        self.offer(first);
+        loop {
+            // After a build, which may have brought new crates and told what is wrong with a manifest.
+            if let Err(error) = self.guest.folders().and_then(|folders| sources.follow(&folders)) {
+                tracing::debug!("not all sources are watched: {error:#}");
+            }
+            let Some(changed) = sources.changed() else { return };
+            let changed = changed.strip_prefix(self.guest.dir()).unwrap_or(&changed).display().to_string();
+            self.lines.tell("build", Tone::Busy, &format!("{changed} has changed"));
+            let built = Built::now(&self.guest, Shown::Diagnostics);
+            self.offer(built);
+        }
+    }
+
+    /// Uploads what was built, if it was built and is something new.
+    fn offer(&mut self, Built { wasm, took }: Built) {
+        if self.stopping.load(Ordering::Relaxed) {
+            return;
+        }
+        let name = self.guest.name();
+        let is_current = |wasm: &Vec<u8>| self.current.as_ref().is_some_and(|now| now.digest == Digest::of(wasm).to_string());
+        let uploaded = match wasm {
+            Ok(wasm) if is_current(&wasm) => return self.lines.tell("ready", Tone::Good, "the module is the same as before"),
+            Ok(wasm) => self.client.upload(name, &wasm).map_err(|error| anyhow!("{name} was not taken: {error:#}")),
+            Err(error) => Err(error),
+        };
+        let version = match uploaded {
+            Ok(uploaded) => uploaded.version,
+            Err(error) => {
+                let rest = match &self.current {
+                    Some(current) => format!("version {} stays", short(&current.digest)),
+                    None => "the next change is waited for".to_owned(),
+                };
+                return self.lines.tell("error", Tone::Bad, &format!("{error:#}; {rest}"));
+            }
+        };
+        let took = duration(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+        self.lines.tell("ready", Tone::Good, &format!("{name} is version {} now, built in {took}", short(&version.digest)));
+        let before = self.current.replace(version);
+        self.show_functions(before.as_ref());
+    }
+
+    /// Shows what the module offers if that has changed, and at first how to start it.
+    fn show_functions(&self, before: Option<&Version>) {
+        let Some(now) = &self.current else { return };
+        let is_same = |before: &Version| before.orchestrators == now.orchestrators && before.activities == now.activities;
+        if before.is_some_and(is_same) {
+            return;
+        }
+        let _ = say(format_args!("\n{}\n", functions(now))); // Nobody reads it: no reason to stop.
+        if let (None, Some(function)) = (before, now.orchestrators.first()) {
+            let program = env::args().next().unwrap_or_else(|| "dacapo".into());
+            let base = self.client.base();
+            let server = if base == default_url() { String::new() } else { format!(" --server {base}") };
+            let _ = say(format_args!(
+                "From another terminal:\n\n  \
+                 {program} start {function} --wait{server}\n  \
+                 curl -X POST '{start}?timeout=10'\n\n\
+                 The next start after a change runs the changed code. Ctrl-C stops.\n",
+                start = self.client.start_url(function),
+            ));
+        }
+    }
+}
+
+/// Shows each run that has ended with what came out of it.
+fn show_ends(ends: &Receiver<Ended>, client: &Client, lines: &Lines) {
+    for Ended { instance, function, status, took_ms } in ends {
+        let text = format!("{function} {status} in {}", duration(took_ms));
+        // Gone already, or too large to be read: the line is worth showing without it.
+        let output = client.status(&instance, &[]).and_then(|text| parse::<Instance>(&text)).map(|instance| instance.output);
+        let tone = Tone::of_status(&status);
+        match output.as_ref().map_or("null", |output| output.get()) {
+            "null" => lines.tell_of(&instance, "ended", tone, &text),
+            output => lines.tell_two_of(&instance, "ended", tone, &text, output),
+        }
+    }
+}
+
+/// Makes a folder that only its owner can enter, and those above it as usual.
+fn make_private(folder: &Path) -> std::io::Result<()> {
+    if let Some(parent) = folder.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+fn default_url() -> String {
+    format!("http://{ADDRESS}")
+}
+
+fn short(digest: &str) -> &str {
+    digest.get(..DIGEST_CHARS).unwrap_or(digest)
+}
+
+/// An address that nobody else's machine can reach.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| "an address and a port are wanted, such as 127.0.0.1:7071".to_owned())?;
+    if !address.ip().is_loopback() {
+        return Err("this server asks for no key, so it listens on a loopback address only, such as 127.0.0.1:7071".to_owned());
+    }
+    Ok(address)
+}
