@@ -34,7 +34,7 @@ const NAME_CHARS_MAX: usize = 64;
 ///
 /// It builds, runs and has tests as it is. `dacapo dev` in its folder is the next step.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(verbatim_doc_comment, after_help = "Example:\n  dacapo new bakery && dacapo dev bakery")]
 pub(super) struct New {
     /// The name of the crate, and of the module
     #[arg(value_parser = crate_name)]
@@ -44,9 +44,8 @@ pub(super) struct New {
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
 
-    /// The folder of the crate dacapo-guest [default: that of the checkout this program is from, or
-    /// else version 0.1 of the registry]
-    #[arg(long, value_name = "DIR", verbatim_doc_comment)]
+    /// The crate dacapo-guest [default: that of this checkout, or version 0.1]
+    #[arg(long, value_name = "DIR")]
     sdk: Option<PathBuf>,
 }
 
