@@ -6,6 +6,7 @@
 mod contract;
 mod crash;
 mod examples;
+mod faults;
 mod hostile;
 mod modules;
 mod readme;

@@ -12,10 +12,15 @@ pub(crate) fn check(name: &str, json: &str, secrets: &[(&str, &str)]) {
     for (text, mask) in secrets {
         shown = shown.replace(text, mask);
     }
-    let shown = indented(&shown);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(format!("{name}.json"));
+    check_text(&format!("{name}.json"), &indented(&shown));
+}
+
+/// Compares `shown` with the file `golden/{name}`.
+#[track_caller]
+pub(crate) fn check_text(name: &str, shown: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
     if std::env::var_os("DACAPO_GOLDEN").is_some_and(|value| value == "write") {
-        fs::write(&path, &shown).expect("write a golden file");
+        fs::write(&path, shown).expect("write a golden file");
     }
     let golden = fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(shown, golden, "{} has changed; if that is meant to be, run with DACAPO_GOLDEN=write", path.display());

@@ -270,8 +270,11 @@ fn a_wide_join_polls_each_task_once_per_answer() {
     let polls = Rc::new(Cell::new(0));
     let counter = polls.clone();
     let mut executor = start(&move |ctx: Context| {
-        let tasks: Vec<_> = (0..WIDTH).map(|number| Counted(ctx.call(echo, number), counter.clone())).collect();
-        async move { join_all(tasks).await.into_iter().sum::<Result<u32>>() }
+        let counter = counter.clone();
+        async move {
+            let tasks = (0..WIDTH).map(|number| Counted(ctx.call(echo, number), counter.clone()));
+            join_all(tasks).await.into_iter().sum::<Result<u32>>()
+        }
     });
     let asked = executor.advance(vec![event("turn 0")]).actions.len();
     let answers = (0..WIDTH).rev().map(|task| event(&format!("{task}={task}"))).collect();
@@ -309,4 +312,19 @@ fn uuids_differ_from_each_other_and_are_the_same_in_every_run() {
     // Recorded histories hold such values: they must not change from one version of the SDK to the next.
     let uuids = "06ba3860-ec0f-5ecc-a34a-92d57d105034 01542757-fbc4-5800-a453-67b9da56209d";
     check(two, &[("turn 0", &format!("ended \"{uuids}\""))]);
+}
+
+#[test]
+#[should_panic(expected = "keep it in no thread-local")]
+fn a_context_that_another_execution_has_left_behind_is_refused() {
+    thread_local! {
+        static KEPT: RefCell<Option<Context>> = const { RefCell::new(None) };
+    }
+    let keep = |ctx: Context| async move {
+        KEPT.set(Some(ctx));
+        Ok(())
+    };
+    start(&keep).advance(vec![event("turn 0")]);
+    let take = |_| async { KEPT.take().expect("it was kept").call(echo, 1_u32).await };
+    start(&take).advance(vec![event("turn 0")]);
 }

@@ -124,3 +124,13 @@ pub(crate) async fn many_actions(ctx: Context, count: u32) -> Result<u32> {
     drop(tasks);
     ctx.call(echo, count).await
 }
+
+/// Uses what an activity has of the world, and returns how many things these are.
+#[activity(name = "Worldly")]
+pub(crate) async fn worldly() -> Result<usize> {
+    println!("the oven is hot");
+    let mut seen: HashMap<&str, u128> = HashMap::new(); // Takes a random seed.
+    seen.insert("clock", SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis());
+    seen.insert("stopwatch", std::time::Instant::now().elapsed().as_millis());
+    Ok(seen.len())
+}

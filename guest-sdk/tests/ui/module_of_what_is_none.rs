@@ -1,0 +1,11 @@
+//! A function without an attribute cannot go into a module.
+
+use dacapo_guest::prelude::*;
+
+async fn bake(loaf: String) -> Result<String> {
+    Ok(loaf)
+}
+
+dacapo_guest::module!(bake);
+
+fn main() {}
