@@ -42,7 +42,9 @@ fn seen(status: &Value) -> String {
 fn mask_sizes(text: &str) -> String {
     let mut parts = text.split("wanted ");
     let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |masked, part| masked + "wanted <some> " + part.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start())
+    parts.fold(first, |masked, part| {
+        masked + "wanted <some> " + part.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start()
+    })
 }
 
 fn describe(failure: &Value, indent: &str, text: &mut String) {

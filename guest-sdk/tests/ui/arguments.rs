@@ -1,5 +1,7 @@
 //! Arguments that an orchestrator or an activity cannot have.
 
+#![allow(unused)]
+
 use dacapo_guest::prelude::*;
 
 #[orchestrator]

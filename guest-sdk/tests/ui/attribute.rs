@@ -1,5 +1,7 @@
 //! Attributes that say what they cannot mean.
 
+#![allow(unused)]
+
 use dacapo_guest::prelude::*;
 
 #[orchestrator(nam = "Bake")]

@@ -1,5 +1,7 @@
 //! `ctx.call` of what is no activity, and activities that are called past the host.
 
+#![allow(unused)]
+
 use dacapo_guest::prelude::*;
 
 #[activity]

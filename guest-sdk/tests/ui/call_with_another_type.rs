@@ -1,5 +1,7 @@
 //! Calls that do not fit what they call.
 
+#![allow(unused)]
+
 use dacapo_guest::prelude::*;
 
 #[activity]

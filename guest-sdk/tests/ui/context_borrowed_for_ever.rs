@@ -1,5 +1,7 @@
 //! A reference to a context that outlives its orchestrator.
 
+#![allow(unused)]
+
 use std::cell::RefCell;
 
 use dacapo_guest::prelude::*;

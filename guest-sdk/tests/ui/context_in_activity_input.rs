@@ -1,5 +1,7 @@
 //! A context inside of what an activity is given.
 
+#![allow(unused)]
+
 use dacapo_guest::prelude::*;
 
 #[orchestrator]

@@ -1,5 +1,7 @@
 //! A context belongs to one execution: it cannot be kept for others.
 
+#![allow(unused)]
+
 use std::sync::{Mutex, OnceLock};
 
 use dacapo_guest::prelude::*;

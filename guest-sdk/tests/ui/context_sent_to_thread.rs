@@ -1,5 +1,7 @@
 //! A context, or a task, that another thread would use.
 
+#![allow(unused)]
+
 use dacapo_guest::prelude::*;
 
 #[activity]

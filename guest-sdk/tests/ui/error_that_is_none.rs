@@ -1,5 +1,7 @@
 //! A `Result` whose error has nothing to say why it is one.
 
+#![allow(unused)]
+
 use dacapo_guest::prelude::*;
 
 #[orchestrator]

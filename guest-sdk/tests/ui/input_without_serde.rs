@@ -1,5 +1,7 @@
 //! Inputs that have no form in JSON.
 
+#![allow(unused)]
+
 use dacapo_guest::prelude::*;
 
 struct Loaf {

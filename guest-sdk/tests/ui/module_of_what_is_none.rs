@@ -1,5 +1,7 @@
 //! A function without an attribute cannot go into a module.
 
+#![allow(unused)]
+
 use dacapo_guest::prelude::*;
 
 async fn bake(loaf: String) -> Result<String> {

@@ -1,5 +1,7 @@
 //! Outputs that have no form in JSON.
 
+#![allow(unused)]
+
 use dacapo_guest::prelude::*;
 
 struct Bread {

@@ -1,5 +1,7 @@
 //! What is returned is no `Result`, or one whose error says nothing.
 
+#![allow(unused)]
+
 use dacapo_guest::prelude::*;
 
 #[activity]

@@ -1,5 +1,7 @@
 //! A type that could have been an alias of `Result`.
 
+#![allow(unused)]
+
 use dacapo_guest::prelude::*;
 
 struct Bread;

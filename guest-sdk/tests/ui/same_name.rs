@@ -1,5 +1,7 @@
 //! Two functions of a module with one name.
 
+#![allow(unused)]
+
 use dacapo_guest::prelude::*;
 
 #[activity(name = "Bake")]

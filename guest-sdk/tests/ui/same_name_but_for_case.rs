@@ -1,5 +1,7 @@
 //! Two functions of a module whose names differ only in case: callers write them as they like.
 
+#![allow(unused)]
+
 use dacapo_guest::prelude::*;
 
 #[activity]

@@ -1,5 +1,7 @@
 //! Functions of a form that nobody could call by name.
 
+#![allow(unused)]
+
 use dacapo_guest::prelude::*;
 
 #[activity]
@@ -21,7 +23,7 @@ async fn generic<T: ToString>(loaf: T) -> Result<String> {
 async fn returns_nothing(loaf: String) {}
 
 #[orchestrator]
-async unsafe fn not_safe(ctx: Context) -> Result<()> {
+async extern "C" fn of_another_language(ctx: Context) -> Result<()> {
     Ok(())
 }
 

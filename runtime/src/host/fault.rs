@@ -64,7 +64,8 @@ pub(super) fn of(error: &wasmtime::Error, panic: Option<PanicNote>) -> Fault {
         return Fault::Certain(failure("NotOffered", format!("{at}{not_offered}")));
     }
     if error.is::<I32Exit>() {
-        let message = "the guest ended its process (as `std::process::exit` does): return a result instead, such as an error by `bail!`";
+        let message =
+            "the guest ended its process (as `std::process::exit` does): return a result instead, such as an error by `bail!`";
         return Fault::Certain(failure("Exit", format!("{at}{message}")));
     }
     match error.downcast_ref::<Trap>() {

@@ -18,6 +18,9 @@ pub(super) struct Trace {
     pub place: Option<String>,
 }
 
+/// What stands for the name of a function that has none.
+const UNKNOWN: &str = "a function without a name";
+
 /// One function that was being called.
 struct Frame<'a> {
     name: &'a str,
@@ -39,10 +42,10 @@ impl Trace {
         let mut demangled = Vec::new();
         for frame in backtrace.frames() {
             if frame.symbols().is_empty() {
-                demangled.push((demangle(frame.func_name().unwrap_or("<unknown>")), None));
+                demangled.push((demangle(frame.func_name().unwrap_or(UNKNOWN)), None));
             }
             for symbol in frame.symbols() {
-                let name = symbol.name().or(frame.func_name()).unwrap_or("<unknown>");
+                let name = symbol.name().or(frame.func_name()).unwrap_or(UNKNOWN);
                 let source = symbol.file().zip(symbol.line());
                 let source = source.map(|(file, line)| Source { file, line, column: symbol.column().unwrap_or(0) });
                 demangled.push((demangle(name), source));
@@ -130,6 +133,11 @@ fn shortened(file: &str) -> String {
 
 /// A function's name without what the compiler and the attributes add to it. Empty if nothing is left.
 fn plain_name(name: &str) -> String {
+    let name = match name.strip_prefix('<').and_then(|name| name.rsplit_once(">::")) {
+        // A method: `<Oven as Heat>::heat` is `Oven::heat`.
+        Some((of, method)) => format!("{}::{method}", of.split(" as ").next().unwrap_or(of)),
+        None => name.to_owned(),
+    };
     let mut depth = 0;
     let without_parameters: String = name
         .chars()
@@ -218,12 +226,13 @@ mod tests {
     fn a_name_is_what_its_author_wrote() {
         assert_eq!(plain_name("bakery::bake::__Definition::bake::{{closure}}"), "bakery::bake");
         assert_eq!(plain_name("descend<alloc::vec::Vec<u8>, u32>"), "descend");
+        assert_eq!(plain_name("<bakery::Oven<u8> as bakery::Heat>::heat"), "bakery::Oven::heat");
         assert_eq!(plain_name("{async_fn#0}"), "");
     }
 
     #[test]
     fn a_module_without_names_shows_what_there_is() {
-        check(&[("<unknown>", None)], "at <unknown>", None);
+        check(&[(UNKNOWN, None)], "at a function without a name", None);
     }
 
     #[test]
