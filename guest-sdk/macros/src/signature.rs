@@ -115,8 +115,7 @@ fn check_qualifiers(role: Role, signature: &Signature) -> Result<()> {
     }
     let is_safe_rust = matches!(signature.safety, Safety::Default) && signature.abi.is_none();
     if signature.constness.is_some() || !is_safe_rust {
-        let message =
-            format!("write `async fn` without `const`, `unsafe` and `extern`: the host calls an {name} by its name alone");
+        let message = format!("write a plain `async fn`, without another keyword: the host calls an {name} by its name alone");
         return Err(Error::new_spanned(signature, message));
     }
     Ok(())
