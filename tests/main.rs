@@ -8,6 +8,7 @@ mod contract;
 mod crash;
 mod deletion;
 mod examples;
+mod faults;
 mod hostile;
 mod measure;
 mod modules;

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::bindings::exports::dacapo::guest::orchestrator::ActivityCall;
 use crate::executor::Ledger;
-use crate::{Activity, Error, Result, Task, Timeout};
+use crate::{Activity, Error, IntoInput, Result, Task, Timeout};
 
 /// An orchestrator's side of its execution. Clones are cheap and all the same.
 #[derive(Clone)]
@@ -32,9 +32,9 @@ impl Context {
     /// The input may be anything that converts into what the activity takes, such as a `&str` for a `String`; a number
     /// needs its type (`ctx.call(square, 7_u64)`), and an activity without input takes `()`. If the activity fails, its
     /// error arrives here with its kind and message.
-    pub fn call<A: Activity>(&self, activity: fn() -> A, input: impl Into<A::Input>) -> Task<A::Output> {
+    pub fn call<A: Activity>(&self, activity: fn() -> A, input: impl IntoInput<A::Input>) -> Task<A::Output> {
         let _ = activity; // Said all it has to say by its type.
-        self.ask_for_activity(Cow::Borrowed(A::NAME), &input.into())
+        self.ask_for_activity(Cow::Borrowed(A::NAME), &input.into_input())
     }
 
     /// Asks for a run of an activity that another module has, by its name.

@@ -5,6 +5,7 @@
 
 use std::any::type_name;
 use std::fmt;
+use std::panic::Location;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -23,13 +24,15 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error(Box<Failure>);
 
 impl Error {
-    /// `kind` is a short, stable name such as `PaymentDeclined`; `message` is one sentence for people.
+    /// `kind` is a short, stable name such as `PaymentDeclined`; `message` is one sentence for people. The line that calls this
+    /// is shown with it.
+    #[track_caller]
     pub fn new(kind: impl Into<String>, message: impl Into<String>) -> Self {
         Self(Box::new(Failure {
             kind: kind.into(),
             message: message.into(),
             details: None,
-            stack_trace: None,
+            stack_trace: place(Location::caller()),
             non_retriable: false,
             causes: Vec::new(),
         }))
@@ -131,8 +134,11 @@ macro_rules! bail {
 }
 
 impl<E: std::error::Error + 'static> From<E> for Error {
+    /// Keeps the line of the `?`.
+    #[track_caller]
     fn from(error: E) -> Self {
-        let mut converted = Self::new(short_type_name(type_name::<E>()), error.to_string());
+        let advice = advice(&error).map_or_else(String::new, |advice| format!(" ({advice})"));
+        let mut converted = Self::new(short_type_name(type_name::<E>()), format!("{error}{advice}"));
         let mut source = error.source();
         while let Some(cause) = source {
             converted.0.causes.push(Cause { kind: kind_of(cause), message: cause.to_string(), details: None });
@@ -152,6 +158,34 @@ impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")?;
         self.causes().try_for_each(|(kind, message)| write!(f, "\n  caused by {kind}: {message}"))
+    }
+}
+
+/// Where the user's code has made an error; nothing if this crate or the standard library has.
+fn place(at: &Location<'_>) -> Option<String> {
+    let here = file!().strip_suffix("error.rs")?;
+    let is_users = !at.file().starts_with(here) && !at.file().starts_with("/rustc/");
+    is_users.then(|| format!("at {at}"))
+}
+
+/// Numbers of the C library for WASI.
+const DENIED: i32 = 2;
+const NOT_FOUND: i32 = 44;
+const NOT_PERMITTED: i32 = 63;
+
+/// What to do about an error of the standard library that is an error only here.
+fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    if !cfg!(target_family = "wasm") {
+        return None;
+    }
+    if error.is::<std::env::VarError>() {
+        return Some("functions have no environment: hand over what it would say in the input");
+    }
+    let error: &std::io::Error = error.downcast_ref()?;
+    match error.raw_os_error()? {
+        NOT_FOUND => Some("functions have no files: hand over what would stand in them in the input"),
+        DENIED | NOT_PERMITTED => Some("the server gives functions no network and no files"),
+        _ => None,
     }
 }
 

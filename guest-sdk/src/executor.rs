@@ -4,7 +4,7 @@
 //! asked for and what was answered. Called by `module.rs` with the host's events, and by tests with events of their own:
 //! nothing here needs a host.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
 use std::rc::Rc;
@@ -28,7 +28,7 @@ impl Executor {
     /// Prepares an execution. `run` makes its future and runs nothing yet.
     pub(crate) fn new(mut start: Start, run: impl FnOnce(Context, String) -> Execution) -> Self {
         let input = mem::take(&mut start.input);
-        let ledger = Rc::new(Ledger { start, entries: RefCell::default() });
+        let ledger = Rc::new(Ledger { start, at_work: Cell::new(false), entries: RefCell::default() });
         let root = run(Context::new(ledger.clone()), input);
         Self { ledger, root: Some(root), woken: Arc::new(Woken::yes()) }
     }
@@ -62,7 +62,10 @@ impl Executor {
         while let Some(root) = &mut self.root
             && self.woken.take()
         {
-            if let Poll::Ready(result) = root.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
+            self.ledger.at_work.set(true);
+            let poll = root.as_mut().poll(&mut std::task::Context::from_waker(&waker));
+            self.ledger.at_work.set(false);
+            if let Poll::Ready(result) = poll {
                 self.root = None;
                 return Some(match result {
                     Ok(output) => End::Completed(output),
@@ -80,6 +83,8 @@ impl Executor {
 pub(crate) struct Ledger {
     /// What the execution started with, but for the input, which the orchestrator has taken.
     pub(crate) start: Start,
+    /// Whether its own orchestrator runs at this moment.
+    at_work: Cell<bool>,
     entries: RefCell<Entries>,
 }
 
@@ -121,6 +126,7 @@ struct Mailbox {
 impl Ledger {
     /// Asks for `action`, which has to be one that takes a number, and returns the number.
     pub(crate) fn ask(&self, action: Action) -> u32 {
+        self.check_at_work();
         let mut entries = self.entries.borrow_mut();
         let task = u32::try_from(entries.tasks.len()).expect("memory ends before the task numbers do");
         entries.tasks.push(Slot::Open(None));
@@ -171,6 +177,7 @@ impl Ledger {
 
     /// 0, 1, 2 and so on.
     pub(crate) fn next_uuid_number(&self) -> u64 {
+        self.check_at_work();
         let uuids = &mut self.entries.borrow_mut().uuids;
         *uuids += 1;
         *uuids - 1
@@ -178,6 +185,17 @@ impl Ledger {
 
     pub(crate) fn set_custom_status(&self, json: String) {
         self.entries.borrow_mut().custom_status = Some(json);
+    }
+
+    /// Whoever keeps a context in a thread-local can use it in another execution, or after its own has ended, and would wait for
+    /// ever. The compiler sees to all other ways.
+    fn check_at_work(&self) {
+        assert!(
+            self.at_work.get(),
+            "this `Context` of instance {:?} is used while its orchestrator does not run: use the `ctx` that an orchestrator is \
+             given only within that orchestrator, and keep it in no thread-local",
+            self.start.instance_id
+        );
     }
 
     fn apply(&self, event: Event) {

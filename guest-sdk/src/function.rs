@@ -111,21 +111,31 @@ pub struct Definition {
     pub entry: Entry,
 }
 
-/// The definition of a function with an attribute.
-pub const fn define<F: Function>(_: fn() -> F) -> Definition {
-    Definition { name: F::NAME, entry: F::ENTRY }
+/// What may stand in a module's list: what the attributes make of a function.
+#[diagnostic::on_unimplemented(
+    message = "`module!` lists functions with `#[activity]` or `#[orchestrator]`",
+    label = "put one of these attributes on this function"
+)]
+pub trait ActivityOrOrchestrator: Copy {
+    /// What it is.
+    const DEFINITION: Definition;
 }
 
-/// The name of a function with an attribute.
-pub const fn name_of<F: Function>(_: fn() -> F) -> &'static str {
-    F::NAME
+#[diagnostic::do_not_recommend]
+impl<L: Fn() -> F + Copy, F: Function> ActivityOrOrchestrator for L {
+    const DEFINITION: Definition = Definition { name: F::NAME, entry: F::ENTRY };
+}
+
+/// The definition of a function with an attribute.
+pub const fn define<L: ActivityOrOrchestrator>(_: L) -> Definition {
+    L::DEFINITION
 }
 
 /// What a function with an attribute may return. Finds the value's type behind any alias of `Result`.
 #[diagnostic::on_unimplemented(
     message = "an activity or orchestrator cannot return `{Self}`",
-    label = "write `Result<T>`, or `Result<T, E>` with an `E` that is an error",
-    note = "`E` has to convert into `dacapo_guest::Error`, as every `std::error::Error` does"
+    label = "write `Result<…>`, which is `dacapo_guest::Result` of what it gives",
+    note = "`Result<T, E>` with another error works too, if `E` is a `std::error::Error`; of a text, `bail!(\"…\")` makes one"
 )]
 pub trait Fallible {
     /// What it is if it went well.
@@ -135,6 +145,7 @@ pub trait Fallible {
     fn into_result(self) -> Result<Self::Value>;
 }
 
+#[diagnostic::do_not_recommend]
 impl<T, E: Into<Error>> Fallible for Result<T, E> {
     type Value = T;
 
@@ -231,14 +242,14 @@ mod tests {
     #[test]
     fn an_activity_takes_and_gives_json() {
         check(double, "21", Ok("42"));
-        assert_eq!(name_of(double), "double");
+        assert_eq!(define(double).name, "double");
     }
 
     #[test]
     fn an_activity_may_ask_which_call_it_is() {
         check(who_am_i, "null", Ok("\"loaf/3\""));
         check(measure, "\"rye\"", Ok("4"));
-        assert_eq!(name_of(who_am_i), "Who am I");
+        assert_eq!(define(who_am_i).name, "Who am I");
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod context;
 mod error;
 mod executor;
 mod function;
+mod input;
 pub mod log;
 mod module;
 mod task;
@@ -35,6 +36,7 @@ pub use context::Context;
 pub use dacapo_guest_macros::{activity, orchestrator};
 pub use error::{Error, Result, Timeout};
 pub use function::{Activity, ActivityContext, Function, Orchestrator};
+pub use input::IntoInput;
 pub use task::Task;
 pub use uuid::Uuid;
 
@@ -48,6 +50,6 @@ pub mod prelude {
 pub mod __private {
     pub use crate::bindings::export;
     pub use crate::bindings::exports;
-    pub use crate::function::{Definition, Entry, Fallible, define, name_of};
+    pub use crate::function::{ActivityOrOrchestrator, Definition, Entry, Fallible, define};
     pub use crate::module::{Exports, Module, assert_names_differ};
 }

@@ -24,15 +24,15 @@ use crate::{ActivityContext, Error, Result, log};
 macro_rules! module {
     ($($function:path),+ $(,)?) => {
         const _: () = {
-            $crate::__private::assert_names_differ(&[$($crate::__private::name_of($function)),+]);
+            const FUNCTIONS: &[$crate::__private::Definition] = &[$($crate::__private::define($function)),+];
+            $crate::__private::assert_names_differ(FUNCTIONS);
 
             /// Outside a host there is nobody to export this to, but it is compiled all the same.
             #[allow(dead_code)]
             struct Functions;
 
             impl $crate::__private::Module for Functions {
-                const FUNCTIONS: &'static [$crate::__private::Definition] =
-                    &[$($crate::__private::define($function)),+];
+                const FUNCTIONS: &'static [$crate::__private::Definition] = FUNCTIONS;
             }
 
             #[cfg(target_family = "wasm")]
@@ -128,18 +128,55 @@ fn unknown(role: &str, name: &str) -> Error {
 }
 
 /// For `module!`, at compile time: no two names are the same but for the case of ASCII letters.
-pub const fn assert_names_differ(names: &[&str]) {
+pub const fn assert_names_differ(functions: &[Definition]) {
     let mut first = 0;
-    while first < names.len() {
+    while first < functions.len() {
         let mut second = first + 1;
-        while second < names.len() {
-            assert!(
-                !names[first].eq_ignore_ascii_case(names[second]),
-                "two functions of this module have the same name, or one function is listed twice"
-            );
+        while second < functions.len() {
+            let (one, other) = (functions[first].name, functions[second].name);
+            if one.eq_ignore_ascii_case(other) {
+                panic!(
+                    "{}",
+                    Sentence::of(&["two functions of this module are called `", one, "` and `", other, SAME_NAME]).text()
+                );
+            }
             second += 1;
         }
         first += 1;
+    }
+}
+
+/// The end of a sentence whose beginning says which two.
+const SAME_NAME: &str = "`, and callers write names in any case: \
+                         list each once, and give one of two another name, as in `#[activity(name = \"…\")]`";
+
+/// A message of a panic at compile time, where nothing can be formatted.
+struct Sentence {
+    bytes: [u8; 1 << 10],
+    length: usize,
+}
+
+impl Sentence {
+    const fn of(parts: &[&str]) -> Self {
+        let mut sentence = Self { bytes: [0; 1 << 10], length: 0 };
+        let mut part = 0;
+        while part < parts.len() {
+            let bytes = parts[part].as_bytes();
+            let mut byte = 0;
+            while byte < bytes.len() && sentence.length < sentence.bytes.len() {
+                sentence.bytes[sentence.length] = bytes[byte];
+                (byte, sentence.length) = (byte + 1, sentence.length + 1);
+            }
+            part += 1;
+        }
+        sentence
+    }
+
+    const fn text(&self) -> &str {
+        match str::from_utf8(self.bytes.split_at(self.length).0) {
+            Ok(text) => text,
+            Err(_) => "two functions of this module have the same name", // Long names were cut within a character.
+        }
     }
 }
 
@@ -220,7 +257,10 @@ mod tests {
 
     #[test]
     fn names_that_differ_only_in_case_are_the_same() {
-        assert_names_differ(&["bake", "weigh", "baker"]);
-        std::panic::catch_unwind(|| assert_names_differ(&["bake", "weigh", "Bake"])).unwrap_err();
+        let named = |name| Definition { name, ..define(bake) };
+        assert_names_differ(&["bake", "weigh", "baker"].map(named));
+        let panic = std::panic::catch_unwind(|| assert_names_differ(&["bake", "weigh", "Bake"].map(named))).unwrap_err();
+        let message = panic.downcast_ref::<String>().expect("a text");
+        assert!(message.starts_with("two functions of this module are called `bake` and `Bake`"), "{message}");
     }
 }

@@ -38,13 +38,14 @@ fn metrics(server: &Server) -> HashMap<String, f64> {
     for line in text.lines() {
         if let Some(comment) = line.strip_prefix("# ") {
             let mut words = comment.splitn(3, ' ');
-            let (kind, name, rest) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap());
+            let mut word = || words.next().expect("a comment has three words");
+            let (kind, name, rest) = (word(), word(), word());
             assert!(["HELP", "TYPE", "UNIT"].contains(&kind) && !rest.is_empty(), "{line}");
             described.push((kind, name));
             continue;
         }
         let (series, value) = line.rsplit_once(' ').expect("a sample has a value");
-        let name = series.split('{').next().unwrap();
+        let name = series.split('{').next().expect("a split has a first part");
         assert!(name.starts_with("dacapo_") || name.starts_with("process_"), "{line}");
         for kind in ["HELP", "TYPE"] {
             assert!(described.iter().any(|(it, of)| *it == kind && name.starts_with(of)), "{line} has no {kind}");

@@ -9,7 +9,7 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Ident, ItemFn, Result, Type, parse_quote};
 
-use crate::signature::{Argument, Arguments, Role, check_name, parse_function, shape};
+use crate::signature::{Argument, Arguments, Role, check_name, parse_function, shape, value};
 
 /// The item that replaces `function`, or the error that says what is wrong with it.
 pub(crate) fn expand(role: Role, arguments: TokenStream, function: TokenStream) -> TokenStream {
@@ -32,14 +32,16 @@ fn try_expand(role: Role, arguments: TokenStream, function: TokenStream) -> Resu
     });
     let input = input.unwrap_or(&unit);
     let returned = shape.returned;
-    // Errors about the return type point at it.
-    let output = quote_spanned!(returned.span()=> <#returned as ::dacapo_guest::__private::Fallible>::Value);
-    let into_result = quote_spanned!(returned.span()=> <#returned as ::dacapo_guest::__private::Fallible>::into_result);
+    let Words { function_trait, context, entry } = Words::of(role);
+
+    // Errors about what is returned point at it: at the `T` of a `Result<T>`, or at something that is none.
+    let at = value(returned).unwrap_or(returned).span();
+    let output = quote_spanned!(at=> <#returned as ::dacapo_guest::__private::Fallible>::Value);
+    let into_result = quote_spanned!(at=> <#returned as ::dacapo_guest::__private::Fallible>::into_result);
     let passed = shape.arguments.iter().map(|argument| match argument {
         Argument::Context => format_ident!("context"),
         Argument::Input(_) => format_ident!("input"),
     });
-    let Words { function_trait, context, entry } = Words::of(role);
 
     Ok(quote! {
         #(#attrs)*
@@ -79,13 +81,13 @@ struct Words {
 
 impl Words {
     fn of(role: Role) -> Self {
-        let (function_trait, context) = match role {
-            Role::Activity => ("Activity", "ActivityContext"),
-            Role::Orchestrator => ("Orchestrator", "Context"),
+        let function_trait = match role {
+            Role::Activity => "Activity",
+            Role::Orchestrator => "Orchestrator",
         };
         Self {
             function_trait: format_ident!("{function_trait}"),
-            context: format_ident!("{context}"),
+            context: format_ident!("{}", role.context()),
             entry: format_ident!("{}", role.attribute()),
         }
     }

@@ -277,8 +277,11 @@ fn a_wide_join_polls_each_task_once_per_answer() {
     let polls = Rc::new(Cell::new(0));
     let counter = polls.clone();
     let mut executor = start(&move |ctx: Context| {
-        let tasks: Vec<_> = (0..WIDTH).map(|number| Counted(ctx.call(echo, number), counter.clone())).collect();
-        async move { join_all(tasks).await.into_iter().sum::<Result<u32>>() }
+        let counter = counter.clone();
+        async move {
+            let tasks = (0..WIDTH).map(|number| Counted(ctx.call(echo, number), counter.clone()));
+            join_all(tasks).await.into_iter().sum::<Result<u32>>()
+        }
     });
     let asked = executor.advance(vec![event("turn 0")]).actions.len();
     let answers = (0..WIDTH).rev().map(|task| event(&format!("{task}={task}"))).collect();
@@ -507,4 +510,19 @@ fn an_answer_that_does_not_fit_the_task_is_a_failure() {
     }
     let failure = "failed UnknownOutcome: activity echo was answered with `fired`, which this module's SDK does not know";
     check(call, &[("turn 0", "echo(1)"), ("0 fired", failure)]);
+}
+
+#[test]
+#[should_panic(expected = "keep it in no thread-local")]
+fn a_context_that_another_execution_has_left_behind_is_refused() {
+    thread_local! {
+        static KEPT: RefCell<Option<Context>> = const { RefCell::new(None) };
+    }
+    let keep = |ctx: Context| async move {
+        KEPT.set(Some(ctx));
+        Ok(())
+    };
+    start(&keep).advance(vec![event("turn 0")]);
+    let take = |_| async { KEPT.take().expect("it was kept").call(echo, 1_u32).await };
+    start(&take).advance(vec![event("turn 0")]);
 }

@@ -146,8 +146,7 @@ async fn attempt(context: &ActivityContext, order: &ActivityOrder) -> Result<Don
         }
     };
     if module.catalog().activity(name).is_none() {
-        let message = format!("no module in this task hub has an activity named {name:?}");
-        return Ok(failed(Failure::new("UnknownActivity", message).non_retriable()));
+        return Ok(failed(Failure::new("UnknownActivity", module.catalog().no_activity(name)).non_retriable()));
     }
     let invocation = Invocation {
         function: name.clone(),
@@ -165,7 +164,11 @@ async fn attempt(context: &ActivityContext, order: &ActivityOrder) -> Result<Don
         Ok(Err(NoGuest::Host(message))) => Err(message),
         Ok(Err(NoGuest::NoSlot)) => unreachable!("`invoke` waits for a slot"),
         Err(_) => {
-            let whose = if limit_ms == limits.activity_ms_max { " (limit activity_ms_max)" } else { "" };
+            let whose = if limit_ms == limits.activity_ms_max {
+                " (limit activity_ms_max, section [limits] of the server's configuration)"
+            } else {
+                ""
+            };
             let message = format!("activity {name:?} took longer than {limit_ms} ms{whose}, and was stopped");
             Ok(failed(Failure::new("Timeout", message)))
         }

@@ -246,11 +246,13 @@ impl Instance {
         let failure = match error {
             TurnError::Fault(Fault::Certain(failure)) => failure,
             TurnError::Fault(Fault::Exhausted(mut failure)) => {
-                failure.message.push_str(&format!(", in {} tries", self.tries));
+                failure.message.push_str(&format!("; it was tried {} times", self.tries));
                 failure
             }
             TurnError::Diverged(message) => {
-                Failure::new("Diverged", format!("the module does not repeat its history: {message}"))
+                let cause = "a new version of the module does not cause this, since a running instance keeps the one it began with; \
+                             a store that was edited, or restored in part, does";
+                Failure::new("Diverged", format!("the module does not repeat its history: {message} ({cause})"))
             }
             TurnError::Corrupt(error) => Failure::new("CorruptHistory", error.to_string()),
         };

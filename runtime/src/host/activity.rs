@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
-use wasmtime::component::{Component, HasSelf, InstancePre, Linker, ResourceTable};
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{Component, HasSelf, InstancePre, Linker, ResourceTable, ResourceType};
 use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
@@ -15,7 +16,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 use super::contract::{self, activity as bindings, log};
 use super::fault::{self, NoGuest};
-use super::state::{self, Lines, MemoryBound, PanicNote};
+use super::state::{self, Lines, MemoryBound, NotOffered, PanicNote};
 use crate::limits::Limits;
 use crate::model::{Failure, Generation, InstanceId, LogLine, Outcome, Payload, TaskId};
 
@@ -52,7 +53,7 @@ pub(super) struct ActivityCode {
 }
 
 impl ActivityCode {
-    /// Links `component` with WASI and the log. What WASI has beyond version 0.2's command world traps when it is called.
+    /// Links `component` with WASI and the log. What WASI has beyond version 0.2's command world ends whoever calls it.
     ///
     /// # Errors
     /// If an import does not have the type that it should have.
@@ -60,7 +61,7 @@ impl ActivityCode {
         let mut linker: Linker<ActivityState> = Linker::new(engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
-        linker.define_unknown_imports_as_traps(component)?;
+        link_what_is_missing(&mut linker, component)?;
         let pre = linker.instantiate_pre(component)?;
         Ok(Self { indices: bindings::GuestIndices::new(&pre)?, pre })
     }
@@ -111,6 +112,31 @@ impl ActivityCode {
         let lines = store.data().lines.lock().take();
         Ok((outcome.unwrap_or_else(Outcome::Failed), lines))
     }
+}
+
+/// Gives `component` the interfaces of WASI that `linker` does not have. Not with `define_unknown_imports_as_traps`: to that
+/// method an import of WASI 0.2.6 is unknown to a linker that has 0.2.12, and all of WASI would trap.
+fn link_what_is_missing(linker: &mut Linker<ActivityState>, component: &Component) -> wasmtime::Result<()> {
+    const LINKED: [&str; 6] = ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+    let engine = linker.engine().clone();
+    for (import, item) in component.component_type().imports(&engine) {
+        let ComponentItem::ComponentInstance(interface) = item.ty else { continue };
+        if !import.starts_with("wasi:") || LINKED.iter().any(|package| import.starts_with(package)) {
+            continue;
+        }
+        let mut instance = linker.instance(import)?;
+        for (function, is) in interface.exports(&engine) {
+            match is.ty {
+                ComponentItem::ComponentFunc(_) => {
+                    let called = format!("{import}#{function}");
+                    instance.func_new(function, move |_, _, _, _| Err(wasmtime::Error::new(NotOffered(called.clone()))))?;
+                }
+                ComponentItem::Resource(_) => instance.resource(function, ResourceType::host::<()>(), |_, _| Ok(()))?,
+                _ => (), // Types need no definition.
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The data in an activity's wasmtime store.

@@ -1,9 +1,11 @@
 //! What went wrong in a guest, and what is there to tell people?
 
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
+use wasmtime_wasi::I32Exit;
 
-use super::state::{Denied, Exhausted, PanicNote};
+use super::state::{Denied, Exhausted, NotOffered, PanicNote};
 use super::text::{TEXT_BYTES_MAX, cut};
+use super::trace::{self, Trace};
 use crate::model::Failure;
 use crate::replay::Fault;
 
@@ -34,37 +36,61 @@ pub(super) fn at_instantiation(error: &wasmtime::Error, panic: Option<PanicNote>
 /// A panic and what a guest must not do come again in every try. Time, memory and stack depend on the machine: a trap that
 /// may have come from there is tried again.
 pub(super) fn of(error: &wasmtime::Error, panic: Option<PanicNote>) -> Fault {
-    let trace = error.downcast_ref::<WasmBacktrace>().map(|trace| cut(trace.to_string(), TEXT_BYTES_MAX));
-    let failure = |kind: &str, message: String| Failure { stack_trace: trace.clone(), ..Failure::new(kind, message) };
+    let Trace { text, place } = Trace::of(error);
+    let failure = |kind: &str, message: String| Failure {
+        message: cut(message, TEXT_BYTES_MAX),
+        stack_trace: text.clone(),
+        ..Failure::new(kind, String::new())
+    };
+    let at = place.as_ref().map(|place| format!("at {place} ")).unwrap_or_default();
     // First of all: the host ended the guest, whatever that has said before.
     if let Some(exhausted) = error.downcast_ref::<Exhausted>() {
-        return Fault::Exhausted(failure("LimitExceeded", exhausted.to_string()));
+        return Fault::Exhausted(failure("LimitExceeded", format!("{at}{exhausted}")));
     }
     if let Some(PanicNote { message, location }) = panic {
-        return Fault::Certain(failure("Panic", format!("panicked at {location}: {message}")));
+        // Where std or a library notices what is wrong is not where it is wrong.
+        let place = trace::own_place(&location).or(place).unwrap_or(location);
+        let advice = if message.starts_with("failed to spawn thread") {
+            " (a guest has one thread: for work side by side, call activities, and await them together)"
+        } else {
+            ""
+        };
+        return Fault::Certain(failure("Panic", format!("panicked at {place}: {message}{advice}")));
     }
     if let Some(denied) = error.downcast_ref::<Denied>() {
-        return Fault::Certain(failure("NotDeterministic", denied.to_string()));
+        return Fault::Certain(failure("NotDeterministic", format!("{at}{denied}")));
+    }
+    if let Some(not_offered) = error.downcast_ref::<NotOffered>() {
+        return Fault::Certain(failure("NotOffered", format!("{at}{not_offered}")));
+    }
+    if error.is::<I32Exit>() {
+        let message =
+            "the guest ended its process (as `std::process::exit` does): return a result instead, such as an error by `bail!`";
+        return Fault::Certain(failure("Exit", format!("{at}{message}")));
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::UnreachableCodeReached) => {
-            Fault::Certain(failure("Trap", "the guest trapped at `unreachable`, as a panic does that has no message".into()))
+            let message = "the guest trapped at `unreachable`, as a panic does that has no message";
+            Fault::Certain(failure("Trap", format!("{at}{message}")))
         }
         Some(Trap::StackOverflow) => {
-            Fault::Exhausted(failure("LimitExceeded", "the guest's stack is full; it recursed too deep".into()))
+            let message = "the guest's stack is full, so it recursed too deep: use a loop, or a list of what is still to be done";
+            Fault::Exhausted(failure("LimitExceeded", format!("{at}{message}")))
         }
         Some(Trap::MemoryOutOfBounds) => {
-            let message = "the guest reached outside its memory; most likely it recursed too deep";
-            Fault::Exhausted(failure("LimitExceeded", message.into()))
+            let message = "the guest reached outside its memory, so most likely it recursed too deep: use a loop, or a list of what \
+                           is still to be done";
+            Fault::Exhausted(failure("LimitExceeded", format!("{at}{message}")))
         }
-        Some(trap) => Fault::Exhausted(failure("Trap", format!("the guest trapped: {trap}"))),
+        Some(trap) => Fault::Exhausted(failure("Trap", format!("{at}the guest trapped: {trap}"))),
         None => Fault::Certain(match error.root_cause().to_string() {
             // Its type is not public.
-            cause if cause.contains("hostcalls") => failure(
-                "LimitExceeded",
-                "the guest handed over more in one call than its memory may hold (limit guest_memory_bytes_max)".into(),
-            ),
-            cause => failure("InvalidAnswer", format!("the guest broke the contract: {cause}")),
+            cause if cause.contains("hostcalls") => {
+                let message = "the guest handed over more in one call than its memory may hold: hand over less at once, or raise the \
+                               limit guest_memory_bytes_max (section [limits] of the server's configuration)";
+                failure("LimitExceeded", format!("{at}{message}"))
+            }
+            cause => failure("InvalidAnswer", format!("the guest broke the contract: {cause}; its SDK is at fault")),
         }),
     }
 }

@@ -12,6 +12,7 @@ mod module;
 mod orchestrator;
 mod state;
 mod text;
+mod trace;
 mod wasi;
 
 use std::collections::HashMap;

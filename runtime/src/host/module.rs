@@ -14,7 +14,7 @@ use super::engines::Engines;
 use super::fault::{self, NoGuest};
 use super::orchestrator::{self, OrchestratorCode, OrchestratorGuest};
 use super::state::{self, GuestState};
-use super::text::{FUNCTION_CHARACTERS_MAX, GENERATOR_CHARACTERS_MAX};
+use super::text::{FUNCTION_CHARACTERS_MAX, GENERATOR_CHARACTERS_MAX, nearest};
 use crate::limits::Limits;
 use crate::model::{Digest, Failure, LogLine, Outcome};
 use crate::replay::Fault;
@@ -52,6 +52,24 @@ impl Catalog {
     /// How the module spells the activity `name`, if it has it. Case does not count.
     pub fn activity(&self, name: &str) -> Option<&str> {
         find(&self.activities, name)
+    }
+
+    /// Says that nobody has the activity `name`, and which one of this module may have been meant.
+    pub fn no_activity(&self, name: &str) -> String {
+        const NAMES_SHOWN_MAX: usize = 10;
+        let names = || self.activities.iter().map(String::as_str);
+        let advice = if self.orchestrator(name).is_some() {
+            "it is an orchestrator".to_owned()
+        } else if let Some(nearest) = nearest(name, names()) {
+            format!("did you mean {nearest:?}?")
+        } else if self.activities.is_empty() {
+            "the orchestrator's own module has none".to_owned()
+        } else {
+            let shown: Vec<String> = names().take(NAMES_SHOWN_MAX).map(|name| format!("{name:?}")).collect();
+            let more = if self.activities.len() > NAMES_SHOWN_MAX { " and more" } else { "" };
+            format!("the orchestrator's own module has {}{more}", shown.join(", "))
+        };
+        format!("no module in this task hub has an activity named {name:?}: {advice}")
     }
 
     /// All names, of all roles.
@@ -281,6 +299,16 @@ mod tests {
         check_refused("by hand", ["x".repeat(257)], "1 to 256 characters");
         check_refused("by hand", ["Bake".into(), "BAKE".into()], "\"BAKE\" twice");
         check_refused("by hand", names(0), "empty");
+    }
+
+    #[test]
+    fn a_name_that_nobody_has_is_answered_with_the_one_that_was_meant() {
+        let mut catalog = catalog("by hand", ["Bake".into(), "Mix".into()]).unwrap();
+        catalog.orchestrators.push("Deliver".into());
+        let advice = |name: &str| catalog.no_activity(name).split_once(": ").unwrap().1.to_owned();
+        assert_eq!(advice("Back"), r#"did you mean "Bake"?"#);
+        assert_eq!(advice("deliver"), "it is an orchestrator");
+        assert_eq!(advice("Advertise"), r#"the orchestrator's own module has "Bake", "Mix""#);
     }
 
     #[test]

@@ -84,6 +84,18 @@ impl fmt::Display for Denied {
 
 impl StdError for Denied {}
 
+/// A function of WASI that no guest is offered, by its full name.
+#[derive(Debug)]
+pub(super) struct NotOffered(pub String);
+
+impl fmt::Display for NotOffered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the guest calls {}, which this version of Dacapo does not offer", self.0)
+    }
+}
+
+impl StdError for NotOffered {}
+
 /// A bound that another try may not reach.
 #[derive(Debug)]
 pub(super) enum Exhausted {
@@ -100,14 +112,26 @@ pub(super) enum Exhausted {
     },
 }
 
+/// Where limits are set.
+const WHERE: &str = "(section [limits] of the server's configuration)";
+
 impl fmt::Display for Exhausted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu { max } => {
-                write!(f, "the guest computed for more than {} ms without waiting (limit turn_cpu_ms_max)", max.as_millis())
+                write!(
+                    f,
+                    "the guest computed for more than {} ms without waiting: leave long work to activities, or raise the limit \
+                     turn_cpu_ms_max {WHERE}",
+                    max.as_millis()
+                )
             }
             Self::Memory { asked, max } => {
-                write!(f, "the guest wanted {asked} bytes of memory, and may have {max} (limit guest_memory_bytes_max)")
+                write!(
+                    f,
+                    "the guest wanted {asked} bytes of memory, and may have {max}: keep less at a time, or raise the limit \
+                     guest_memory_bytes_max {WHERE}"
+                )
             }
             Self::MachineMemory { asked } => {
                 write!(f, "the guest wanted {asked} bytes more memory than it had, and the machine has none left")

@@ -25,9 +25,41 @@ pub(super) fn cut(text: String, bytes_max: usize) -> String {
     if text.len() <= bytes_max { text } else { format!("{}…", &text[..text.floor_char_boundary(bytes_max)]) }
 }
 
+/// The one of `names` that somebody most likely meant who wrote `name`: all that differs is a third of its characters or less.
+pub(super) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = |name: &str| name.chars().flat_map(char::to_lowercase).collect::<Vec<_>>();
+    let meant = lower(name);
+    let distances = names.into_iter().map(|known| (distance(&meant, &lower(known)), known));
+    distances.filter(|(distance, _)| *distance <= meant.len().div_ceil(3)).min().map(|(_, known)| known)
+}
+
+/// How many characters have to be put in, left out or replaced to make one of the other.
+fn distance(one: &[char], other: &[char]) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (count, c) in one.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], count + 1);
+        for (column, d) in other.iter().enumerate() {
+            let replaced = diagonal + usize::from(c != d);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_nearest_name_is_one_that_may_have_been_meant() {
+        let names = ["ChargeCard", "Charge", "BakeBread"];
+        assert_eq!(nearest("chargecart", names), Some("ChargeCard"));
+        assert_eq!(nearest("Bake_Bread", names), Some("BakeBread"));
+        assert_eq!(nearest("Chrge", names), Some("Charge"));
+        assert_eq!(nearest("Deliver", names), None);
+        assert_eq!(nearest("", names), None);
+    }
 
     #[test]
     fn a_text_is_cut_at_a_character() {

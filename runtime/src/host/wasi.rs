@@ -158,13 +158,19 @@ pub(super) fn define(linker: &mut LinkerInstance<'_, GuestState>, interface: &st
         }
 
         ("wasi:cli/exit", _) => {
-            let message = "ends its process, which an orchestrator has none of: return a result instead";
+            let message = "ends its process (as `std::process::exit` does), and would take its own history with it: return a result \
+                           instead, such as an error by `bail!`";
             linker.func_new(function, move |_, _, _, _| Err(Denied::error(message.into())))
         }
         _ => {
+            let what = match interface.split_once('/').map_or(interface, |(package, _)| package) {
+                "wasi:sockets" => "reaches for the network",
+                "wasi:http" => "makes an HTTP request",
+                "wasi:filesystem" => "reaches for files",
+                _ => "calls what gives other answers at another time",
+            };
             let message = format!(
-                "calls {interface}#{function}, which gives other answers at another time, so replay could not repeat it: do this in an \
-                 activity, and await it with `ctx.call`"
+                "{what} ({interface}#{function}), and replay could not repeat it: do this in an activity, and await it with `ctx.call`"
             );
             linker.func_new(function, move |_, _, _, _| Err(Denied::error(message.clone())))
         }

@@ -179,3 +179,13 @@ pub(crate) async fn chatter(ctx: Context, count: u32) -> Result<()> {
     }
     Ok(())
 }
+
+/// Uses what an activity has of the world, and returns how many things these are.
+#[activity(name = "Worldly")]
+pub(crate) async fn worldly() -> Result<usize> {
+    println!("the oven is hot");
+    let mut seen: HashMap<&str, u128> = HashMap::new(); // Takes a random seed.
+    seen.insert("clock", SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis());
+    seen.insert("stopwatch", std::time::Instant::now().elapsed().as_millis());
+    Ok(seen.len())
+}

@@ -1,0 +1,41 @@
+//! `ctx.call` of what is no activity, and activities that are called past the host.
+
+#![allow(unused)]
+
+use dacapo_guest::prelude::*;
+
+#[activity]
+async fn bake(loaf: String) -> Result<u32> {
+    Ok(loaf.len() as u32)
+}
+
+#[orchestrator]
+async fn deliver(ctx: Context) -> Result<()> {
+    Ok(())
+}
+
+async fn plain(loaf: String) -> Result<u32> {
+    Ok(loaf.len() as u32)
+}
+
+#[orchestrator]
+async fn calls_an_orchestrator(ctx: Context) -> Result<()> {
+    ctx.call(deliver, ()).await
+}
+
+#[orchestrator]
+async fn calls_a_plain_function(ctx: Context) -> Result<u32> {
+    ctx.call(plain, "rye").await
+}
+
+#[orchestrator]
+async fn calls_past_the_host(ctx: Context) -> Result<u32> {
+    bake("rye".to_owned()).await
+}
+
+#[orchestrator]
+async fn forgets_the_input(ctx: Context) -> Result<u32> {
+    ctx.call(bake).await
+}
+
+fn main() {}
