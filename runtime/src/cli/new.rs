@@ -34,7 +34,7 @@ const NAME_CHARS_MAX: usize = 64;
 ///
 /// It builds, runs and has tests as it is. `dacapo dev` in its folder is the next step.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(verbatim_doc_comment, after_help = "Example:\n  dacapo new greeter")]
 pub(super) struct New {
     /// The name of the crate, and of the module
     #[arg(value_parser = crate_name)]

@@ -43,7 +43,7 @@ const DIGEST_CHARS: usize = 8;
 ///
 /// If port 7071 is taken, another one is used.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(verbatim_doc_comment, after_help = "Examples:\n  dacapo dev\n  dacapo dev greeter --listen 127.0.0.1:0")]
 pub(super) struct Dev {
     /// The crate's folder
     #[arg(value_name = "CRATE-DIR", default_value = ".")]
