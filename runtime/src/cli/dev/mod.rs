@@ -36,7 +36,7 @@ use crate::model::Digest;
 /// How much of a digest is shown: enough to tell the versions of a day apart.
 const DIGEST_CHARS: usize = 8;
 
-/// Serve the module of a crate on this machine, and build and upload it again after every change
+/// Serve a crate's module on this machine, and build it again after every change
 ///
 /// The server asks for no key. Its data stay when it stops, so that a restart goes on where it stood.
 /// What the functions log and every run that ends are shown as they come, until Ctrl-C.
