@@ -41,8 +41,8 @@ pub(super) struct New {
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
 
-    /// The folder of the crate dacapo-guest [default: that of the checkout this program is from, or
-    /// else version 0.1 of the registry]
+    /// Where the crate dacapo-guest lies [default: in the checkout that this
+    /// program was built from, or else in the registry]
     #[arg(long, value_name = "DIR", verbatim_doc_comment)]
     sdk: Option<PathBuf>,
 }

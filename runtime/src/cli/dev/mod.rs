@@ -49,7 +49,7 @@ pub(super) struct Dev {
     #[arg(value_name = "CRATE-DIR", default_value = ".")]
     dir: PathBuf,
 
-    /// The IP address, of this machine only, and the port to listen on; port 0 takes a free one
+    /// Where to listen, on a loopback address only; port 0 takes a free one
     /// [default: 127.0.0.1:7071]
     #[arg(long, value_name = "ADDR:PORT", env = "DACAPO_LISTEN", hide_env_values = true, value_parser = loopback, verbatim_doc_comment)]
     listen: Option<SocketAddr>,
