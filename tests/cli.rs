@@ -101,6 +101,9 @@ impl Shell {
 fn masked(shown: &str) -> String {
     let line = |line: &str| {
         let cells = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty());
+        // Where a cell is cut depends on the width of the others.
+        let cells =
+            cells.map(|cell| if cell.ends_with('…') { cell.chars().take(30).chain(['…']).collect() } else { cell.to_owned() });
         cells.map(|cell| cell.split(' ').map(mask).collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join(" | ")
     };
     let text = shown.lines().map(|text| line(text) + "\n").collect::<String>();

@@ -5,6 +5,7 @@ mod control;
 mod history;
 mod hubs;
 mod list;
+mod operations;
 mod routes;
 mod start;
 mod status;

@@ -142,12 +142,13 @@ fn a_custom_status_over_its_bound_has_failed() {
 #[test]
 fn a_guest_that_asks_for_what_is_not_offered_has_failed() {
     let server = Server::start();
-    // One action, at address 512: a timer.
-    let liar = wasm::liar(&[512, 1, 0, 0, 0, 0, 0, 0, 0], r#"(data (i32.const 512) "\01\00\00\00\00\00\00\00\07\00\00\00")"#);
-    server.upload(HUB, "liar", &liar);
+    // One action, at address 512: an extension with name and value at 600.
+    let extension = r#"(data (i32.const 512) "\0c\00\00\00\00\00\00\00\58\02\00\00\04\00\00\00\5c\02\00\00\04\00\00\00")
+        (data (i32.const 600) "warpnull")"#;
+    server.upload(HUB, "liar", &wasm::liar(&[512, 1, 0, 0, 0, 0, 0, 0, 0], extension));
     let failure = failure(&server, "Liar", "");
     assert_eq!(failure["ErrorType"], "NotOffered");
-    assert_parts(failure["ErrorMessage"].as_str().unwrap(), &["timer"]);
+    assert_parts(failure["ErrorMessage"].as_str().unwrap(), &["warp"]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! the module again from the top against that record.
 //!
 //! In reading order: [`model`] is the data, [`replay`] the heart, [`engine`] what drives it, [`host`] how guests run, [`store`] what
-//! is kept, [`api`] the HTTP side, [`cli`] the command line. Arrows point that way only: `cli → api → engine → {host, store} → model`.
+//! is kept, [`api`] the HTTP side, [`cli`] the command line, [`metrics`] what all of them count. Arrows point that way only: `cli → api → engine → {host, store} → model`.
 
 pub mod api;
 pub mod cli;
@@ -11,6 +11,7 @@ pub mod config;
 pub mod engine;
 pub mod host;
 pub mod limits;
+pub mod metrics;
 pub mod model;
 pub mod replay;
 pub mod store;

@@ -155,22 +155,31 @@ fn what_is_not_there_has_an_exit_code_of_its_own() {
 }
 
 #[test]
-fn logs_are_followed_until_the_instance_has_ended() {
+fn logs_are_shown_and_followed_until_the_instance_has_ended() {
     let server = Server::start();
     let shell = Shell::of(&server);
-    let home = shell.home.path().to_owned();
-    shell.done(&["start", "Collect", "--input", "1", "--id", "a"]);
-    let out = fs::File::create(home.join("followed")).expect("make a file");
+    shell.done(&["start", "Talks", "--id", "a"]);
+    let file = shell.home.path().join("followed");
     let mut following = Command::new(PROGRAM)
         .args(["logs", "a", "--follow", "--server", &server.origin])
         .stdin(Stdio::null())
-        .stdout(out)
+        .stdout(fs::File::create(&file).expect("make a file"))
         .spawn()
         .expect("start the program");
-    assert!(following.try_wait().expect("ask for it").is_none());
-    shell.done(&["raise", "a", "item"]);
+    let followed = || fs::read_to_string(&file).expect("read what was followed");
+    eventually("three lines", || (followed().lines().count() == 3).then_some(()));
+    assert!(following.try_wait().expect("ask for it").is_none(), "the instance goes on, and so does who follows it");
+    shell.done(&["raise", "a", "done"]);
     let status = eventually("the end of logs --follow", || following.try_wait().expect("ask for it"));
     assert_eq!(status.code(), Some(DONE));
+
+    let logs = shell.done(&["logs", "a"]);
+    assert_eq!(followed(), logs);
+    golden::check_text("cli/logs.txt", &masked(&logs));
+    let lines = shell.done(&["logs", "a", "--json"]);
+    let messages: Vec<_> =
+        lines.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")["message"].clone()).collect();
+    assert_eq!(messages, ["first the mixing", "the dough", "the oven is at 250 °C"]);
 }
 
 #[test]
@@ -196,7 +205,7 @@ fn lists_are_filtered_and_follow_the_pages() {
     assert_eq!(ids(&["--created-after", "1h", "--created-before", "2099-01-01"]).len(), 6);
 
     let Ran { code, stdout, stderr } = shell.run(&["list", "--prefix", "race-", "--top", "2"]);
-    assert_eq!((code, stderr.as_str()), (DONE, "There are more than these 2; --top shows more of them\n"));
+    assert_eq!((code, stderr.as_str()), (DONE, "These are the first 2; --top shows more\n"));
     golden::check_text("cli/list.txt", &masked(&stdout));
     let Ran { code, stdout, stderr } = shell.run(&["list", "--prefix", "nothing-"]);
     assert_eq!((code, stdout.as_str(), stderr.as_str()), (DONE, "", "There is no such instance\n"));

@@ -33,6 +33,24 @@ fn a_version_that_no_module_has_is_not_found() {
 }
 
 #[test]
+fn a_module_goes_when_nothing_runs_on_it() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    shell.done(&["start", "Collect", "--input", "1", "--id", "a"]);
+    let why = shell.refused(&["modules", "delete", "guests"], FAILED);
+    assert!(why.starts_with("the server refused: "), "{why}");
+    shell.done(&["raise", "a", "item"]);
+    server.finished("a");
+
+    let modules = shell.json(&["modules", "--json"]);
+    let digest = modules[0]["current"].as_str().expect("a digest");
+    assert_eq!(shell.done(&["modules", "delete", "guests", "--version", &digest[..8]]), "");
+    assert_eq!(shell.done(&["modules", "--json"]), "[]\n");
+    let why = shell.refused(&["modules", "delete", "guests"], NOT_FOUND);
+    assert!(why.contains("has no module \"guests\""), "{why}");
+}
+
+#[test]
 fn keys_are_those_of_the_data_directory() {
     let server = Setup { keys: true, empty: true, ..Setup::default() }.start();
     let (master, system) = (server.key("master"), server.key("system"));

@@ -1,11 +1,13 @@
 //! Who is let in: with keys, and without.
 
+use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use super::PREFIXES;
 use crate::support::server::{PROGRAM, run_to_end};
-use crate::support::{Client, P3, Reply, Server, Setup};
+use crate::support::{Client, P3, Reply, Server, Setup, eventually};
 
 fn with_keys() -> Server {
     Setup { keys: true, ..Setup::default() }.start()
@@ -20,10 +22,13 @@ fn stranger(server: &Server) -> Client {
 fn without_a_key_nothing_answers_but_health() {
     let server = with_keys();
     let stranger = stranger(&server);
-    assert_eq!(stranger.get("/healthz").status, 200);
+    for path in ["/healthz", "/readyz"] {
+        assert!(matches!(stranger.get(path).status, 200 | 503), "{path}");
+    }
     let mut paths: Vec<String> = PREFIXES[..3].iter().map(|prefix| format!("{prefix}/instances/a")).collect();
     paths.extend(["/durabletask/instances/a", "/nothing", "/", "/admin/modules", "/admin/modules/guests"].map(str::to_owned));
-    paths.push(format!("{P3}/nothing"));
+    paths.extend(["", "/instances", "/nothing"].map(|path| format!("{P3}{path}")));
+    paths.push("/metrics".into());
     for path in paths {
         for url in [path.clone(), format!("{path}?code=wrong"), format!("{path}?code=")] {
             let reply = stranger.get(&url);
@@ -32,6 +37,8 @@ fn without_a_key_nothing_answers_but_health() {
     }
     assert_eq!(stranger.post(&format!("{P3}/orchestrators/Race/a"), "").status, 401);
     assert_eq!(stranger.put("/admin/modules/x", "junk").status, 401);
+    assert_eq!(stranger.send("DELETE", "/admin/modules/guests", b"").status, 401);
+    assert_eq!(stranger.send("BREW", "/nothing", b"").status, 401, "the key comes before the verb");
     assert_eq!(server.status("a", "").status, 404, "nothing was started");
 }
 
@@ -47,6 +54,10 @@ fn the_system_key_opens_the_webhooks_and_the_master_key_everything() {
     for path in ["/admin/modules", "/admin/modules/guests"] {
         assert_eq!((code(path, &system), code(path, &master)), (401, 200), "{path}");
     }
+    let delete = |key: &str| stranger.send("DELETE", &format!("/admin/modules/none?code={key}"), b"").status;
+    assert_eq!((delete(&system), delete(&master)), (401, 404));
+    let upload = stranger.put(&format!("/admin/modules/x?code={system}"), "junk");
+    assert_eq!((upload.status, upload.text()), (401, ""));
     // The prefix for workers is served on listeners without keys only.
     assert_eq!(code("/durabletask/instances/a", &master), 404);
 }
@@ -75,18 +86,67 @@ fn generated_urls_carry_the_system_key_and_work_as_they_are() {
 }
 
 #[test]
-fn keys_are_kept_for_their_owner_alone_and_never_logged() {
+fn keys_are_kept_for_their_owner_alone() {
     let mut server = with_keys();
-    let (master, system) = (server.key("master"), server.key("system"));
-    let mode = server.data().join("keys.json").metadata().unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
-    stranger(&server).get(&format!("{P3}/instances/a?code={system}"));
-    let log = server.log();
-    assert!(!log.contains(&master) && !log.contains(&system), "{log}");
+    let keys = (server.key("master"), server.key("system"));
+    let file = server.data().join("keys.json");
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     server.stop();
     server.restart();
-    assert_eq!((server.key("master"), server.key("system")), (master, system));
+    assert_eq!((server.key("master"), server.key("system")), keys);
     assert_eq!(server.get("/admin/modules").status, 200);
+    server.stop();
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(server.data());
+    let output = run_to_end(&mut command);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && output.stdout.is_empty(), "{told}");
+    assert!(told.contains("can be opened by others") && told.contains("chmod 600"), "{told}");
+    assert!(!told.contains(&keys.0) && !told.contains(&keys.1), "{told}");
+}
+
+#[test]
+fn a_key_is_in_no_log_and_in_no_list_of_processes() {
+    let server = Setup { keys: true, log: "trace", ..Setup::default() }.start();
+    let stranger = stranger(&server);
+    let (master, system) = (server.key("master"), server.key("system"));
+    for key in [&master, &system, "wrong-key"] {
+        let with_header = stranger.with_header("x-functions-key", key);
+        for path in [P3, "/admin/modules", "/metrics", "/nothing", &format!("{P3}/instances/a")] {
+            with_header.get(path);
+            stranger.get(&format!("{path}?code={key}"));
+        }
+        stranger.post(&format!("{P3}/orchestrators/Race?code={key}"), "");
+        stranger.post(&format!("{P3}/orchestrators/Race?code={key}"), "no JSON");
+        server.raw(&format!("GET {P3}?code={key} HTTP/1.1\r\nHost: a b\r\nConnection: close\r\n\r\n"));
+        server.raw(&format!("GET {P3}?code={key} HTTP/9.9\r\nHost: localhost\r\nConnection: close\r\n\r\n"));
+    }
+    eventually("the log of the last request", || server.log().contains("status=401").then_some(()));
+    let log = server.log();
+    assert!(log.contains("answered"), "it logs requests: {log}");
+    for key in [&master, &system, "wrong-key"] {
+        assert!(!log.contains(key), "{log}");
+    }
+    let process = Path::new("/proc").join(server.process_id().to_string());
+    for file in ["cmdline", "environ"] {
+        let shown = String::from_utf8_lossy(&fs::read(process.join(file)).unwrap()).into_owned();
+        assert!(!shown.contains(&master) && !shown.contains(&system), "{file}: {shown}");
+    }
+}
+
+#[test]
+fn no_answer_allows_pages_of_other_origins() {
+    for server in [with_keys(), Server::start()] {
+        for method in ["GET", "OPTIONS"] {
+            for path in [P3, "/healthz", "/readyz", "/nothing"] {
+                let reply = server.with_header("origin", "http://evil.example").send(method, path, b"");
+                for header in ["origin", "methods", "headers", "credentials"] {
+                    assert_eq!(reply.header(&format!("access-control-allow-{header}")), None, "{method} {path}: {reply}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -39,9 +39,7 @@ fn a_path_that_nobody_knows_is_404_with_an_empty_body() {
         assert_eq!((reply.status, reply.text()), (404, ""), "{path}");
     }
     for prefix in PREFIXES {
-        for path in
-            ["", "/", "/orchestrators", "/instances/a/b/c", "/nothing", "/instances/a%", "/instances/%FF", "/instances/a%2Fb"]
-        {
+        for path in ["/orchestrators", "/instances/a/b/c", "/nothing", "/instances/a%", "/instances/%FF", "/instances/a%2Fb"] {
             let reply = server.get(&format!("{prefix}{path}"));
             // What is part of the contract and not served yet is 404 too.
             assert_eq!((reply.status, reply.text()), (404, ""), "{prefix}{path}");

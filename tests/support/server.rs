@@ -31,6 +31,8 @@ pub(crate) struct Setup {
     pub(crate) empty: bool,
     /// With keys. The client sends the master key.
     pub(crate) keys: bool,
+    /// What it logs, as `DACAPO_LOG` has it; empty for the default.
+    pub(crate) log: &'static str,
 }
 
 impl Setup {
@@ -89,6 +91,9 @@ impl Server {
         if !self.setup.keys {
             command.arg("--no-auth");
         }
+        if !self.setup.log.is_empty() {
+            command.env("DACAPO_LOG", self.setup.log);
+        }
         let (process, origin) = Process::spawn(command);
         self.process = Some(process);
         self.client = Client::new(&origin);
@@ -129,9 +134,14 @@ impl Server {
         self.process.as_ref().map(Process::log).unwrap_or_default()
     }
 
+    /// The number of its process.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.as_ref().expect("it is running").child.id()
+    }
+
     /// How much CPU time its child processes have taken, in ticks of the kernel.
     pub(crate) fn cpu_ticks_of_children(&self) -> u64 {
-        let id = self.process.as_ref().expect("it is running").child.id();
+        let id = self.process_id();
         let line = fs::read_to_string(format!("/proc/{id}/stat")).expect("read about the server");
         let (_, fields) = line.rsplit_once(") ").expect("the name of the program stands in brackets");
         // User and system time of children that were waited for: fields 16 and 17, of which two stand before the bracket.

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use hyper::{HeaderMap, StatusCode};
@@ -41,6 +41,18 @@ pub enum KeysError {
         /// What it said.
         error: io::Error,
     },
+    /// Others than its owner may read the file, or write to it, and may have done so.
+    #[error(
+        "{} can be opened by others than its owner (mode {mode:03o}); `chmod 600` it, or delete it to get new keys if somebody may have \
+         read them",
+        path.display()
+    )]
+    Open {
+        /// The file in question.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
     /// The file is there and does not hold two keys.
     #[error("{} must hold two different keys, \"master\" and \"system\"; restore it, or delete it to get new ones", .0.display())]
     Malformed(PathBuf),
@@ -56,11 +68,18 @@ impl Keys {
         let path = data_dir.join(FILE);
         let failed = |error| KeysError::Io { path: path.clone(), error };
         let text = match fs::read(&path) {
+            Ok(text) => {
+                let mode = fs::metadata(&path).map_err(failed)?.mode() & 0o777;
+                if mode & 0o077 != 0 {
+                    return Err(KeysError::Open { path, mode });
+                }
+                text
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Self::random().and_then(|keys| keys.create(data_dir, &path)).map_err(failed)?;
                 fs::read(&path).map_err(failed)? // Another process may have been faster.
             }
-            read => read.map_err(failed)?,
+            Err(error) => return Err(failed(error)),
         };
         let keys = serde_json::from_slice::<Self>(&text).ok();
         // An empty key would open to an empty header.
@@ -280,8 +299,25 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_others_can_open_are_refused_with_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        Keys::load_or_create(dir.path()).unwrap();
+        let file = dir.path().join(FILE);
+        for mode in [0o640, 0o604, 0o620, 0o777] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+            let Err(error) = Keys::load_or_create(dir.path()) else { panic!("{mode:o} is taken") };
+            let told = error.to_string();
+            assert!(told.contains(&format!("(mode {mode:03o}); `chmod 600` it")), "{told}");
+        }
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
+        Keys::load_or_create(dir.path()).unwrap();
+    }
+
+    #[test]
     fn keys_that_cannot_be_are_refused() {
         let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE), "").unwrap();
+        fs::set_permissions(dir.path().join(FILE), fs::Permissions::from_mode(0o600)).unwrap();
         for text in ["", "{}", r#"{"master":"","system":"s"}"#, r#"{"master":"s","system":"s"}"#] {
             fs::write(dir.path().join(FILE), text).unwrap();
             assert!(matches!(Keys::load_or_create(dir.path()), Err(KeysError::Malformed(_))), "{text}");

@@ -13,6 +13,9 @@ use crate::model::{HubName, InstanceId};
 /// The prefix that generated URLs have, whichever the client came by.
 const PREFIX: &str = "/runtime/webhooks/durabletask";
 
+/// The prefix for workers, which send no key.
+const RPC_PREFIX: &str = "/durabletask";
+
 /// What is escaped in a part of a path or a value of a query.
 const ESCAPED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'!').remove(b'*').remove(b'(').remove(b')');
@@ -80,8 +83,11 @@ fn plain_authority(text: &str) -> Option<Authority> {
 /// What every URL about the instances of one hub has in common.
 #[derive(Debug, Clone)]
 pub(super) struct Links {
+    origin: String,
     base: String,
     query: String,
+    /// The part of the query that shows the key; empty without one.
+    code: String,
 }
 
 /// What a client can do with an instance: the body of every 202 of a start.
@@ -101,15 +107,39 @@ pub(super) struct CheckStatus {
     rewind_post_uri: String,
 }
 
+/// What a client library needs to use a hub, as a worker gets it. In the management URLs the instance ID is the text `INSTANCEID`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Binding {
+    task_hub_name: String,
+    creation_urls: CreationUrls,
+    management_urls: CheckStatus,
+    base_url: String,
+    required_query_string_parameters: String,
+    /// Where requests need no key, with a slash at its end. Left out if there is no such place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rpc_base_url: Option<String>,
+}
+
+/// Where instances are started. What stands in braces or brackets clients replace in the text.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CreationUrls {
+    create_new_instance_post_uri: String,
+    create_and_wait_on_new_instance_post_uri: String,
+}
+
 impl Links {
     /// `code`: the key that the URLs carry, if the server asks for keys.
     pub(super) fn new(origin: &Origin, target: &Target, code: Option<&str>) -> Self {
         let mut query = format!("taskHub={}&connection={}", escaped(target.hub.as_str()), escaped(target.connection));
-        if let Some(code) = code {
-            query.push_str("&code=");
-            query.push_str(&escaped(code));
+        let code = code.map(|code| format!("code={}", escaped(code))).unwrap_or_default();
+        if !code.is_empty() {
+            query.push('&');
+            query.push_str(&code);
         }
-        Self { base: format!("{}://{}{PREFIX}", origin.scheme, origin.authority), query }
+        let origin = format!("{}://{}", origin.scheme, origin.authority);
+        Self { base: format!("{origin}{PREFIX}"), origin, query, code }
     }
 
     /// Where to ask how an instance stands.
@@ -131,6 +161,25 @@ impl Links {
             suspend_post_uri: format!("{url}/suspend?reason={{text}}&{query}"),
             resume_post_uri: format!("{url}/resume?reason={{text}}&{query}"),
             rewind_post_uri: format!("{url}/rewind?reason={{text}}&{query}"),
+        }
+    }
+
+    /// What a client library needs to use the hub of `target`. `has_rpc`: whether this listener serves the prefix for workers.
+    pub(super) fn binding(&self, target: &Target, has_rpc: bool) -> Binding {
+        let Self { origin, base, code, .. } = self;
+        let start = format!("{base}/orchestrators/{{functionName}}[/{{instanceId}}]");
+        let wait = "timeout={timeoutInSeconds}&pollingInterval={intervalInSeconds}";
+        let and_code = if code.is_empty() { String::new() } else { format!("&{code}") };
+        Binding {
+            task_hub_name: target.hub.to_string(),
+            creation_urls: CreationUrls {
+                create_new_instance_post_uri: format!("{start}?{code}"),
+                create_and_wait_on_new_instance_post_uri: format!("{start}?{wait}{and_code}"),
+            },
+            management_urls: self.check_status(&"INSTANCEID".parse().expect("letters make an ID")),
+            base_url: base.clone(),
+            required_query_string_parameters: code.clone(),
+            rpc_base_url: has_rpc.then(|| format!("{origin}{RPC_PREFIX}/")),
         }
     }
 
@@ -236,5 +285,30 @@ pub(super) mod tests {
             let base = "http://oven.example:7071/runtime/webhooks/durabletask/instances/";
             assert_eq!(url, format!("{base}{path}?taskHub=Bakery&connection=Storage"));
         }
+    }
+    #[test]
+    fn the_binding_document_is_that_of_the_contract() {
+        let target = Target { hub: "Bakery".parse().unwrap(), connection: "Storage" };
+        let base = "http://oven.example:7071/runtime/webhooks/durabletask";
+        let start = format!("{base}/orchestrators/{{functionName}}[/{{instanceId}}]");
+        let wait = "timeout={timeoutInSeconds}&pollingInterval={intervalInSeconds}";
+        let shown = |code, has_rpc| serde_json::to_value(links(code).binding(&target, has_rpc)).unwrap();
+
+        let with_key = shown(Some("k1"), false);
+        assert_eq!(with_key["taskHubName"], "Bakery");
+        assert_eq!(with_key["creationUrls"]["createNewInstancePostUri"], format!("{start}?code=k1"));
+        assert_eq!(with_key["creationUrls"]["createAndWaitOnNewInstancePostUri"], format!("{start}?{wait}&code=k1"));
+        let management = &with_key["managementUrls"];
+        assert_eq!((&management["id"], management.as_object().unwrap().len()), (&"INSTANCEID".into(), 9));
+        let status = format!("{base}/instances/INSTANCEID?taskHub=Bakery&connection=Storage&code=k1");
+        assert_eq!(management["statusQueryGetUri"], status);
+        assert_eq!((&with_key["baseUrl"], &with_key["requiredQueryStringParameters"]), (&base.into(), &"code=k1".into()));
+        assert_eq!(with_key.get("rpcBaseUrl"), None);
+
+        let open = shown(None, true);
+        assert_eq!(open["creationUrls"]["createNewInstancePostUri"], format!("{start}?"));
+        assert_eq!(open["creationUrls"]["createAndWaitOnNewInstancePostUri"], format!("{start}?{wait}"));
+        assert_eq!(open["requiredQueryStringParameters"], "");
+        assert_eq!(open["rpcBaseUrl"], "http://oven.example:7071/durabletask/");
     }
 }

@@ -13,6 +13,7 @@ mod links;
 mod list;
 mod logs;
 mod modules;
+mod operations;
 mod patience;
 mod query;
 mod reply;
@@ -29,7 +30,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -145,6 +146,11 @@ pub async fn serve(listener: TcpListener, api: Arc<Api>, shutdown: impl Future<O
 struct Draining(watch::Receiver<bool>);
 
 impl Draining {
+    /// Whether it is.
+    fn has_begun(&self) -> bool {
+        *self.0.borrow()
+    }
+
     /// Returns when it is.
     async fn begun(&self) {
         // An error says that the server itself is gone, which comes to the same.
@@ -184,13 +190,16 @@ async fn respond(
     local: SocketAddr,
     draining: &Draining,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
+    let began = Instant::now();
     let (parts, mut body) = request.into_parts();
-    let answered = unpanicked(api.answer(&parts, &mut body, local, draining)).await;
+    let mut endpoint = "none";
+    let answered = unpanicked(api.answer(&parts, &mut body, local, draining, &mut endpoint)).await;
     let reply = answered.unwrap_or_else(|panic| Err(ApiError::internal(panic))).unwrap_or_else(ApiError::into_reply);
     // Who asks before sending will not send what we do not want.
     if !body.is_end_stream() && !parts.headers.contains_key(header::EXPECT) {
         body::discard(&mut body).await;
     }
+    api.engine.metrics().request(endpoint, reply.status().as_u16(), began.elapsed());
     // Not the query: it may hold a key.
     tracing::debug!(method = %parts.method, path = parts.uri.path(), status = reply.status().as_u16(), "answered");
     Ok(reply.into_response())
@@ -212,13 +221,15 @@ fn message(panic: &(dyn Any + Send)) -> &str {
 }
 
 impl Api {
-    /// Finds the endpoint, checks that the client may use it, reads the body if there is one to read, and calls the handler.
+    /// Finds the endpoint, checks that the client may use it, reads the body if there is one to read, and calls the handler. `name` becomes
+    /// that of the endpoint, once the client is let in.
     async fn answer(
         &self,
         request: &Parts,
         body: &mut Incoming,
         local: SocketAddr,
         draining: &Draining,
+        name: &mut &'static str,
     ) -> Result<Reply, ApiError> {
         let Api { engine, settings, room } = self;
         let limits = engine.limits();
@@ -231,6 +242,7 @@ impl Api {
         let need = endpoint.as_ref().map_or(Need::System, Endpoint::need);
         settings.access.check(need, &request.headers, &query, &origin)?;
         let endpoint = endpoint?;
+        *name = endpoint.name();
 
         let origin = if settings.use_forwarded_host { origin.forwarded(&request.headers) } else { origin };
         match endpoint {
@@ -283,7 +295,15 @@ impl Api {
                 let target = query.target(&settings.default_hub).map_err(ApiError::ours_bad_request)?;
                 modules::delete(engine, &target.hub, &module, digest.as_deref()).await
             }
-            Endpoint::Health => Ok(health()),
+            Endpoint::Binding => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let links = Links::new(&origin, &target, settings.access.link_code());
+                let has_rpc = settings.access.doors().contains(&Door::Rpc);
+                Ok(Reply::json(StatusCode::OK, &links.binding(&target, has_rpc)))
+            }
+            Endpoint::Health => Ok(operations::health()),
+            Endpoint::Ready => Ok(operations::ready(engine, draining.has_begun())),
+            Endpoint::Metrics => operations::metrics(engine.clone()).await,
         }
     }
 
@@ -297,17 +317,12 @@ impl Api {
     }
 }
 
-/// `GET /healthz`: 200 while the server answers at all. Asks for no key.
-fn health() -> Reply {
-    Reply::json(StatusCode::OK, &serde_json::json!({ "status": "ok" }))
-}
-
 impl Endpoint {
     /// What a request has to show to be let in.
     fn need(&self) -> Need {
         match self {
-            Self::Health => Need::Nothing,
-            Self::Start { .. } | Self::Status { .. } | Self::List => Need::System,
+            Self::Health | Self::Ready => Need::Nothing,
+            Self::Start { .. } | Self::Status { .. } | Self::List | Self::Binding | Self::Metrics => Need::System,
             Self::Raise { .. } | Self::Terminate { .. } | Self::Logs { .. } => Need::System,
             Self::Upload { .. } | Self::Modules | Self::Module { .. } | Self::ModuleBytes { .. } => Need::Master,
             Self::DeleteModule { .. } => Need::Master,

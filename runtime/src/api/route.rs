@@ -34,6 +34,35 @@ pub(super) enum Endpoint {
     DeleteModule { module: String, digest: Option<String> },
     /// Whether the server is alive.
     Health,
+    /// Whether it does its work.
+    Ready,
+    /// Its counters.
+    Metrics,
+    /// What a client needs to know to use a hub.
+    Binding,
+}
+
+impl Endpoint {
+    /// Its name in the metrics.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Start { .. } => "start",
+            Self::Status { .. } => "status",
+            Self::List => "list",
+            Self::Raise { .. } => "raise",
+            Self::Terminate { .. } => "terminate",
+            Self::Logs { .. } => "logs",
+            Self::Upload { .. } => "upload",
+            Self::Modules => "modules",
+            Self::Module { .. } => "module",
+            Self::ModuleBytes { .. } => "module_bytes",
+            Self::DeleteModule { .. } => "delete_module",
+            Self::Health => "health",
+            Self::Ready => "ready",
+            Self::Metrics => "metrics",
+            Self::Binding => "binding",
+        }
+    }
 }
 
 /// Through which door a request came in.
@@ -66,9 +95,10 @@ const PREFIXES: [(&str, Door); 4] = [
 type Line = (Method, &'static str, fn(&[&str], Door) -> Endpoint);
 
 /// Behind the prefixes of the wire contract.
-static OPERATIONS: [Line; 8] = [
+static OPERATIONS: [Line; 9] = [
     (Method::POST, "orchestrators/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: None }),
     (Method::POST, "orchestrators/{}/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: Some(part[1].into()) }),
+    (Method::GET, "", |_, _| Endpoint::Binding),
     (Method::GET, "instances", |_, _| Endpoint::List),
     (Method::GET, "instances/{}", |part, door| Endpoint::Status { instance: part[0].into(), door }),
     (Method::POST, "instances/{}/raiseEvent/{}", |part, _| Endpoint::Raise { instance: part[0].into(), event: part[1].into() }),
@@ -78,7 +108,7 @@ static OPERATIONS: [Line; 8] = [
 ];
 
 /// Ours, from the root.
-static OURS: [Line; 9] = [
+static OURS: [Line; 11] = [
     (Method::POST, "api/orchestrators/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: None }),
     (Method::POST, "api/orchestrators/{}/{}", |part, _| Endpoint::Start {
         function: part[0].into(),
@@ -97,6 +127,8 @@ static OURS: [Line; 9] = [
         digest: Some(part[1].into()),
     }),
     (Method::GET, "healthz", |_, _| Endpoint::Health),
+    (Method::GET, "readyz", |_, _| Endpoint::Ready),
+    (Method::GET, "metrics", |_, _| Endpoint::Metrics),
 ];
 
 /// Finds the endpoint that `path`, as it was sent, names for `method`, behind one of the doors that are open.
@@ -191,6 +223,8 @@ mod tests {
             check(&format!("POST {prefix}/orchestrators/Bake/loaf-17"), r#"start "Bake" Some("loaf-17")"#);
             check(&format!("GET {prefix}/instances/loaf-17"), r#"status "loaf-17" Webhooks"#);
             check(&format!("GET {prefix}/Instances/"), "List");
+            check(&format!("GET {prefix}"), "Binding");
+            check(&format!("GET {prefix}/"), "Binding");
             check(&format!("GET {}/INSTANCES/Loaf/", prefix.to_uppercase()), r#"status "Loaf" Webhooks"#);
         }
     }
@@ -207,6 +241,8 @@ mod tests {
         check("DELETE /admin/modules/bakery", r#"DeleteModule { module: "bakery", digest: None }"#);
         check("DELETE /admin/modules/bakery/versions/ab12", r#"DeleteModule { module: "bakery", digest: Some("ab12") }"#);
         check("GET /healthz", "Health");
+        check("GET /readyz", "Ready");
+        check("GET /metrics", "Metrics");
     }
 
     #[test]
@@ -253,9 +289,7 @@ mod tests {
 
     #[test]
     fn what_is_not_in_the_table_is_not_there() {
-        for path in
-            ["", "*", "/", "//", "/runtime", "/runtime/webhooks/durabletask", "/runtime/webhooks/durabletasks/instances/a"]
-        {
+        for path in ["", "*", "/", "//", "/runtime", "/runtime/webhooks/durabletasks/instances/a"] {
             check(&format!("GET {path}"), "404");
         }
         for path in ["/instances/a", "//healthz/x", "/admin/modules/a/versions", "/admin/modules//versions/b", "/healthz/x"] {

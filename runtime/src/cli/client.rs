@@ -254,7 +254,7 @@ impl Client {
             StatusCode::UNAUTHORIZED => Exit::Failed.because(self.about_keys()),
             StatusCode::NOT_FOUND => {
                 let hub = self.hub.as_ref().map(|hub| format!(" in task hub {hub}")).unwrap_or_default();
-                Exit::NotFound.because(format_args!("{} has no {subject}{hub}{said}", self.base))
+                Exit::NotFound.because(format_args!("{} has no {subject}{hub}", self.base))
             }
             StatusCode::GONE => Exit::Failed.because(format_args!("{subject} has already ended{said}")),
             _ if status.is_client_error() && !said.is_empty() => Exit::Failed.because(format_args!("the server refused{said}")),

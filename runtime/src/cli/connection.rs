@@ -41,7 +41,7 @@ pub(super) struct Connection {
     #[arg(long, value_name = "NAME", env = "DACAPO_HUB", global = true, hide_env_values = true)]
     hub: Option<String>,
 
-    /// A file that holds the key [env: DACAPO_KEY_FILE; the key itself: DACAPO_KEY]
+    /// A file with the key [env: DACAPO_KEY_FILE; the key itself: DACAPO_KEY]
     #[arg(long, value_name = "FILE", global = true)]
     key_file: Option<PathBuf>,
 }

@@ -22,7 +22,7 @@ use super::{guests, start_logging, tell};
 ///
 /// Results go to standard output, progress to standard error.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(verbatim_doc_comment, after_help = "Example:\n  dacapo demo --once")]
 pub(super) struct Demo {
     /// Stop the server and delete its data at the end, instead of leaving it running
     #[arg(long)]

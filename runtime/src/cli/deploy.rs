@@ -17,10 +17,7 @@ use super::wire::{Uploaded, Version};
 ///
 /// The functions of a module belong to it: another module that has one of them is refused.
 #[derive(Debug, clap::Args)]
-#[command(
-    verbatim_doc_comment,
-    after_help = "Examples:\n  dacapo deploy .\n  dacapo deploy greeter.wasm --server http://127.0.0.1:7071"
-)]
+#[command(verbatim_doc_comment, after_help = "Example:\n  dacapo deploy ./bakery --server http://oven.example:7071 --hub Bakery")]
 pub(super) struct Deploy {
     /// A crate's folder, or a file that is built already
     #[arg(value_name = "CRATE-DIR|FILE.wasm")]

@@ -73,7 +73,7 @@ impl List {
             tell("There is no such instance");
         }
         if more {
-            tell(format_args!("There are more than these {}; --top shows more of them", self.top));
+            tell(format_args!("These are the first {}; --top shows more", self.top));
         }
         Ok(())
     }

@@ -194,9 +194,7 @@ mod tests {
     fn every_command_shows_an_example() {
         let mut root = Arguments::command();
         root.build();
-        for mut command in
-            root.get_subcommands().filter(|command| !["help", "serve", "demo"].contains(&command.get_name())).cloned()
-        {
+        for mut command in root.get_subcommands().filter(|command| command.get_name() != "help").cloned() {
             assert!(command.render_help().to_string().contains("Example"), "{}", command.get_name());
         }
     }

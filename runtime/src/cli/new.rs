@@ -31,7 +31,7 @@ const NAME_CHARS_MAX: usize = 64;
 ///
 /// It builds, runs and has tests as it is. `dacapo dev` in its folder is the next step.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment, after_help = "Example:\n  dacapo new greeter")]
+#[command(verbatim_doc_comment, after_help = "Example:\n  dacapo new bakery && dacapo dev bakery")]
 pub(super) struct New {
     /// The name of the crate, and of the module
     #[arg(value_parser = crate_name)]
@@ -41,9 +41,8 @@ pub(super) struct New {
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
 
-    /// Where the crate dacapo-guest lies [default: in the checkout that this
-    /// program was built from, or else in the registry]
-    #[arg(long, value_name = "DIR", verbatim_doc_comment)]
+    /// The crate dacapo-guest [default: that of this checkout, or version 0.1]
+    #[arg(long, value_name = "DIR")]
     sdk: Option<PathBuf>,
 }
 

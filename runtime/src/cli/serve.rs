@@ -21,13 +21,17 @@ use crate::config::Config;
 ///
 /// The first line on standard output is `listening on http://ADDR:PORT`.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(verbatim_doc_comment, after_help = "Example:\n  dacapo serve --data ./dacapo-data --listen 127.0.0.1:7071")]
 pub(super) struct Serve {
-    /// Where everything is kept; made if it is not there
+    /// The data directory
+    ///
+    /// Modules, histories and keys are kept there; it is made if it is not there.
     #[arg(long, value_name = "DIR", env = "DACAPO_DATA", hide_env_values = true, default_value = "./dacapo-data")]
     data: PathBuf,
 
-    /// Where to listen; port 0 takes a free one
+    /// Where to listen
+    ///
+    /// An IP address and a port; port 0 takes a free one.
     #[arg(long, value_name = "ADDR:PORT", env = "DACAPO_LISTEN", hide_env_values = true, default_value = "127.0.0.1:7071")]
     listen: SocketAddr,
 

@@ -39,7 +39,7 @@ pub(super) struct Start {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, value_parser = moment::seconds)]
     wait: Option<Option<Duration>>,
 
-    /// Print the server's JSON: the URLs of the instance; with --wait, its status
+    /// Print the server's JSON: its URLs, or, with --wait, its status
     #[arg(long)]
     json: bool,
 

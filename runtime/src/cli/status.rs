@@ -137,12 +137,13 @@ fn details(event: &HistoryEvent, start_ms: u64) -> String {
     let input = event.input.clone().filter(|input| input != "null");
     let result = event.result.as_ref().map(|result| result.get().to_owned());
     let outcome = event.reason.clone().or(result);
-    match (due, input, outcome) {
-        (Some(due), _, _) => due,
-        (None, Some(input), Some(outcome)) => format!("{} → {outcome}", cut(&clean(&input), INPUT_COLUMNS_MAX)),
-        (None, Some(text), None) | (None, None, Some(text)) => text,
-        (None, None, None) => String::new(),
-    }
+    let data = match (input, outcome) {
+        (Some(input), Some(outcome)) => Some(format!("{} → {outcome}", cut(&clean(&input), INPUT_COLUMNS_MAX))),
+        (input, outcome) => input.or(outcome),
+    };
+    // Whom it was sent to, or which instance is the sub-orchestration.
+    let other = event.instance_id.clone();
+    [due, other, data].into_iter().flatten().collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]
@@ -186,6 +187,7 @@ Custom status  \"rising\"",
  {"EventType":"EventRaised","Name":"DoughReady","Timestamp":"2026-03-01T08:40:00Z","Input":"null"},
  {"EventType":"TaskFailed","Reason":"oven is cold","Details":"…","FailureDetails":null,"Timestamp":"2026-03-01T08:41:00Z","ScheduledTime":"2026-03-01T08:40:01Z","FunctionName":"Bake"},
  {"EventType":"Novelty","Timestamp":"2026-03-01T08:41:00Z"},
+ {"EventType":"EventSent","Timestamp":"2026-03-01T08:41:00.1203Z","InstanceId":"@counter@loaves","Name":"op","Input":"3"},
  {"EventType":"ExecutionCompleted","OrchestrationStatus":"Failed","Result":"failed: oven is cold","FailureDetails":null,"Timestamp":"2026-03-01T08:41:00.2Z"}
 ]"#,
         )
@@ -198,6 +200,7 @@ AT        EVENT               NAME        TOOK    DETAILS
 +39m 59s  event raised        DoughReady
 +40m 59s  activity failed     Bake        59.00s  oven is cold
 +40m 59s  Novelty
++41m 0s   event sent          op                  @counter@loaves: 3
 +41m 0s   failed                                  \"failed: oven is cold\"";
         assert_eq!(history(&events).fitted(100), expected);
     }

@@ -16,6 +16,7 @@ use super::module;
 use super::partition::ActivityOrder;
 use crate::host::{Host, Invocation, Module, NoGuest};
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::model::{ActivityCall, Digest, ExecutionKey, Failure, LogLine, Outcome, TaskId};
 use crate::store::Store;
 
@@ -70,8 +71,12 @@ impl Activities {
     pub(super) fn run(&self, context: ActivityContext, order: ActivityOrder) -> impl Future<Output = Done> + Send + 'static {
         let permits = self.permits.clone();
         async move {
+            let in_hand = context.metrics.activity();
             loop {
+                let waits = context.metrics.activity_waits();
                 let permit = permits.acquire().await;
+                drop(waits);
+                let runs = context.metrics.activity_runs();
                 // A panic of ours must not leave the instance waiting for this answer for ever.
                 let mut attempt = pin!(attempt(&context, &order));
                 let result = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| attempt.as_mut().poll(cx))) {
@@ -79,9 +84,17 @@ impl Activities {
                     Err(_) => Poll::Ready(Err("the host panicked".into())),
                 });
                 let result = result.await;
-                drop(permit);
+                drop((permit, runs));
                 match result {
-                    Ok(done) => return done,
+                    Ok(done) => {
+                        let is_completed = matches!(done.outcome, Outcome::Completed(_));
+                        if is_completed {
+                            in_hand.completed()
+                        } else {
+                            in_hand.failed()
+                        }
+                        return done;
+                    }
                     Err(message) => {
                         let (instance, task) = (&order.instance, order.task);
                         tracing::error!(%instance, %task, "an activity could not be run, and is tried again in a second: {message}");
@@ -114,12 +127,13 @@ pub(super) struct ActivityContext {
     pub host: Arc<Host>,
     pub store: Arc<dyn Store>,
     pub limits: Arc<Limits>,
+    pub metrics: Arc<Metrics>,
     /// Says which module has the activity now, if one has.
     pub current: Box<dyn Fn() -> Option<Digest> + Send + Sync>,
 }
 
 async fn attempt(context: &ActivityContext, order: &ActivityOrder) -> Result<Done, String> {
-    let ActivityContext { host, store, limits, current } = context;
+    let ActivityContext { host, store, limits, current, .. } = context;
     let ActivityCall { name, input, attempt, first_attempt, timeout_ms } = &order.call;
     let digest = current().unwrap_or(order.module);
     let module = match host.ready_module(digest) {

@@ -17,6 +17,9 @@ const RECOVERY_WAIT: Duration = Duration::from_millis(20);
 /// How long to look for it before the caller is told to come back.
 const RECOVERY_MAX: Duration = Duration::from_secs(5);
 
+/// How many versions in a row may be deleted under a start before it counts as one of an unknown orchestrator.
+const DELETED_MAX: usize = 3;
+
 /// A task hub: a named space of functions and instances.
 pub struct Hub {
     pub(super) shell: Arc<Shell>,
@@ -37,6 +40,17 @@ impl Hub {
     /// # Errors
     /// As [`StartError`] says.
     pub async fn start(&self, request: StartRequest) -> Result<InstanceId, StartError> {
+        for _ in 0..DELETED_MAX {
+            match self.start_on_current(request.clone()).await {
+                // The module was deleted between our look and the store's: perhaps there is another version, or another module.
+                Err(StartError::Store(error)) if matches!(*error, StoreError::NoModule(_)) => (),
+                done => return done,
+            }
+        }
+        Err(StartError::UnknownOrchestrator(request.function))
+    }
+
+    async fn start_on_current(&self, request: StartRequest) -> Result<InstanceId, StartError> {
         let machinery = &self.shell.machinery;
         if machinery.is_overloaded() {
             return Err(StartError::Overloaded);
@@ -57,7 +71,7 @@ impl Hub {
             at_ms: machinery.clock.now_ms(),
             instance: id.clone(),
             module,
-            function: function.clone(),
+            function,
             input,
             generation: Generation(part(16)),
             seed: Seed(part(32)),
@@ -67,10 +81,6 @@ impl Hub {
         let start = Start { hub: self.shell.row.key, started };
         let (_, answer) = self.shell.ask(&id, |token| Input::Start(token, Box::new(start)));
         match answer.await {
-            // The module was deleted between our look and the store's.
-            Ok(Answer::Failed(error)) if matches!(*error, StoreError::NoModule(_)) => {
-                Err(StartError::UnknownOrchestrator(function))
-            }
             Ok(Answer::Started) => Ok(id),
             Ok(Answer::Exists(status)) => Err(StartError::InstanceExists { id, status }),
             Ok(Answer::Failed(error)) => Err(StartError::Store(error)),

@@ -12,6 +12,7 @@ mod instance;
 mod listing;
 mod partition;
 mod pool;
+mod readiness;
 mod residents;
 mod shell;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod views;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -30,6 +32,7 @@ use bytes::Bytes;
 use tokio::runtime::Runtime;
 
 pub use hub::Hub;
+pub use readiness::Unready;
 pub use verify::{Report, VerifyError, verify};
 pub use views::{
     ControlError, DeleteError, InstancePage, InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError,
@@ -39,8 +42,9 @@ pub use views::{
 use crate::clock::Clock;
 use crate::host::{Catalog, Compiler, Host, Module, ModuleError};
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::model::{Digest, HubName, ModuleName};
-use crate::store::group::Committer;
+use crate::store::group::{Committer, Refusal};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{HubRow, ModuleRow, Store, StoreError, Upload, Uploaded};
 use activities::Activities;
@@ -114,7 +118,9 @@ impl Engine {
         let cores = thread::available_parallelism().map_or(2, usize::from);
         // So many guests that compute for long do not hold up the others.
         let turns_max = 16 * cores;
-        let host = Host::new(&data.join("compiled"), &limits, u32::try_from(turns_max).unwrap_or(u32::MAX), compiler)?;
+        let metrics = Arc::<Metrics>::default();
+        let host =
+            Host::new(&data.join("compiled"), &limits, u32::try_from(turns_max).unwrap_or(u32::MAX), compiler, metrics.clone())?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(cores)
             .thread_name("dacapo-activity")
@@ -122,7 +128,7 @@ impl Engine {
             .enable_io()
             .build()?;
         let machinery = Arc::new(Machinery {
-            committer: Committer::new(store.clone()),
+            committer: Committer::with_metrics(store.clone(), metrics.clone()),
             residents: Residents::new(host.residents_max() as usize, limits.residents_bytes_max),
             host: Arc::new(host),
             turns: TurnPool::new(cores, turns_max),
@@ -132,6 +138,8 @@ impl Engine {
             guest_log: GuestLog::new()?,
             store,
             limits: Arc::new(limits),
+            metrics,
+            recovered: AtomicBool::new(false),
             uploads: Mutex::default(),
         });
         let engine = Arc::new(Self { machinery, hubs: RwLock::default(), runtime: Mutex::new(Some(runtime)) });
@@ -161,6 +169,7 @@ impl Engine {
     /// Finds what is open and goes on with it, while new work comes in.
     fn recover(&self) -> std::io::Result<()> {
         let hubs: Vec<Arc<Hub>> = self.hubs.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let machinery = self.machinery.clone();
         let work = move || {
             for hub in hubs {
                 let found = hub.recover();
@@ -168,6 +177,7 @@ impl Engine {
                     tracing::info!("going on with {found} open instances of hub {}", hub.name());
                 }
             }
+            machinery.recovered.store(true, Ordering::Release);
         };
         thread::Builder::new().name("dacapo-recovery".into()).spawn(work).map(drop)
     }
@@ -187,7 +197,15 @@ impl Engine {
                     if is_time && let Err(error) = discard_modules(&machinery) {
                         tracing::warn!("the bytes of deleted modules cannot be discarded now: {error}");
                     }
-                    machinery.store.sweep(SWEEP_ROWS)
+                    let swept = machinery.store.sweep(SWEEP_ROWS);
+                    if let Err(error) = &swept {
+                        machinery.committer.note(Err(error));
+                    }
+                    // Nobody may have anything to write just now, and yet it should be known when there is space again.
+                    if machinery.committer.refusal() == Some(Refusal::Full) {
+                        machinery.committer.note(machinery.store.probe().as_ref().copied());
+                    }
+                    swept
                 };
                 let swept = tokio::task::spawn_blocking(work).await;
                 if let Ok(Err(error)) = &swept {

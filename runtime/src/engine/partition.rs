@@ -258,7 +258,6 @@ impl Partition {
     }
 
     /// How many instances are open.
-    #[cfg(test)]
     pub fn open_instances(&self) -> usize {
         self.instances.len()
     }

@@ -54,6 +54,12 @@ impl Residents {
         drop(guests);
     }
 
+    /// How many guests are alive, and by how many bytes they have grown.
+    pub(super) fn size(&self) -> (usize, usize) {
+        let guests = self.lock();
+        (guests.by_execution.len(), guests.bytes)
+    }
+
     /// Drops the guest of `execution`, if it is alive.
     pub(super) fn evict(&self, execution: ExecutionKey) {
         let dropped = self.lock().pop(execution);

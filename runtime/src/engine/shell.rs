@@ -6,9 +6,10 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -25,6 +26,7 @@ use super::turns::{self, TurnContext};
 use crate::clock::Clock;
 use crate::host::Host;
 use crate::limits::Limits;
+use crate::metrics::{GuestFault, Metrics};
 use crate::model::{Execution, ExecutionKey, InstanceId, Outcome, TaskId};
 use crate::replay::{Fault, TurnError};
 use crate::store::group::Committer;
@@ -42,6 +44,9 @@ pub(super) struct Machinery {
     pub timers: Handle,
     pub clock: Clock,
     pub limits: Arc<Limits>,
+    pub metrics: Arc<Metrics>,
+    /// All hubs go on with what they had open at the start.
+    pub recovered: AtomicBool,
     /// One upload or deletion at a time, so that two cannot take the same function, and no bytes go that somebody takes just now.
     pub uploads: Mutex<()>,
 }
@@ -224,11 +229,13 @@ impl Shell {
     fn run_turn(self: &Arc<Self>, partition: u32, order: Box<TurnOrder>) {
         let shell = self.clone();
         self.machinery.turns.submit(order.module, move || {
-            let Machinery { store, host, residents, limits, turns, .. } = &*shell.machinery;
-            let context = TurnContext { store: store.as_ref(), host, residents, limits };
+            let Machinery { store, host, residents, limits, turns, metrics, .. } = &*shell.machinery;
+            let context = TurnContext { store: store.as_ref(), host, residents, limits, metrics };
+            let began = Instant::now();
             // A panic of ours must not leave the instance waiting for its turn for ever.
             let result = catch_unwind(AssertUnwindSafe(|| turns::run(&context, &order)))
                 .unwrap_or_else(|_| Err(TurnFailure::Host("the host panicked".into())));
+            metrics.turn(began.elapsed(), result.as_ref().err().and_then(guest_fault));
             match &result {
                 Err(TurnFailure::Host(message)) => {
                     tracing::error!("a turn could not be run, and is tried again in a second: {message}")
@@ -275,11 +282,16 @@ impl Shell {
     }
 
     fn dispatch(self: &Arc<Self>, partition: u32, order: ActivityOrder) {
-        let Machinery { host, store, limits, activities, .. } = &*self.machinery;
+        let Machinery { host, store, limits, activities, metrics, .. } = &*self.machinery;
         let (hub, name) = (self.clone(), order.call.name.clone());
         let current = move || hub.functions.read().unwrap_or_else(PoisonError::into_inner).activity(&name);
-        let context =
-            ActivityContext { host: host.clone(), store: store.clone(), limits: limits.clone(), current: Box::new(current) };
+        let context = ActivityContext {
+            host: host.clone(),
+            store: store.clone(),
+            limits: limits.clone(),
+            metrics: metrics.clone(),
+            current: Box::new(current),
+        };
         let key = (order.execution, order.task);
         let work = activities.run(context, order);
         activities.dispatch(key, work, self.done(partition, key));
@@ -314,8 +326,23 @@ impl Shell {
         });
     }
 
+    /// How many instances its partitions hold.
+    pub(super) fn open_instances(&self) -> usize {
+        (0..self.row.partitions).map(|partition| self.lock(partition).partition.open_instances()).sum()
+    }
+
     /// The stored row of an instance. Blocks.
     pub(super) fn row_of(&self, id: &InstanceId) -> Result<Option<InstanceRow>, StoreError> {
         self.machinery.store.instance(self.row.key, id)
+    }
+}
+
+/// What to count a failed turn as, if it is the guest's doing.
+fn guest_fault(failure: &TurnFailure) -> Option<GuestFault> {
+    match failure {
+        TurnFailure::Guest { error: TurnError::Diverged(_), .. } => Some(GuestFault::Diverged),
+        TurnFailure::Guest { error: TurnError::Fault(Fault::Certain(_)), .. } => Some(GuestFault::Certain),
+        TurnFailure::Guest { error: TurnError::Fault(Fault::Exhausted(_)), .. } => Some(GuestFault::Exhausted),
+        TurnFailure::Guest { error: TurnError::Corrupt(_), .. } | TurnFailure::Host(_) => None,
     }
 }

@@ -7,6 +7,7 @@ use super::partition::{TurnFailure, TurnOrder, TurnResult};
 use super::residents::Residents;
 use crate::host::{Host, NoGuest, OrchestratorGuest};
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::model::Event;
 use crate::replay::{self, TurnError};
 use crate::store::Store;
@@ -17,6 +18,7 @@ pub(super) struct TurnContext<'a> {
     pub host: &'a Host,
     pub residents: &'a Residents,
     pub limits: &'a Limits,
+    pub metrics: &'a Metrics,
 }
 
 /// How much longer than one turn may compute all recorded turns of a rebuilt guest may, each: they were within the bound when they
@@ -48,6 +50,7 @@ fn rebuild(context: &TurnContext<'_>, order: &TurnOrder) -> Result<OrchestratorG
     };
     let mut guest = new_guest(context, order)?;
     if order.turns > 0 {
+        context.metrics.replay();
         guest.set_cpu_ms_max(context.limits.turn_cpu_ms_max.saturating_mul(REPLAY_PATIENCE));
     }
     replay::replay(&history, &mut guest).map_err(|error| TurnFailure::Guest { error, lines: Vec::new() })?;

@@ -29,6 +29,7 @@ pub use module::{Catalog, Module, ModuleError};
 pub use orchestrator::OrchestratorGuest;
 
 use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::model::Digest;
 use cache::Cache;
 use compiler::{Compiled, Places};
@@ -43,6 +44,7 @@ pub struct Host {
     limits: Limits,
     residents_max: u32,
     compiler: Compiler,
+    metrics: Arc<Metrics>,
     compiling: Places,
     cache: Cache,
     ready: Mutex<HashMap<Digest, Arc<Module>>>,
@@ -57,7 +59,13 @@ impl Host {
     ///
     /// # Errors
     /// If the folder or the address space for guests cannot be had.
-    pub fn new(cache: &Path, limits: &Limits, turns_max: u32, compiler: Compiler) -> Result<Self, ModuleError> {
+    pub fn new(
+        cache: &Path,
+        limits: &Limits,
+        turns_max: u32,
+        compiler: Compiler,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, ModuleError> {
         let residents_max = engines::residents_max(limits);
         let internal = |error: String| ModuleError::Internal(error);
         Ok(Self {
@@ -67,6 +75,7 @@ impl Host {
             limits: limits.clone(),
             residents_max,
             compiler,
+            metrics,
             compiling: Places::new(),
             cache: Cache::open(cache).map_err(|error| internal(format!("cannot open {}: {error}", cache.display())))?,
             ready: Mutex::default(),
@@ -168,8 +177,11 @@ impl Host {
 
     fn compile(&self, digest: Digest, bytes: &[u8]) -> Result<Module, ModuleError> {
         let place = self.compiling.take();
-        let Compiled { deterministic, activities } = self.compiler.compile(bytes, &self.limits)?;
+        let began = Instant::now();
+        let compiled = self.compiler.compile(bytes, &self.limits);
+        self.metrics.compiled(began.elapsed());
         drop(place);
+        let Compiled { deterministic, activities } = compiled?;
         let fresh = |engine: &Engine, code: &[u8]| {
             // What the compiler made is refused by the same wasmtime: the pool has no slot that is large enough.
             cache::fresh(engine, code).map_err(|error| {
@@ -208,7 +220,7 @@ mod tests {
     fn refused(component: &str) -> String {
         let folder = tempfile::tempdir().unwrap();
         let limits = Limits { residents_max: 1, activities_running_max: 1, ..Limits::default() };
-        let host = Host::new(&folder.path().join("compiled"), &limits, 1, Compiler::InProcess).unwrap();
+        let host = Host::new(&folder.path().join("compiled"), &limits, 1, Compiler::InProcess, Arc::default()).unwrap();
         let bytes = wat::parse_str(component).unwrap();
         let digest = Digest::of(&bytes);
         let Err(ModuleError::Invalid(reason)) = host.module(digest, || Ok(bytes)) else { panic!("it is not refused") };

@@ -3,12 +3,14 @@
 //! Group commit stands here, once, above [`Store`]. Called by the engine's shell; calls a store.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
-use super::{Commit, CommitOutcome, Store, StoreError};
+use super::{Change, Commit, CommitOutcome, Store, StoreError};
+use crate::metrics::Metrics;
 
 /// The most commits in a batch. More of them gain little and make the first one wait.
 const BATCH_COMMITS_MAX: usize = 512;
@@ -19,6 +21,29 @@ const BATCH_BYTES_MAX: usize = 1 << 20;
 /// What a commit has come to. One error may be shared by a whole batch.
 pub type CommitResult = Result<CommitOutcome, Arc<StoreError>>;
 
+/// Why the store takes no commits at all, whatever they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no space. Writing goes on as soon as there is.
+    Full,
+    /// A sync has failed. Nothing is written until the server is restarted.
+    Poisoned,
+    /// Another server has taken over the store.
+    Fenced,
+}
+
+impl Refusal {
+    /// What `error` says of all commits; `None` if others may go through.
+    fn of(error: &StoreError) -> Option<Self> {
+        match error {
+            StoreError::Full => Some(Self::Full),
+            StoreError::Poisoned(_) => Some(Self::Poisoned),
+            StoreError::Fenced { .. } => Some(Self::Fenced),
+            _ => None,
+        }
+    }
+}
+
 /// Gathers commits into batches and writes them, on a thread of its own.
 ///
 /// No commit waits so that others may join it: a batch is what has come in while the one before was written.
@@ -26,6 +51,7 @@ pub type CommitResult = Result<CommitOutcome, Arc<StoreError>>;
 pub struct Committer {
     jobs: Option<Sender<Job>>,
     queued: Arc<AtomicUsize>,
+    refusal: Arc<Mutex<Option<Refusal>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -40,12 +66,20 @@ impl Committer {
     /// # Panics
     /// If the system cannot start a thread.
     pub fn new(store: Arc<dyn Store>) -> Self {
+        Self::with_metrics(store, Arc::default())
+    }
+
+    /// The same, counting in `metrics`.
+    ///
+    /// # Panics
+    /// If the system cannot start a thread.
+    pub fn with_metrics(store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Self {
         let (jobs, inbox) = mpsc::channel();
-        let queued = Arc::new(AtomicUsize::new(0));
-        let writing = Writing { store, inbox, queued: Arc::clone(&queued) };
+        let (queued, refusal) = (Arc::new(AtomicUsize::new(0)), Arc::default());
+        let writing = Writing { store, metrics, inbox, queued: Arc::clone(&queued), refusal: Arc::clone(&refusal) };
         let thread = thread::Builder::new().name("commit".into()).spawn(move || writing.run());
         let thread = thread.expect("a server that cannot start this one thread cannot run");
-        Self { jobs: Some(jobs), queued, thread: Some(thread) }
+        Self { jobs: Some(jobs), queued, refusal, thread: Some(thread) }
     }
 
     /// Hands over a commit and returns at once. `done` hears what it has come to: `Ok` means that it is durable.
@@ -68,6 +102,28 @@ impl Committer {
     pub fn queued(&self) -> usize {
         self.queued.load(Ordering::Relaxed)
     }
+
+    /// Why the store took nothing when it was last written to; `None` if it took something.
+    pub fn refusal(&self) -> Option<Refusal> {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a write past this committer has come to.
+    pub fn note(&self, written: Result<(), &StoreError>) {
+        note(&self.refusal, written);
+    }
+}
+
+/// An error that is about one write only says nothing of the next.
+fn note(refusal: &Mutex<Option<Refusal>>, written: Result<(), &StoreError>) {
+    let now = match written {
+        Ok(()) => None,
+        Err(error) => match Refusal::of(error) {
+            None => return,
+            some => some,
+        },
+    };
+    *refusal.lock().unwrap_or_else(PoisonError::into_inner) = now;
 }
 
 impl Drop for Committer {
@@ -84,8 +140,10 @@ impl Drop for Committer {
 /// The thread's side.
 struct Writing {
     store: Arc<dyn Store>,
+    metrics: Arc<Metrics>,
     inbox: Receiver<Job>,
     queued: Arc<AtomicUsize>,
+    refusal: Arc<Mutex<Option<Refusal>>>,
 }
 
 impl Writing {
@@ -113,14 +171,19 @@ impl Writing {
     }
 
     fn write(&self, commits: &[Commit], dones: Vec<Box<dyn FnOnce(CommitResult) + Send>>) {
-        match self.store.commit(commits) {
+        let began = Instant::now();
+        let written = self.store.commit(commits);
+        note(&self.refusal, written.as_ref().map(drop));
+        match written {
             Ok(outcomes) => {
                 assert_eq!(outcomes.len(), commits.len(), "a store answers every commit");
+                self.metrics.batch_committed(commits.len(), began.elapsed());
+                commits.iter().zip(&outcomes).for_each(|(commit, outcome)| self.count(commit, *outcome));
                 for (done, outcome) in dones.into_iter().zip(outcomes) {
                     self.answer(done, Ok(outcome));
                 }
             }
-            Err(error) if commits.len() == 1 || concerns_all(&error) => {
+            Err(error) if commits.len() == 1 || Refusal::of(&error).is_some() => {
                 let error = Arc::new(error);
                 for done in dones {
                     self.answer(done, Err(Arc::clone(&error)));
@@ -135,15 +198,20 @@ impl Writing {
         }
     }
 
+    fn count(&self, commit: &Commit, outcome: CommitOutcome) {
+        match (&commit.change, outcome) {
+            (Change::Create(_), CommitOutcome::Done) => self.metrics.instance_started(),
+            (Change::Advance { status, .. }, CommitOutcome::Done) if status.is_ended() => {
+                self.metrics.instance_ended(status.name());
+            }
+            _ => (),
+        }
+    }
+
     fn answer(&self, done: Box<dyn FnOnce(CommitResult) + Send>, result: CommitResult) {
         self.queued.fetch_sub(1, Ordering::Relaxed);
         done(result);
     }
-}
-
-/// Whether every commit would meet this error, so that there is no sense in trying them one by one.
-fn concerns_all(error: &StoreError) -> bool {
-    matches!(error, StoreError::Fenced { .. } | StoreError::Poisoned(_) | StoreError::Full)
 }
 
 #[cfg(test)]
@@ -274,5 +342,31 @@ mod tests {
         });
         drop(guard);
         told.recv().unwrap();
+    }
+    #[test]
+    fn a_store_that_takes_nothing_is_remembered_until_it_takes_something() {
+        let (world, store) = world();
+        let committer = Committer::new(Arc::clone(&store) as Arc<dyn Store>);
+        let commit = |n: i64| {
+            let (tell, told) = mpsc::channel();
+            committer.submit(world.create(n, &format!("loaf-{n}")), move |result| tell.send(result.is_ok()).unwrap());
+            (told.recv().unwrap(), committer.refusal())
+        };
+        assert_eq!(commit(1), (true, None));
+        store.fail_next(Fault::Refuse);
+        assert_eq!(commit(2), (false, None), "the next one may go through");
+        store.fail_next(Fault::Full);
+        assert_eq!(commit(3), (false, Some(Refusal::Full)));
+        store.fail_next(Fault::Refuse);
+        assert_eq!(commit(4), (false, Some(Refusal::Full)), "this one says nothing of the others");
+        assert_eq!(commit(5), (true, None));
+        store.fail_next(Fault::Full);
+        assert_eq!(commit(6), (false, Some(Refusal::Full)));
+        committer.note(store.probe().as_ref().copied());
+        assert_eq!(committer.refusal(), None, "there is space again");
+        store.fail_next(Fault::Poison);
+        assert_eq!(commit(7), (false, Some(Refusal::Poisoned)));
+        committer.note(store.probe().as_ref().copied());
+        assert_eq!(committer.refusal(), Some(Refusal::Poisoned));
     }
 }

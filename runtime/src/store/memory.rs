@@ -221,6 +221,14 @@ impl Store for MemoryStore {
         })
     }
 
+    fn probe(&self) -> Result<(), StoreError> {
+        self.write(|_| Ok(()))
+    }
+
+    fn wal_bytes(&self) -> u64 {
+        0
+    }
+
     fn hubs(&self) -> Result<Vec<HubRow>, StoreError> {
         Ok(self.disk().hubs.clone())
     }

@@ -414,4 +414,13 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// As [`Store::commit`]; to be called again later.
     fn sweep(&self, rows_max: usize) -> Result<usize, StoreError>;
+
+    /// Writes next to nothing, to find out whether writing works.
+    ///
+    /// # Errors
+    /// If it does not.
+    fn probe(&self) -> Result<(), StoreError>;
+
+    /// How large the write-ahead log is, in bytes; 0 without one.
+    fn wal_bytes(&self) -> u64;
 }

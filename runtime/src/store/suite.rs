@@ -278,8 +278,11 @@ fn a_stale_owner_writes_nothing(place: &(impl Place + ?Sized)) {
     for _ in 0..2 {
         assert!(matches!(stale.commit(&[world.advance(1, 1)]), Err(StoreError::Fenced { .. })));
         assert!(matches!(stale.upload(&again), Err(StoreError::Fenced { .. })));
+        assert!(matches!(stale.delete_module(world.hub, &name, None), Err(StoreError::Fenced { .. })));
+        assert!(matches!(stale.probe(), Err(StoreError::Fenced { .. })));
     }
     assert_eq!(world.row(&*stale, "loaf").length, 1);
+    owner.probe().unwrap();
     commit(&*owner, &[world.advance(1, 1)]);
     assert_eq!(world.row(&*stale, "loaf").length, 3);
 }

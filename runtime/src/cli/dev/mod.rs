@@ -36,22 +36,23 @@ use crate::model::Digest;
 /// How much of a digest is shown: enough to tell the versions of a day apart.
 const DIGEST_CHARS: usize = 8;
 
-/// Serve a crate's module on this machine, and build it again after every change
+/// Serve a crate's module on this machine; build and upload it anew with each change
 ///
 /// The server asks for no key. Its data stay when it stops, so that a restart goes on where it stood.
 /// What the functions log and every run that ends are shown as they come, until Ctrl-C.
 ///
 /// If port 7071 is taken, another one is used.
 #[derive(Debug, clap::Args)]
-#[command(verbatim_doc_comment, after_help = "Examples:\n  dacapo dev\n  dacapo dev greeter --listen 127.0.0.1:0")]
+#[command(verbatim_doc_comment, after_help = "Example:\n  dacapo dev ./bakery")]
 pub(super) struct Dev {
     /// The crate's folder
     #[arg(value_name = "CRATE-DIR", default_value = ".")]
     dir: PathBuf,
 
-    /// Where to listen, on a loopback address only; port 0 takes a free one
-    /// [default: 127.0.0.1:7071]
-    #[arg(long, value_name = "ADDR:PORT", env = "DACAPO_LISTEN", hide_env_values = true, value_parser = loopback, verbatim_doc_comment)]
+    /// Where to listen [default: 127.0.0.1:7071]
+    ///
+    /// An IP address of this machine only and a port; port 0 takes a free one.
+    #[arg(long, value_name = "ADDR:PORT", env = "DACAPO_LISTEN", hide_env_values = true, value_parser = loopback)]
     listen: Option<SocketAddr>,
 
     /// Where modules and histories are kept [default: CRATE-DIR/target/dacapo]

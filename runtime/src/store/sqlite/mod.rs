@@ -61,11 +61,6 @@ impl SqliteStore {
         Self::open_locked(dir, lock)
     }
 
-    /// How large the write-ahead log is, in bytes.
-    pub fn wal_bytes(&self) -> u64 {
-        std::fs::metadata(&self.wal).map_or(0, |file| file.len())
-    }
-
     /// As a second machine would that does not see the lock.
     #[cfg(test)]
     pub(super) fn take_over(dir: &Path) -> Result<Self, StoreError> {
@@ -132,6 +127,14 @@ impl Store for SqliteStore {
         // Without a version no instance has come to refer to them since.
         self.writing(|writer| writer.transact(|conn| delete::discard(conn, &orphans)))?;
         Ok(orphans.into_values().collect())
+    }
+
+    fn probe(&self) -> Result<(), StoreError> {
+        self.writing(|writer| writer.transact(|_| Ok(()))) // The fence writes.
+    }
+
+    fn wal_bytes(&self) -> u64 {
+        std::fs::metadata(&self.wal).map_or(0, |file| file.len())
     }
 
     fn hubs(&self) -> Result<Vec<HubRow>, StoreError> {

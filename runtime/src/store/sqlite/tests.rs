@@ -61,7 +61,7 @@ fn a_newer_file_is_refused_untouched() {
     outside(&dir).pragma_update(None, "user_version", 99).unwrap();
     let before = std::fs::read(dir.path().join("dacapo.db")).unwrap();
     let Err(error) = SqliteStore::open(dir.path()) else { panic!("it was opened") };
-    assert!(matches!(error, StoreError::Newer { found: 99, known: 2 }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 99, known } if known == MIGRATIONS.len() as i64), "{error}");
     assert_eq!(std::fs::read(dir.path().join("dacapo.db")).unwrap(), before);
 }
 

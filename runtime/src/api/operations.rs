@@ -1,0 +1,80 @@
+//! How does the server itself stand? What a load balancer, an orchestrator of containers and Prometheus ask for. Ours, outside the wire
+//! contract.
+
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use serde::Serialize;
+
+use super::error::ApiError;
+use super::reply::Reply;
+use crate::engine::{Engine, Unready};
+use crate::metrics::CONTENT_TYPE;
+
+/// Whether a server does its work.
+#[derive(Debug, Serialize)]
+struct Readiness {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reasons: Vec<String>,
+}
+
+/// `GET /healthz`: 200 while the server answers at all. Asks for no key.
+pub(super) fn health() -> Reply {
+    Reply::json(StatusCode::OK, &serde_json::json!({ "status": "ok" }))
+}
+
+/// `GET /readyz`: 200 when the server goes on with everything that is open, and its store takes writes; else 503 with what it waits for:
+/// `stopping`, `read_only` or `recovering`, and a sentence on each. Asks for no key, and costs nothing.
+pub(super) fn ready(engine: &Engine, is_stopping: bool) -> Reply {
+    let mut unready = engine.unready();
+    if is_stopping && !unready.contains(&Unready::Stopping) {
+        unready.insert(0, Unready::Stopping);
+    }
+    readiness(&unready)
+}
+
+fn readiness(unready: &[Unready]) -> Reply {
+    match unready.first() {
+        None => Reply::json(StatusCode::OK, &Readiness { status: "ready", reasons: Vec::new() }),
+        Some(first) => {
+            let reasons = unready.iter().map(Unready::to_string).collect();
+            Reply::json(StatusCode::SERVICE_UNAVAILABLE, &Readiness { status: first.word(), reasons })
+        }
+    }
+}
+
+/// `GET /metrics`: 200 with counters and gauges in the text format that Prometheus reads.
+pub(super) async fn metrics(engine: Arc<Engine>) -> Result<Reply, ApiError> {
+    // It asks the file system, and takes locks.
+    let text = tokio::task::spawn_blocking(move || engine.metrics().text(&engine.sample())).await;
+    Ok(Reply::bytes(CONTENT_TYPE, text.map_err(ApiError::ours_internal)?.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::group::Refusal;
+
+    #[test]
+    fn a_server_is_ready_or_says_why_it_is_not() {
+        let check = |unready: &[Unready], expected: &str| assert_eq!(readiness(unready).shown(), expected);
+        check(&[], r#"200  {"status":"ready"}"#);
+        check(
+            &[Unready::Recovering],
+            r#"503  {"status":"recovering","reasons":["the server has been started and still reads which instances are open"]}"#,
+        );
+        check(
+            &[Unready::Refused(Refusal::Full), Unready::Recovering],
+            r#"503  {"status":"read_only","reasons":["the disk of the store is full: make room, and writing goes on by itself","the server has been started and still reads which instances are open"]}"#,
+        );
+        check(
+            &[Unready::Refused(Refusal::Poisoned)],
+            r#"503  {"status":"read_only","reasons":["a sync of the store has failed: nothing is written until the disk is in order and the server is restarted"]}"#,
+        );
+        check(
+            &[Unready::Stopping, Unready::Refused(Refusal::Fenced)],
+            r#"503  {"status":"stopping","reasons":["the server is shutting down","another server has taken over the store: stop this one"]}"#,
+        );
+    }
+}
