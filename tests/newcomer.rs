@@ -104,16 +104,15 @@ fn a_file_is_deployed_under_its_own_name_or_another_one() {
 
     fs::write(shell.folder.join("broken.wasm"), "no module").expect("write a file");
     for (line, code, why) in [
-        ("dacapo deploy broken.wasm", 1, "400"),
-        ("dacapo deploy hello.wasm --name again", 1, "belongs to module \\\"hello\\\""),
+        ("dacapo deploy broken.wasm", 1, "the server refused: these bytes are not WebAssembly"),
+        ("dacapo deploy hello.wasm --name again", 1, "belongs to module \"hello\""),
         ("dacapo deploy missing.wasm", 1, "read missing.wasm"),
         ("dacapo deploy bin", 1, "bin is not the folder of a crate: it has no Cargo.toml"),
         ("dacapo deploy hello.wasm --server http://127.0.0.1:1", 3, "cannot reach http://127.0.0.1:1"),
     ] {
         let said = shell.run(line);
-        let why = why.replace("\\\"", "\"");
         assert_eq!(said.status.code(), Some(code), "{line}: {said:?}");
-        assert!(said.stdout.is_empty() && said.stderr.contains(&why), "{line}: {said:?}");
+        assert!(said.stdout.is_empty() && said.stderr.contains(why), "{line}: {said:?}");
     }
     assert_eq!(server.get("/admin/modules").json().as_array().expect("a list").len(), 1);
 }
@@ -125,7 +124,10 @@ fn a_module_that_is_too_large_is_refused_with_the_limit() {
     shell.set("DACAPO_SERVER", &server.origin);
     fs::write(shell.folder.join("hello.wasm"), guests::hello_sequence()).expect("write the module");
     let said = shell.run("dacapo deploy hello.wasm");
-    assert!(said.status.code() == Some(1) && said.stderr.contains("413") && said.stderr.contains("1000"), "{said:?}");
+    assert!(
+        said.status.code() == Some(1) && said.stderr.contains("more than 1000 bytes, which is the limit module_bytes_max"),
+        "{said:?}"
+    );
 }
 
 /// One story, since each chapter takes a build.

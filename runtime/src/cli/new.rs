@@ -22,10 +22,7 @@ const TEMPLATE: [(&str, &str); 4] = [
 ];
 
 /// Names that a crate beside Rust's own and the template's dependencies cannot have, and Rust's keywords.
-const NAMES_TAKEN: &str = "alloc core std test proc_macro dacapo_guest serde \
-    abstract as async await become box break const continue crate do dyn else enum extern false final fn for gen if impl in let \
-    loop macro match mod move mut override priv pub ref return self static struct super trait true try type typeof unsafe \
-    unsized use virtual where while yield";
+const NAMES_TAKEN: &str = include_str!("template/names-taken.txt");
 
 /// The longest name of a module, in characters: what crates.io takes too.
 const NAME_CHARS_MAX: usize = 64;
@@ -123,7 +120,7 @@ fn crate_name(name: &str) -> Result<String, String> {
         ));
     }
     let as_in_code = name.replace('-', "_");
-    if NAMES_TAKEN.split(' ').any(|taken| taken == as_in_code) {
+    if NAMES_TAKEN.split_whitespace().any(|taken| taken == as_in_code) {
         return Err("Rust or one of the dependencies has this name already".to_owned());
     }
     Ok(name.to_owned())
