@@ -12,7 +12,7 @@ use super::query::Query;
 use super::reply::Reply;
 use super::status::{self, StatusPayload, Wanted};
 use super::{Draining, control};
-use crate::engine::{Hub, InstanceView, StartError, StartRequest};
+use crate::engine::{Hub, InstanceView, StartError, StartRequest, Watch};
 use crate::model::{End, InstanceId, Payload};
 
 /// How long a client should wait before it first asks how an instance stands, in seconds.
@@ -69,15 +69,20 @@ pub(super) async fn start(
     let StartCall { request, wait, share } = call;
     let hub = hub.ok_or_else(|| StartError::UnknownOrchestrator(request.function.clone()))?;
     let starting = hub.clone();
-    let id = control::recorded(share, async move { starting.start(request).await }).await??;
-    if let Some(wait) = wait {
-        // The start stands, so what goes wrong from here on must not keep the client from its ID.
-        match ended(&hub, &id, wait, wanted, draining).await {
-            Ok(Some(reply)) => return Ok(reply),
-            Ok(None) => (),
-            Err(cause) => _ = error::log_failure(format_args!("waiting for instance {id}: {cause}")),
+    let id = match wait {
+        None => control::recorded(share, async move { starting.start(request).await }).await??,
+        Some(wait) => {
+            let watch = control::recorded(share, async move { starting.start_and_watch(request).await }).await??;
+            let id = watch.id().clone();
+            // The start stands, so what goes wrong from here on must not keep the client from its ID.
+            match ended(&hub, watch, wait, wanted, draining).await {
+                Ok(Some(reply)) => return Ok(reply),
+                Ok(None) => (),
+                Err(cause) => _ = error::log_failure(format_args!("waiting for instance {id}: {cause}")),
+            }
+            id
         }
-    }
+    };
     let accepted = Reply::json(StatusCode::ACCEPTED, &links.check_status(&id));
     Ok(accepted.location(&links.status(&id)).retry_after_s(RETRY_AFTER_S))
 }
@@ -85,20 +90,21 @@ pub(super) async fn start(
 /// The answer to who waited, if the instance ends in time and the server is not asked to stop before.
 async fn ended(
     hub: &Hub,
-    id: &InstanceId,
+    watch: Watch,
     wait: Duration,
     wanted: Wanted,
     draining: &Draining,
 ) -> Result<Option<Reply>, crate::store::StoreError> {
+    let id = watch.id().clone();
     let end = tokio::select! {
-        end = hub.wait(id, wait) => end?,
+        end = watch.end(wait) => end?,
         () = draining.begun() => None,
     };
     match end {
         None => Ok(None),
         Some(End::Completed(output)) => Ok(Some(Reply::json(StatusCode::OK, &output))),
         Some(End::Failed(_) | End::Faulted(_) | End::Terminated { .. }) => {
-            let Some(view) = hub.instance(id, wanted.history).await? else { return Ok(None) };
+            let Some(view) = hub.instance(&id, wanted.history).await? else { return Ok(None) };
             let reply = move |view: &InstanceView| Reply::json(StatusCode::OK, &StatusPayload::of(view, wanted.show));
             Ok(Some(status::print(view, reply).await))
         }

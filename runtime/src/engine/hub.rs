@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use super::partition::{Answer, Input, Start, Token};
 use super::shell::Shell;
 use super::views::{ControlError, InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError};
+use super::watch::Watch;
 use super::{catalog_of, functions::Functions};
 use crate::host::Catalog;
-use crate::model::{Digest, End, Event, Generation, HubName, InstanceId, ModuleName, Payload, Seed, Started, Versions};
+use crate::model::{Digest, Event, Generation, HubName, InstanceId, ModuleName, Payload, Seed, Started, Versions};
 use crate::store::{InstanceRow, LogPage, ModuleRow, Store, StoreError};
 
 /// How often to look again for an instance that the store has open but recovery has not come to yet.
-const RECOVERY_WAIT: Duration = Duration::from_millis(20);
+pub(super) const RECOVERY_WAIT: Duration = Duration::from_millis(20);
 
 /// How long to look for it before the caller is told to come back.
 const RECOVERY_MAX: Duration = Duration::from_secs(5);
@@ -21,6 +22,7 @@ const RECOVERY_MAX: Duration = Duration::from_secs(5);
 const DELETED_MAX: usize = 3;
 
 /// A task hub: a named space of functions and instances.
+#[derive(Clone)]
 pub struct Hub {
     pub(super) shell: Arc<Shell>,
 }
@@ -40,8 +42,25 @@ impl Hub {
     /// # Errors
     /// As [`StartError`] says.
     pub async fn start(&self, request: StartRequest) -> Result<InstanceId, StartError> {
+        self.start_with(request, |_| None).await.map(|(id, _)| id)
+    }
+
+    /// The same, for a caller that waits for the end too: its place in line is taken with the start, so that no end is missed.
+    ///
+    /// # Errors
+    /// As [`StartError`] says.
+    pub async fn start_and_watch(&self, request: StartRequest) -> Result<Watch, StartError> {
+        let started = self.start_with(request, |id| Some(Watch::reserved(self, id))).await;
+        started.map(|(_, watch)| watch.expect("a place was taken"))
+    }
+
+    async fn start_with(
+        &self,
+        request: StartRequest,
+        watch: impl Fn(&InstanceId) -> Option<Watch>,
+    ) -> Result<(InstanceId, Option<Watch>), StartError> {
         for _ in 0..DELETED_MAX {
-            match self.start_on_current(request.clone()).await {
+            match self.start_on_current(request.clone(), &watch).await {
                 // The module was deleted between our look and the store's: perhaps there is another version, or another module.
                 Err(StartError::Store(error)) if matches!(*error, StoreError::NoModule(_)) => (),
                 done => return done,
@@ -50,7 +69,11 @@ impl Hub {
         Err(StartError::UnknownOrchestrator(request.function))
     }
 
-    async fn start_on_current(&self, request: StartRequest) -> Result<InstanceId, StartError> {
+    async fn start_on_current(
+        &self,
+        request: StartRequest,
+        watch: impl Fn(&InstanceId) -> Option<Watch>,
+    ) -> Result<(InstanceId, Option<Watch>), StartError> {
         let machinery = &self.shell.machinery;
         if machinery.is_overloaded() {
             return Err(StartError::Overloaded);
@@ -78,10 +101,11 @@ impl Hub {
             limits: machinery.limits.in_force(),
             made_by,
         };
-        let start = Start { hub: self.shell.row.key, started };
+        let watch = watch(&id);
+        let start = Start { hub: self.shell.row.key, started, waiter: watch.as_ref().map(Watch::token) };
         let (_, answer) = self.shell.ask(&id, |token| Input::Start(token, Box::new(start)));
         match answer.await {
-            Ok(Answer::Started) => Ok(id),
+            Ok(Answer::Started) => Ok((id, watch)),
             Ok(Answer::Exists(status)) => Err(StartError::InstanceExists { id, status }),
             Ok(Answer::Failed(error)) => Err(StartError::Store(error)),
             Ok(Answer::Recorded | Answer::Ended(_) | Answer::NotOpen) | Err(_) => Err(StartError::ShuttingDown),
@@ -153,32 +177,6 @@ impl Hub {
             shell.machinery.store.log(row.execution, from).map(Some)
         })
         .await
-    }
-
-    /// Waits for the end of an instance, at most for `timeout`. `None` when the time is up, or if there is no such instance.
-    ///
-    /// # Errors
-    /// If the store cannot be read.
-    pub async fn wait(&self, id: &InstanceId, timeout: Duration) -> Result<Option<End>, StoreError> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let (token, answer) = self.shell.ask(id, |token| Input::Wait(token, id.clone()));
-            let waiting = Waiting { shell: &self.shell, id, token };
-            let answer = tokio::time::timeout(left, answer).await;
-            drop(waiting);
-            match answer {
-                Ok(Ok(Answer::Ended(end))) => return Ok(Some(end)),
-                Err(_) => return Ok(None),
-                // It has ended before, or was never there; or recovery has not come to it yet.
-                Ok(_) => match self.instance(id, false).await? {
-                    None => return Ok(None),
-                    Some(InstanceView { end: Some(end), .. }) => return Ok(Some(end)),
-                    Some(_) if left <= RECOVERY_WAIT => return Ok(None),
-                    Some(_) => tokio::time::sleep(RECOVERY_WAIT).await,
-                },
-            }
-        }
     }
 
     /// An instance as it is stored, with its events if `with_history`.
@@ -265,19 +263,6 @@ impl Hub {
         let rows = store.modules(self.shell.row.key)?;
         let row = rows.iter().find(|row| row.name == *name && row.digest == digest);
         version(row.ok_or_else(|| StoreError::Corrupt(format!("module {name} {digest} is not in the store")))?, &live)
-    }
-}
-
-/// Takes a caller off the list when it stops waiting, also when its future is dropped.
-struct Waiting<'a> {
-    shell: &'a Arc<Shell>,
-    id: &'a InstanceId,
-    token: Token,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.shell.forget(self.id, self.token);
     }
 }
 

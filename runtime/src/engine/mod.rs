@@ -20,6 +20,7 @@ mod simulation;
 mod turns;
 mod verify;
 mod views;
+mod watch;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ pub use views::{
     ControlError, DeleteError, InstancePage, InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError,
     UploadedModule,
 };
+pub use watch::Watch;
 
 use crate::clock::Clock;
 use crate::host::{Catalog, Compiler, Host, Module, ModuleError};

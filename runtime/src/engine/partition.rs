@@ -82,6 +82,8 @@ pub struct Start {
     pub hub: HubKey,
     /// The first event of the new execution.
     pub started: Started,
+    /// Who waits for its end from the beginning.
+    pub waiter: Option<Token>,
 }
 
 /// What a turn gave.
@@ -267,6 +269,11 @@ impl Partition {
         self.instances.get(&execution).is_some_and(|instance| instance.is_running(task))
     }
 
+    /// Whether the result of this turn is still wanted.
+    pub fn is_in_turn(&self, execution: ExecutionKey, number: u64) -> bool {
+        self.instances.get(&execution).is_some_and(|instance| instance.is_in_turn(number))
+    }
+
     /// Takes `input` at `now_ms`, milliseconds since 1970, and says what there is to do.
     pub fn on(&mut self, now_ms: u64, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
@@ -326,7 +333,7 @@ impl Partition {
         }
         let key = self.next;
         self.next = key.next();
-        let Start { hub, started } = start;
+        let Start { hub, started, waiter } = start;
         effects.push(Effect::Commit(Box::new(CommitOrder {
             instance: key.instance(),
             execution: key,
@@ -342,7 +349,9 @@ impl Partition {
         })));
         let phase = Phase::Starting { token, started: Box::new(started) };
         self.by_id.insert(id.clone(), key);
-        self.instances.insert(key, Instance::new(key.instance(), key, id, phase));
+        let mut instance = Instance::new(key.instance(), key, id, phase);
+        instance.waiters.extend(waiter);
+        self.instances.insert(key, instance);
     }
 
     fn found(&mut self, row: InstanceRow, effects: &mut Vec<Effect>) {

@@ -130,22 +130,32 @@ impl Shell {
         id: &InstanceId,
         input: impl FnOnce(Token) -> Input,
     ) -> (Token, oneshot::Receiver<Answer>) {
-        let partition = self.partition_of(id);
+        let (token, receiver) = self.caller(id);
+        self.tell(id, input(token));
+        (token, receiver)
+    }
+
+    /// A new token for who calls about this instance, and where the answer to it will come.
+    pub(super) fn caller(&self, id: &InstanceId) -> (Token, oneshot::Receiver<Answer>) {
         let (sender, receiver) = oneshot::channel();
-        let mut cell = self.lock(partition);
+        let mut cell = self.lock(self.partition_of(id));
         let token = cell.next_token;
         cell.next_token += 1;
         cell.callers.insert(token, sender);
-        drop(cell);
-        self.deliver(partition, input(token));
         (token, receiver)
+    }
+
+    /// Hands an input to the partition of this instance.
+    pub(super) fn tell(self: &Arc<Self>, id: &InstanceId, input: Input) {
+        self.deliver(self.partition_of(id), input);
     }
 
     /// Nobody waits for this answer any more.
     pub(super) fn forget(self: &Arc<Self>, id: &InstanceId, token: Token) {
         let partition = self.partition_of(id);
-        self.lock(partition).callers.remove(&token);
-        self.deliver(partition, Input::Forget(token, id.clone()));
+        if self.lock(partition).callers.remove(&token).is_some() {
+            self.deliver(partition, Input::Forget(token, id.clone()));
+        }
     }
 
     fn partition_of(&self, id: &InstanceId) -> u32 {
@@ -229,6 +239,10 @@ impl Shell {
     fn run_turn(self: &Arc<Self>, partition: u32, order: Box<TurnOrder>) {
         let shell = self.clone();
         self.machinery.turns.submit(order.module, move || {
+            // It may have been terminated while it stood in line.
+            if !shell.lock(partition).partition.is_in_turn(order.execution, order.number) {
+                return;
+            }
             let Machinery { store, host, residents, limits, turns, metrics, .. } = &*shell.machinery;
             let context = TurnContext { store: store.as_ref(), host, residents, limits, metrics };
             let began = Instant::now();

@@ -213,6 +213,8 @@ impl Guest for SimGuest {
 /// Something that can happen next.
 enum Step {
     Turn(Box<TurnOrder>),
+    /// A turn was run.
+    Report(ExecutionKey, u64, Result<TurnResult, TurnFailure>),
     Commit(Box<CommitOrder>),
     /// The committer tells what is durable; clients may have seen it before.
     Tell(ExecutionKey, CommitOutcome),
@@ -240,6 +242,8 @@ struct World {
     poisoned: bool,
     tokens: Token,
     starting: HashMap<Token, Started>,
+    /// Who waits for the end of what is starting.
+    starting_waiters: HashMap<Token, Token>,
     waiting: HashMap<Token, InstanceId>,
     /// Events on their way, with what they carry.
     raising: HashMap<Token, (InstanceId, u64)>,
@@ -280,6 +284,7 @@ impl World {
             poisoned: false,
             tokens: 0,
             starting: HashMap::new(),
+            starting_waiters: HashMap::new(),
             waiting: HashMap::new(),
             raising: HashMap::new(),
             terminating: HashMap::new(),
@@ -363,7 +368,10 @@ impl World {
         };
         let token = self.token();
         self.starting.insert(token, started.clone());
-        self.deliver(Input::Start(token, Box::new(Start { hub: self.hub, started })));
+        let waiter = (self.below(2) == 0).then(|| self.token());
+        self.starting_waiters.extend(waiter.map(|waiter| (token, waiter)));
+        self.waiting.extend(waiter.map(|waiter| (waiter, started.instance.clone())));
+        self.deliver(Input::Start(token, Box::new(Start { hub: self.hub, started, waiter })));
     }
 
     fn client_waits(&mut self) {
@@ -406,6 +414,7 @@ impl World {
         self.dispatched.clear();
         self.poisoned = false;
         self.starting.clear();
+        self.starting_waiters.clear();
         self.waiting.clear();
         self.raising.clear();
         self.terminating.clear();
@@ -456,6 +465,10 @@ impl World {
 
     fn answered(&mut self, token: Token, answer: Answer) {
         if let Some(started) = self.starting.remove(&token) {
+            let waiter = self.starting_waiters.remove(&token);
+            if !matches!(answer, Answer::Started) {
+                self.waiting.retain(|waiting, _| Some(*waiting) != waiter); // Gone with the start.
+            }
             match answer {
                 Answer::Started => self.acknowledged.entry(started.instance.clone()).or_default().push(started),
                 Answer::Exists(_) => {
@@ -475,17 +488,17 @@ impl World {
         } else if let Some((id, number)) = self.raising.remove(&token) {
             if matches!(answer, Answer::Recorded) {
                 self.coverage.raised += 1;
-                let recorded = raised(&self.stored(&id)).into_iter().filter(|recorded| *recorded == number).count();
+                let histories = self.histories(&id);
+                let recorded =
+                    histories.iter().flat_map(|history| raised(history)).filter(|recorded| *recorded == number).count();
                 assert_eq!(recorded, 1, "event {number} of {id} was acknowledged");
             }
         } else if let Some(id) = self.terminating.remove(&token) {
             if matches!(answer, Answer::Recorded) {
                 self.coverage.terminated += 1;
-                let last = self.stored(&id).pop();
-                assert!(
-                    matches!(last, Some(Event::Ended { end: End::Terminated { .. }, .. })),
-                    "{id} is to have been terminated"
-                );
+                let is_terminated =
+                    |history: &Vec<Event>| matches!(history.last(), Some(Event::Ended { end: End::Terminated { .. }, .. }));
+                assert!(self.histories(&id).iter().any(is_terminated), "{id} is to have been terminated");
             }
         } else if let Some(id) = self.waiting.remove(&token)
             && let Answer::Ended(end) = answer
@@ -499,9 +512,13 @@ impl World {
         }
     }
 
-    fn stored(&self, id: &InstanceId) -> Vec<Event> {
-        let row = self.store.instance(self.hub, id).unwrap().unwrap();
-        self.store.history(row.execution).unwrap()
+    /// The histories of all executions under this ID. An ended one may have been replaced before its end was told.
+    fn histories(&self, id: &InstanceId) -> Vec<Vec<Event>> {
+        let (first, end) = ExecutionKey::range(self.hub, 0);
+        let last = self.store.last_execution(first, end).unwrap();
+        let keys = std::iter::successors(Some(first), |key| Some(key.next())).take_while(|key| Some(*key) <= last);
+        let histories = keys.map(|key| self.store.history(key).unwrap());
+        histories.filter(|history| matches!(&history[..], [Event::Started(started), ..] if started.instance == *id)).collect()
     }
 
     fn step(&mut self) {
@@ -511,9 +528,12 @@ impl World {
         let chosen = usize::try_from(self.below(self.steps.len() as u64)).unwrap();
         match self.steps.swap_remove(chosen) {
             Step::Turn(order) => {
-                let result = self.run_turn(&order);
-                self.deliver(Input::TurnDone(order.execution, order.number, result));
+                if self.partition.is_in_turn(order.execution, order.number) {
+                    let result = self.run_turn(&order);
+                    self.steps.push(Step::Report(order.execution, order.number, result));
+                }
             }
+            Step::Report(key, number, result) => self.deliver(Input::TurnDone(key, number, result)),
             Step::Commit(order) => self.commit(*order),
             Step::Tell(key, outcome) => {
                 self.refused_by_store = matches!(outcome, CommitOutcome::Refused(_));
