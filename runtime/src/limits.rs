@@ -41,7 +41,7 @@ pub struct Limits {
     /// How much memory the guests that stay alive may have, in bytes, all together. The first 2 MiB of each do not count: of what
     /// a lean guest comes with it touches a few pages.
     pub residents_bytes_max: u64,
-    /// How many commits, or turns, may wait before new starts are refused with 503.
+    /// How many commits, or turns, may wait before new starts and events are refused with 503.
     pub starts_queued_max: usize,
 }
 

@@ -93,6 +93,7 @@ impl From<ControlError> for ApiError {
             ControlError::NotFound => Self::empty(StatusCode::NOT_FOUND),
             ControlError::Ended => Self::empty(StatusCode::GONE),
             ControlError::Overloaded | ControlError::Recovering | ControlError::ShuttingDown => Self::unavailable(error),
+            ControlError::Unreadable(_) => Self::internal(error),
             ControlError::Store(_) => {
                 let number = error::log_failure(&error);
                 Self::unavailable(format!(

@@ -14,6 +14,9 @@ const CONNECTION: &str = "Storage";
 const STATUSES: [&str; 8] =
     ["Running", "Completed", "ContinuedAsNew", "Failed", "Canceled", "Terminated", "Pending", "Suspended"];
 
+/// How many pieces of a query are read. Each is compared with all before it, also for who has no key.
+const PIECES_MAX: usize = 100;
+
 /// The parameters of a request. Names count without regard to case; what nobody asks for is ignored.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Query(Vec<(String, String)>);
@@ -22,7 +25,7 @@ impl Query {
     /// Reads a query string. A piece without `=` is ignored, and the values of a repeated name are joined with commas.
     pub(super) fn parse(text: &str) -> Self {
         let mut parameters: Vec<(String, String)> = Vec::new();
-        for piece in text.split('&').filter(|piece| piece.contains('=')) {
+        for piece in text.split('&').filter(|piece| piece.contains('=')).take(PIECES_MAX) {
             for (name, value) in form_urlencoded::parse(piece.as_bytes()) {
                 let (name, value) = (name.trim(), value.trim());
                 match parameters.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(name)) {

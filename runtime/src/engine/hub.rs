@@ -142,7 +142,7 @@ impl Hub {
             Ok(Some(row)) if !row.status.is_ended() => Ok(()),
             Ok(Some(_)) => Err(ControlError::Ended),
             Ok(None) => Err(ControlError::NotFound),
-            Err(error) => Err(ControlError::Store(Arc::new(error))),
+            Err(error) => Err(ControlError::Unreadable(error)),
         }
     }
 

@@ -68,8 +68,8 @@ pub(super) enum Phase {
     Loading,
     /// Nothing: it waits for its tasks.
     Idle,
-    /// A turn at this time, with `taken` out of `arrived`.
-    Turn { at_ms: u64, taken: Vec<Arrival> },
+    /// A turn at this time, with `taken` out of `arrived`. Until it has `begun` it stands in line, perhaps for long.
+    Turn { at_ms: u64, taken: Vec<Arrival>, begun: bool },
     /// The commit of `events`, which hold what was `taken`; `lines` are shown when it is durable.
     Committing { events: Arc<[Event]>, taken: Vec<Arrival>, lines: Arc<[LogRecord]> },
     /// A timer, after something failed on our side. If that was the store, nobody knows what it holds now.
@@ -130,7 +130,11 @@ impl Instance {
         // A clock that was set back does not let a timer fire early.
         let due_ms = if let Some(Action::Timer { due_ms }) = execution.open.get(&task) { *due_ms } else { 0 };
         let event = Event::Resolved { task, at_ms: now_ms.max(due_ms), outcome, ran };
-        self.arrived.push(Arrival { event, lines, caller: None });
+        let mut arrival = Arrival { event, lines, caller: None };
+        if !arrival.lines.is_empty() && self.arrived.iter().map(Arrival::lines_bytes).sum::<usize>() > LINES_BYTES_MAX {
+            arrival.lines = Vec::new();
+        }
+        self.arrived.push(arrival);
     }
 
     /// Takes an event from outside, of which `caller` hears when it is durable.
@@ -143,6 +147,11 @@ impl Instance {
             lines: Vec::new(),
             caller: Some(caller),
         });
+        if let Phase::Turn { begun: false, .. } = self.phase {
+            // The caller need not stand in line with it. It is asked for again once this is recorded.
+            self.take_back();
+            self.phase = Phase::Resting { unknown: None };
+        }
         self.go_on(now_ms, effects);
         self.append_while_resting(effects);
     }
@@ -173,6 +182,15 @@ impl Instance {
         self.running.contains(&task)
     }
 
+    /// A thread has come to turn `number`. Whether that is the one that it waits for.
+    pub(super) fn begin_turn(&mut self, number: u64) -> bool {
+        match &mut self.phase {
+            Phase::Turn { begun, .. } if self.begun == number => *begun = true,
+            _ => return false,
+        }
+        true
+    }
+
     /// Whether this is the turn that it waits for.
     pub(super) fn is_in_turn(&self, number: u64) -> bool {
         matches!(self.phase, Phase::Turn { .. }) && self.begun == number
@@ -182,11 +200,12 @@ impl Instance {
     /// hand to the guest.
     pub(super) fn go_on(&mut self, now_ms: u64, effects: &mut Vec<Effect>) {
         let (Phase::Idle, Some(execution)) = (&self.phase, &self.execution) else { return };
-        let taken = wanted(std::mem::take(&mut self.arrived), execution);
         if let Some(Termination { reason, .. }) = &self.termination {
+            // What has arrived and is not recorded has come too late.
             let end = Event::Ended { at_ms: now_ms.max(execution.latest_ms), end: End::Terminated { reason: reason.clone() } };
-            return self.commit(Step { before: taken, turn: vec![end], ..Step::default() }, effects);
+            return self.commit(Step { turn: vec![end], ..Step::default() }, effects);
         }
+        let taken = next(&mut self.arrived, execution);
         if taken.is_empty() && execution.unread.is_empty() && execution.turns > 0 {
             return;
         }
@@ -205,14 +224,14 @@ impl Instance {
             inputs: execution.unread.iter().cloned().chain(new_inputs).collect(),
             next_task: execution.next_task,
         })));
-        self.phase = Phase::Turn { at_ms, taken };
+        self.phase = Phase::Turn { at_ms, taken, begun: false };
     }
 
     /// Records what has arrived without a turn, if the turn has to wait and somebody waits for what has arrived.
     pub(super) fn append_while_resting(&mut self, effects: &mut Vec<Effect>) {
         let (Phase::Resting { unknown: None }, Some(execution)) = (&self.phase, &self.execution) else { return };
         if self.arrived.iter().any(|arrival| arrival.caller.is_some()) {
-            let taken = wanted(std::mem::take(&mut self.arrived), execution);
+            let taken = next(&mut self.arrived, execution);
             self.commit(Step { before: taken, ..Step::default() }, effects);
         }
     }
@@ -262,7 +281,7 @@ impl Instance {
 
     /// Commits a turn: what it took, that it was, and what it brought about.
     fn commit_turn(&mut self, now_ms: u64, progress: Progress, lines: Vec<LogLine>, effects: &mut Vec<Effect>) {
-        let (Phase::Turn { at_ms, taken }, Some(execution)) = (&mut self.phase, &self.execution) else {
+        let (Phase::Turn { at_ms, taken, .. }, Some(execution)) = (&mut self.phase, &self.execution) else {
             panic!("instance {} has no turn to record in {:?}", self.id, self.phase)
         };
         let (at_ms, taken) = (*at_ms, std::mem::take(taken));
@@ -283,8 +302,10 @@ impl Instance {
         } else if self.arrived.iter().any(|arrival| arrival.caller.is_some()) {
             // Who waits for an event to be recorded need not wait for the next turn.
             let dropped: BTreeSet<TaskId> = turn.iter().filter_map(cancelled_task).collect();
-            after = wanted(std::mem::take(&mut self.arrived), execution);
-            after.retain(|arrival| answered_task(&arrival.event).is_none_or(|task| !dropped.contains(&task)));
+            after = next(&mut self.arrived, execution);
+            // Answers to what this turn drops stay where they are: if it cannot be recorded, they count after all.
+            let is_dropped = |arrival: &mut Arrival| answered_task(&arrival.event).is_some_and(|task| dropped.contains(&task));
+            self.arrived.extend(after.extract_if(.., is_dropped));
         }
         let lines = lines.into_iter().map(|line| LogRecord { at_ms, task: None, line }).collect();
         self.commit(Step { before: taken, turn, after, lines, custom_status: progress.custom_status }, effects);
@@ -439,6 +460,11 @@ struct Step {
 }
 
 impl Arrival {
+    /// How many bytes were said on the way.
+    fn lines_bytes(&self) -> usize {
+        self.lines.iter().map(|line| line.target.len() + line.message.len()).sum()
+    }
+
     /// What was said on the way, with its place.
     fn records(&self) -> impl Iterator<Item = LogRecord> {
         let (at_ms, task) = (self.event.at_ms(), answered_task(&self.event));
@@ -446,10 +472,24 @@ impl Arrival {
     }
 }
 
-/// What is still of use of `arrived`: the guest may have dropped a task after its answer came in.
-fn wanted(mut arrived: Vec<Arrival>, execution: &Execution) -> Vec<Arrival> {
+/// The most bytes of inputs that one step takes, if they are several: a row of the store must not grow without bound. What is
+/// left goes with the next step.
+const STEP_BYTES_MAX: usize = 64 << 20;
+
+/// The most bytes of lines that wait with the inputs of one instance; activities that say more meanwhile are not heard.
+const LINES_BYTES_MAX: usize = 1 << 20;
+
+/// Takes the inputs of the next step out of `arrived`. Those of tasks that the guest has dropped since are of no use any more.
+fn next(arrived: &mut Vec<Arrival>, execution: &Execution) -> Vec<Arrival> {
     arrived.retain(|arrival| answered_task(&arrival.event).is_none_or(|task| execution.open.contains_key(&task)));
-    arrived
+    let mut bytes = 0;
+    let fits = |arrival: &&Arrival| {
+        bytes += arrival.event.bytes();
+        bytes <= STEP_BYTES_MAX
+    };
+    let count = arrived.iter().take_while(fits).count().max(1).min(arrived.len());
+    let rest = arrived.split_off(count);
+    std::mem::replace(arrived, rest)
 }
 
 fn answered_task(event: &Event) -> Option<TaskId> {

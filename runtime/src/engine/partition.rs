@@ -71,8 +71,8 @@ pub enum Input {
         /// What it said.
         lines: Vec<LogLine>,
     },
-    /// The time of an [`Effect::Arm`] has come.
-    TimerDue(ExecutionKey),
+    /// The time of an [`Effect::Rest`] has come.
+    RestOver(ExecutionKey),
 }
 
 /// An instance to start. Whoever asks draws what has to be random and looks up what has to be known.
@@ -134,8 +134,8 @@ pub enum Effect {
     Sleep(ExecutionKey, TaskId, u64),
     /// Tell this activity or timer to stop, if it runs.
     Cancel(ExecutionKey, TaskId),
-    /// Answer with [`Input::TimerDue`] at this time, in milliseconds since 1970.
-    Arm(ExecutionKey, u64),
+    /// Answer with [`Input::RestOver`] at this time, in milliseconds since 1970.
+    Rest(ExecutionKey, u64),
     /// Answer a caller.
     Reply(Token, Answer),
     /// Drop the guest of this execution, if one is alive.
@@ -188,7 +188,7 @@ impl CommitOrder {
     /// Prints the events and lines, of which the store keeps `log_bytes_max` for the execution.
     pub fn encoded(self, log_bytes_max: usize) -> Commit {
         let Self { instance, execution, events, lines, change } = self;
-        let lines = (!lines.is_empty()).then(|| EncodedLines::of(&lines, log_bytes_max));
+        let lines = EncodedLines::of(&lines, log_bytes_max);
         Commit { instance, execution, events: EncodedEvents::of(&events), lines, change }
     }
 }
@@ -248,6 +248,8 @@ const RETRY_MS: u64 = 1_000;
 
 /// The owner of a part of a hub's instances.
 pub struct Partition {
+    /// What has a lower number is from an earlier life of the server.
+    first: ExecutionKey,
     next: ExecutionKey,
     instances: HashMap<ExecutionKey, Instance>,
     by_id: HashMap<InstanceId, ExecutionKey>,
@@ -256,7 +258,7 @@ pub struct Partition {
 impl Partition {
     /// A partition whose executions so far all have numbers below `next`.
     pub fn new(next: ExecutionKey) -> Self {
-        Self { next, instances: HashMap::new(), by_id: HashMap::new() }
+        Self { first: next, next, instances: HashMap::new(), by_id: HashMap::new() }
     }
 
     /// How many instances are open.
@@ -272,6 +274,11 @@ impl Partition {
     /// Whether the result of this turn is still wanted.
     pub fn is_in_turn(&self, execution: ExecutionKey, number: u64) -> bool {
         self.instances.get(&execution).is_some_and(|instance| instance.is_in_turn(number))
+    }
+
+    /// A thread has come to this turn. Whether it is still wanted.
+    pub fn begin_turn(&mut self, execution: ExecutionKey, number: u64) -> bool {
+        self.instances.get_mut(&execution).is_some_and(|instance| instance.begin_turn(number))
     }
 
     /// Takes `input` at `now_ms`, milliseconds since 1970, and says what there is to do.
@@ -308,7 +315,7 @@ impl Partition {
                     instance.go_on(now_ms, &mut effects);
                 }
             }
-            Input::TimerDue(key) => {
+            Input::RestOver(key) => {
                 if let Some(instance) = self.instances.get_mut(&key)
                     && matches!(instance.phase, Phase::Resting { .. })
                 {
@@ -355,8 +362,8 @@ impl Partition {
     }
 
     fn found(&mut self, row: InstanceRow, effects: &mut Vec<Effect>) {
-        // Started in this life of the server, before the recovery came to it.
-        if self.instances.contains_key(&row.execution) {
+        // Started in this life of the server, before the recovery came to it; it may have ended since, and its ID be taken.
+        if row.execution >= self.first || self.instances.contains_key(&row.execution) {
             return;
         }
         // If a start under this ID is on its way, it will be refused; the ID belongs to what is stored.
@@ -384,7 +391,7 @@ impl Partition {
         match error {
             LoadError::Passing => {
                 instance.phase = Phase::Resting { unknown: Some(why) };
-                effects.push(Effect::Arm(key, now_ms + RETRY_MS));
+                effects.push(Effect::Rest(key, now_ms + RETRY_MS));
             }
             // Nothing that we could do would be right. The instance stays as it is, for people to look at.
             LoadError::Damaged => instance.phase = Phase::Halted { why },
@@ -408,7 +415,7 @@ impl Partition {
             Err(TurnFailure::Host(_)) => {
                 instance.take_back();
                 instance.phase = Phase::Resting { unknown: None };
-                effects.push(Effect::Arm(key, now_ms + RETRY_MS));
+                effects.push(Effect::Rest(key, now_ms + RETRY_MS));
                 instance.append_while_resting(effects);
             }
             Err(TurnFailure::Guest { error, lines }) => {
@@ -463,7 +470,7 @@ impl Partition {
         instance.refuse_callers(&Answer::Failed(error.clone()), effects);
         if may_pass {
             instance.phase = Phase::Resting { unknown: Some(error) };
-            effects.push(Effect::Arm(key, now_ms + RETRY_MS));
+            effects.push(Effect::Rest(key, now_ms + RETRY_MS));
         } else {
             instance.phase = Phase::Halted { why: error };
         }

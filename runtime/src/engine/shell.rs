@@ -225,7 +225,7 @@ impl Shell {
             Effect::Dispatch(order) => self.dispatch(partition, *order),
             Effect::Sleep(execution, task, due_ms) => self.sleep(partition, (execution, task), due_ms),
             Effect::Cancel(execution, task) => self.machinery.activities.cancel((execution, task)),
-            Effect::Arm(execution, at_ms) => self.arm(partition, execution, at_ms),
+            Effect::Rest(execution, at_ms) => self.rest(partition, execution, at_ms),
             Effect::Evict(execution) => self.machinery.residents.evict(execution),
             Effect::Log(instance, lines) => self.machinery.guest_log.show(instance, lines),
             Effect::Ended(ended) => {
@@ -239,8 +239,8 @@ impl Shell {
     fn run_turn(self: &Arc<Self>, partition: u32, order: Box<TurnOrder>) {
         let shell = self.clone();
         self.machinery.turns.submit(order.module, move || {
-            // It may have been terminated while it stood in line.
-            if !shell.lock(partition).partition.is_in_turn(order.execution, order.number) {
+            // The instance may have been terminated while this stood in line.
+            if !shell.lock(partition).partition.begin_turn(order.execution, order.number) {
                 return;
             }
             let Machinery { store, host, residents, limits, turns, metrics, .. } = &*shell.machinery;
@@ -254,7 +254,12 @@ impl Shell {
                 Err(TurnFailure::Host(message)) => {
                     tracing::error!("a turn could not be run, and is tried again in a second: {message}")
                 }
-                Err(TurnFailure::Guest { error: TurnError::Fault(Fault::Exhausted(_)), .. }) => turns.suspect(order.module),
+                // What a turn does that nobody waits for any more says nothing about the module.
+                Err(TurnFailure::Guest { error: TurnError::Fault(Fault::Exhausted(_)), .. })
+                    if shell.lock(partition).partition.is_in_turn(order.execution, order.number) =>
+                {
+                    turns.suspect(order.module);
+                }
                 Err(TurnFailure::Guest { .. }) | Ok(_) => (),
             }
             shell.deliver(partition, Input::TurnDone(order.execution, order.number, result));
@@ -331,12 +336,12 @@ impl Shell {
         move |Done { outcome, ran, lines }| shell.deliver(partition, Input::TaskDone { execution, task, outcome, ran, lines })
     }
 
-    fn arm(self: &Arc<Self>, partition: u32, execution: ExecutionKey, at_ms: u64) {
+    fn rest(self: &Arc<Self>, partition: u32, execution: ExecutionKey, at_ms: u64) {
         let shell = self.clone();
         let wait = Duration::from_millis(at_ms.saturating_sub(self.machinery.clock.now_ms()));
         self.machinery.timers.spawn(async move {
             tokio::time::sleep(wait).await;
-            shell.deliver(partition, Input::TimerDue(execution));
+            shell.deliver(partition, Input::RestOver(execution));
         });
     }
 

@@ -307,6 +307,7 @@ impl World {
                 13..18 => self.client_waits(),
                 18..20 => self.restart(),
                 20..22 => self.drop_a_guest(),
+                24..25 => self.find_again(),
                 22..24 => {
                     let fault = [StoreFault::Refuse, StoreFault::Full, StoreFault::Poison, StoreFault::RefuseAfterWriting];
                     let fault = fault[self.below(4) as usize];
@@ -426,6 +427,15 @@ impl World {
         }
     }
 
+    /// Recovery has read an instance of this life of the server, and comes to it later.
+    fn find_again(&mut self) {
+        let mut rows = self.store.open_instances(self.hub, None, usize::MAX).unwrap();
+        if !rows.is_empty() {
+            let chosen = self.below(rows.len() as u64);
+            self.steps.push(Step::Find(Box::new(rows.swap_remove(usize::try_from(chosen).unwrap()))));
+        }
+    }
+
     fn drop_a_guest(&mut self) {
         if let Some(key) = self.guests.keys().min().copied() {
             self.guests.remove(&key);
@@ -438,7 +448,7 @@ impl World {
                 Effect::RunTurn(order) => self.steps.push(Step::Turn(order)),
                 Effect::Commit(commit) => self.steps.push(Step::Commit(commit)),
                 Effect::Load(key) => self.steps.push(Step::Load(key)),
-                Effect::Arm(key, at_ms) => self.steps.push(Step::Timer(key, at_ms)),
+                Effect::Rest(key, at_ms) => self.steps.push(Step::Timer(key, at_ms)),
                 Effect::Dispatch(order) => {
                     self.check_dispatch(order.execution, order.task, Action::Activity(order.call.clone()));
                     self.steps.push(Step::Activity(order));
@@ -528,7 +538,7 @@ impl World {
         let chosen = usize::try_from(self.below(self.steps.len() as u64)).unwrap();
         match self.steps.swap_remove(chosen) {
             Step::Turn(order) => {
-                if self.partition.is_in_turn(order.execution, order.number) {
+                if self.partition.begin_turn(order.execution, order.number) {
                     let result = self.run_turn(&order);
                     self.steps.push(Step::Report(order.execution, order.number, result));
                 }
@@ -551,7 +561,7 @@ impl World {
             }
             Step::Timer(key, at_ms) => {
                 self.now_ms = self.now_ms.max(at_ms);
-                self.deliver(Input::TimerDue(key));
+                self.deliver(Input::RestOver(key));
             }
             Step::Activity(order) => {
                 let times = if self.chance(10) { 2 } else { 1 };

@@ -42,7 +42,8 @@ pub enum StartError {
     Store(Arc<StoreError>),
 }
 
-/// Why nothing was done to an instance. Nothing has changed then, with the exception of [`StartError`].
+/// Why nothing was done to an instance. Nothing has changed then, with one exception: after [`ControlError::Store`] with
+/// [`StoreError::Poisoned`] nobody knows.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
     /// There is none with this ID.
@@ -60,6 +61,9 @@ pub enum ControlError {
     /// The server is about to stop.
     #[error("the server is shutting down; try again in a moment")]
     ShuttingDown,
+    /// The store cannot be read.
+    #[error("the instance cannot be read: {0}")]
+    Unreadable(StoreError),
     /// It could not be recorded.
     #[error("it could not be recorded: {0}")]
     Store(Arc<StoreError>),

@@ -142,6 +142,7 @@ impl Host {
     /// A module that is in use after all is made ready again when it is next wanted.
     pub fn forget(&self, digest: Digest) {
         lock(&self.ready).remove(&digest);
+        lock(&self.failed).remove(&digest);
         self.cache.forget(digest);
     }
 

@@ -25,11 +25,19 @@ pub(super) fn cut(text: String, bytes_max: usize) -> String {
     if text.len() <= bytes_max { text } else { format!("{}…", &text[..text.floor_char_boundary(bytes_max)]) }
 }
 
+/// Longer names, in bytes, and more of them are not compared: a guest must not keep us busy with its mistakes.
+const COMPARED_BYTES_MAX: usize = 64;
+const COMPARED_NAMES_MAX: usize = 100;
+
 /// The one of `names` that somebody most likely meant who wrote `name`: all that differs is a third of its characters or less.
 pub(super) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if name.len() > COMPARED_BYTES_MAX {
+        return None;
+    }
     let lower = |name: &str| name.chars().flat_map(char::to_lowercase).collect::<Vec<_>>();
     let meant = lower(name);
-    let distances = names.into_iter().map(|known| (distance(&meant, &lower(known)), known));
+    let names = names.into_iter().take(COMPARED_NAMES_MAX).filter(|known| known.len() <= COMPARED_BYTES_MAX);
+    let distances = names.map(|known| (distance(&meant, &lower(known)), known));
     distances.filter(|(distance, _)| *distance <= meant.len().div_ceil(3)).min().map(|(_, known)| known)
 }
 
@@ -59,6 +67,8 @@ mod tests {
         assert_eq!(nearest("Chrge", names), Some("Charge"));
         assert_eq!(nearest("Deliver", names), None);
         assert_eq!(nearest("", names), None);
+        let long = "x".repeat(COMPARED_BYTES_MAX + 1);
+        assert_eq!(nearest(&long, [long.as_str()]), None);
     }
 
     #[test]

@@ -67,6 +67,20 @@ pub enum Event {
 }
 
 impl Event {
+    /// How many bytes of values it holds, about.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Started(Started { input, .. }) => input.text().len(),
+            Self::Scheduled { action: Action::Activity(call), .. } => call.input.text().len(),
+            Self::Resolved { outcome: Outcome::Completed(payload), .. } | Self::Raised { payload, .. } => payload.text().len(),
+            Self::Resolved { outcome: Outcome::Failed(failure), .. } => {
+                failure.details.as_ref().map_or(0, |details| details.text().len())
+            }
+            Self::Ended { end: End::Completed(payload), .. } => payload.text().len(),
+            _ => 0,
+        }
+    }
+
     /// When it happened; 0 for what happens in a turn, which has the turn's time.
     pub fn at_ms(&self) -> u64 {
         match self {

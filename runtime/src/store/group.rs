@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 /// The most commits in a batch. More of them gain little and make the first one wait.
 const BATCH_COMMITS_MAX: usize = 512;
 
-/// The most event bytes in a batch, in bytes; a single larger commit is a batch of its own.
+/// The most bytes of events and lines in a batch, in bytes; a single larger commit is a batch of its own.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// What a commit has come to. One error may be shared by a whole batch.
@@ -155,12 +155,13 @@ impl Writing {
             let mut bytes = 0;
             let mut next = Some(first);
             while let Some(job) = next {
-                let over = !commits.is_empty() && bytes + job.commit.events.json.len() > BATCH_BYTES_MAX;
+                let more = job.commit.bytes();
+                let over = !commits.is_empty() && bytes + more > BATCH_BYTES_MAX;
                 if over || !instances.insert(job.commit.instance) {
                     held = Some(job); // It opens the next batch, so that commits of one instance keep their order.
                     break;
                 }
-                bytes += job.commit.events.json.len();
+                bytes += more;
                 commits.push(job.commit);
                 dones.push(job.done);
                 next = if commits.len() < BATCH_COMMITS_MAX { self.inbox.try_recv().ok() } else { None };

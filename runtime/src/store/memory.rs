@@ -390,7 +390,7 @@ impl Disk {
     fn append_lines(&mut self, execution: ExecutionKey, lines: &EncodedLines) {
         let rows = self.log.entry(execution).or_default();
         let (line, upto) = rows.back().map_or((0, 0), |row| (row.line + u64::from(row.count), row.upto));
-        let upto = upto + lines.json.len();
+        let (line, upto) = (line + u64::from(lines.skipped), upto + lines.json.len());
         rows.push_back(LogRow { line, count: lines.count, upto, lines: lines.json.clone() });
         while rows[0].upto + lines.kept_bytes_max <= upto {
             rows.pop_front();

@@ -41,16 +41,28 @@ pub struct EncodedLines {
     pub json: String,
     /// How many there are; at least one.
     pub count: u32,
-    /// How many bytes of lines the execution may have with these; older ones go.
+    /// How many stood before them and were too many already; they have had their numbers.
+    pub skipped: u32,
+    /// How many bytes of lines the execution may have with these; older ones go. At least as long as `json`.
     pub kept_bytes_max: usize,
 }
 
 impl EncodedLines {
-    /// Prints `lines`.
-    pub fn of(lines: &[LogRecord], kept_bytes_max: usize) -> Self {
-        let count = u32::try_from(lines.len()).expect("the host bounds what a guest says in one call");
-        let json = serde_json::to_string(lines).expect("lines are numbers and texts");
-        Self { json, count, kept_bytes_max }
+    /// Prints as many of the newest `lines` as there is room for. `None` if there is no line, or no room for one.
+    pub fn of(lines: &[LogRecord], kept_bytes_max: usize) -> Option<Self> {
+        let mut room = kept_bytes_max.saturating_sub(1); // For the first bracket; each line needs a byte behind it.
+        let printed = lines.iter().rev().map(|line| serde_json::to_string(line).expect("lines are numbers and texts"));
+        let mut kept: Vec<String> = printed
+            .take_while(|json| {
+                let left = room.checked_sub(json.len() + 1);
+                room = left.unwrap_or(0);
+                left.is_some()
+            })
+            .collect();
+        kept.reverse();
+        let number = |lines: usize| u32::try_from(lines).expect("the host bounds what a guest says in one call");
+        let (count, skipped) = (number(kept.len()), number(lines.len() - kept.len()));
+        (count > 0).then(|| Self { json: format!("[{}]", kept.join(",")), count, skipped, kept_bytes_max })
     }
 }
 
@@ -76,6 +88,13 @@ pub struct Commit {
     pub lines: Option<EncodedLines>,
     /// What becomes of the instance's row.
     pub change: Change,
+}
+
+impl Commit {
+    /// How many bytes of events and lines it adds.
+    pub fn bytes(&self) -> usize {
+        self.events.json.len() + self.lines.as_ref().map_or(0, |lines| lines.json.len())
+    }
 }
 
 /// What a [`Commit`] does to the row of its instance.

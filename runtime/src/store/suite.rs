@@ -628,8 +628,8 @@ fn the_newest_lines_of_a_log_are_kept_under_their_numbers(place: &(impl Place + 
         task: (n % 2 == 1).then_some(TaskId(7)),
         line: LogLine { level: LogLevel::Warn, target: "oven".into(), message: format!("\"{n}\" °C") },
     };
-    let rows_kept = 3 * EncodedLines::of(&[record(0), record(1)], 0).json.len();
-    let said = |first: u64| Some(EncodedLines::of(&[record(first), record(first + 1)], rows_kept));
+    let rows_kept = 3 * EncodedLines::of(&[record(0), record(1)], usize::MAX).unwrap().json.len();
+    let said = |first: u64| EncodedLines::of(&[record(first), record(first + 1)], rows_kept);
     let log = |from: u64| {
         let page = store.log(world.execution(1), from).unwrap();
         assert!(page.lines.iter().all(|(number, line)| *line == record(*number)));
@@ -647,6 +647,15 @@ fn the_newest_lines_of_a_log_are_kept_under_their_numbers(place: &(impl Place + 
     commit(&*store, &[Commit { lines: said(6), ..world.end(1, 4, RuntimeStatus::Completed) }]);
     assert_eq!(log(0), (vec![2, 3, 4, 5, 6, 7], 8));
     assert_eq!(log(1), (vec![2, 3, 4, 5, 6, 7], 8));
+    // Of more lines than there is room for the newest are kept, under the numbers that they would have.
+    let many: Vec<LogRecord> = (8..28).map(record).collect();
+    commit(&*store, &[world.create(4, "bun")]);
+    commit(&*store, &[Commit { lines: EncodedLines::of(&many, rows_kept), ..world.end(4, 1, RuntimeStatus::Completed) }]);
+    let page = store.log(world.execution(4), 0).unwrap();
+    let (first, last) = (page.lines.first().unwrap().0, page.lines.last().unwrap());
+    assert_eq!((page.next, last.0, &last.1.at_ms), (20, 19, &27));
+    assert!((10..18).contains(&first), "{first}");
+    assert_eq!(EncodedLines::of(&many, 0), None);
     // They go with the execution.
     commit(&*store, &[world.create(3, "loaf")]);
     while store.sweep(100).unwrap() > 0 {}

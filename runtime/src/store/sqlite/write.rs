@@ -329,7 +329,8 @@ impl<'conn> Statements<'conn> {
 fn append_lines(conn: &Connection, execution: ExecutionKey, lines: &EncodedLines) -> Result<(), StoreError> {
     let last = "SELECT line + count, upto FROM log WHERE execution = ?1 ORDER BY line DESC LIMIT 1";
     let last = conn.prepare_cached(last)?.query_row([execution.0], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    let (line, upto): (i64, i64) = last.unwrap_or_default();
+    let (next, upto): (i64, i64) = last.unwrap_or_default();
+    let line = next + i64::from(lines.skipped);
     let bytes = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
     let upto = upto.saturating_add(bytes(lines.json.len()));
     conn.prepare_cached("INSERT INTO log (execution, line, count, upto, lines) VALUES (?1, ?2, ?3, ?4, ?5)")?
