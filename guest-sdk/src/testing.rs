@@ -54,7 +54,7 @@
 
 use std::any::type_name;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -290,7 +290,8 @@ impl<T> Run<T> {
         self.output.as_ref()
     }
 
-    /// The activities it called, in order, each as its name and input: `charge_card(5000)`.
+    /// The activities it called, in order, each as its name and input: `charge_card(5000)`. Without those that it cancelled
+    /// in the turn that asked for them: they never run.
     pub fn calls(&self) -> &[String] {
         &self.calls
     }
@@ -366,15 +367,8 @@ impl World<'_> {
 
             let first_task = tasks.names.len();
             self.asked.extend(tasks.describe_all(&progress.actions));
-            let calls = progress.actions.iter().filter_map(|action| match action {
-                Action::Activity(call) => Some(format!("{}({})", call.name, call.input)),
-                _ => None,
-            });
-            self.calls.extend(calls);
             let ended = progress.outcome.is_some();
-            if !ended {
-                self.act(start, now_ms, first_task, &progress.actions);
-            }
+            self.act(start, now_ms, first_task, &progress.actions, ended);
             turns.push(Turn { now_ms, events, progress });
             if ended {
                 return turns;
@@ -393,16 +387,23 @@ impl World<'_> {
         }
     }
 
-    /// Does what was asked for; the first task among `actions` is `task`.
+    /// Does what was asked for, unless the same turn cancels it or ends: then no host does it either. The first task among
+    /// `actions` is `first_task`.
     #[track_caller]
-    fn act(&mut self, start: &Start, now_ms: u64, task: usize, actions: &[Action]) {
-        let mut numbers = u32::try_from(task).expect("memory ends before the task numbers do")..;
-        for action in actions {
-            if let Action::Cancel(task) = action {
-                self.agenda.retain(|_, event| !matches!(event, Event::Resolved(answer) if answer.task == *task));
+    fn act(&mut self, start: &Start, now_ms: u64, first_task: usize, actions: &[Action], ended: bool) {
+        let cancelled = |action: &Action| if let Action::Cancel(task) = action { Some(*task) } else { None };
+        let cancels: BTreeSet<u32> = actions.iter().filter_map(cancelled).collect();
+        self.agenda.retain(|_, event| !matches!(event, Event::Resolved(answer) if cancels.contains(&answer.task)));
+
+        let first_task = u32::try_from(first_task).expect("memory ends before the task numbers do");
+        let asks = actions.iter().filter(|action| cancelled(action).is_none());
+        for (task, action) in (first_task..).zip(asks).filter(|(task, _)| !cancels.contains(task)) {
+            if let Action::Activity(call) = action {
+                self.calls.push(format!("{}({})", call.name, call.input));
+            }
+            if ended {
                 continue;
             }
-            let task = numbers.next().expect("memory ends before the task numbers do");
             match action {
                 Action::Activity(call) => {
                     let (takes, outcome) = self.invoke(start, task, call);

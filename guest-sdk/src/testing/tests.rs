@@ -216,6 +216,37 @@ fn what_was_asked_for_at_the_very_end_is_told_but_does_not_run() {
 }
 
 #[test]
+fn what_the_same_turn_cancels_neither_runs_nor_counts() {
+    #[orchestrator]
+    async fn change_mind(ctx: Context) -> Result<()> {
+        drop((ctx.call(weigh, "rye"), ctx.sleep(HOUR)));
+        ctx.call_named("weigh", &"wheat").await
+    }
+    let mut weighed = Vec::new();
+    let weigh = |loaf: String| {
+        weighed.push(loaf);
+        Ok(())
+    };
+    let run = scenario(change_mind, ()).activity_named("weigh", weigh).run();
+    assert_eq!(run.calls(), ["weigh(\"wheat\")"]);
+    assert_eq!(run.asked(), ["Weigh(\"rye\")", "timer 3600s", "cancel Weigh(\"rye\")", "cancel timer 3600s", "weigh(\"wheat\")"]);
+    assert_eq!(run.elapsed(), Duration::ZERO);
+    drop(run);
+    assert_eq!(weighed, ["wheat"]);
+}
+
+#[test]
+fn what_the_same_turn_cancels_needs_no_mock() {
+    #[orchestrator]
+    async fn change_mind(ctx: Context) -> Result<()> {
+        drop(ctx.call(weigh, "rye"));
+        ctx.sleep(HOUR).await
+    }
+    let run = scenario(change_mind, ()).run();
+    assert_eq!((run.calls().len(), run.elapsed()), (0, HOUR));
+}
+
+#[test]
 fn an_activity_that_nothing_answers_is_named() {
     let expected = "orchestrator weigh_all calls activity Weigh(\"rye\"), which this test does not answer. \
                     Mock it by `.activity(function, |input| …)`, or by `.activity_named(\"Weigh\", |input| …)` if another module \
