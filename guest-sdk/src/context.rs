@@ -106,9 +106,14 @@ impl Context {
     /// let receipt = ctx.timeout(day, ctx.call(charge, 250_u32)).await??;
     /// # Ok(()) }
     /// ```
-    pub fn timeout<F: Future>(&self, after: Duration, future: F) -> impl Future<Output = Result<F::Output, Timeout>> + use<F> {
+    pub fn timeout<F: Future>(
+        &self,
+        after: Duration,
+        future: F,
+    ) -> impl Future<Output = Result<F::Output, Timeout>> + Unpin + use<F> {
         let timer = self.sleep(after); // Starts here, not at the first poll.
-        async move {
+        // Boxed to be `Unpin` as tasks are, which `select` asks of what it takes.
+        Box::pin(async move {
             let (mut future, mut timer) = (pin!(future), pin!(timer));
             future::poll_fn(|cx| {
                 // First, so that a future that is ready when the time is up has come in time.
@@ -121,7 +126,7 @@ impl Context {
                 })
             })
             .await
-        }
+        })
     }
 
     /// The time of this turn. It moves only when the orchestrator gets to hear something, and is the same in replays.

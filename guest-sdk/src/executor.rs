@@ -24,6 +24,10 @@ pub(crate) struct Executor {
     woken: Arc<Woken>,
 }
 
+/// Natively, how often one event may have the future polled: far more than any honest one takes, and over in about a second.
+/// On a host there is no such bound, since the host bounds the time of a turn.
+const POLLS_MAX: u32 = 1_000_000;
+
 impl Executor {
     /// Prepares an execution. `run` makes its future and runs nothing yet.
     pub(crate) fn new(mut start: Start, run: impl FnOnce(Context, String) -> Execution) -> Self {
@@ -59,9 +63,17 @@ impl Executor {
     /// Polls until nothing has woken the future since its last poll.
     fn run_until_blocked(&mut self) -> Option<End> {
         let waker = Waker::from(self.woken.clone());
+        let mut polls = 0_u32;
         while let Some(root) = &mut self.root
             && self.woken.take()
         {
+            polls = polls.saturating_add(1);
+            assert!(
+                cfg!(target_family = "wasm") || polls <= POLLS_MAX,
+                "orchestrator {} has not come to wait after {POLLS_MAX} polls: something in it wakes itself again and again, such \
+                 as `loop {{ yield_now().await }}`. Await something that was asked of its context, such as `ctx.sleep(…)`",
+                self.ledger.start.function
+            );
             self.ledger.at_work.set(true);
             let poll = root.as_mut().poll(&mut std::task::Context::from_waker(&waker));
             self.ledger.at_work.set(false);

@@ -54,7 +54,7 @@
 
 use std::any::type_name;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -213,7 +213,29 @@ impl<'a, O: Orchestrator> Scenario<'a, O> {
         self
     }
 
-    /// Runs the orchestrator to its end, and replays what happened.
+    /// Stops the run so long after the start, if it has not ended by then: for orchestrators that are to run for ever.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use dacapo_guest::{prelude::*, testing};
+    /// # #[activity] async fn sweep() -> Result<()> { Ok(()) }
+    /// # const DAY: Duration = Duration::from_hours(24);
+    /// #[orchestrator]
+    /// async fn sweep_daily(ctx: Context) -> Result<()> {
+    ///     loop {
+    ///         ctx.sleep(DAY).await?;
+    ///         ctx.call(sweep, ()).await?;
+    ///     }
+    /// }
+    /// let run = testing::scenario(sweep_daily, ()).real(sweep).until(7 * DAY).run();
+    /// assert_eq!(run.calls().len(), 7);
+    /// ```
+    pub fn until(mut self, after: Duration) -> Self {
+        self.world.until = Some(after);
+        self
+    }
+
+    /// Runs the orchestrator to its end or as long as [`Self::until`] says, and replays what happened.
     ///
     /// # Panics
     /// If it calls an activity that nothing here answers, if it waits for what never comes, if it does not end, or if a
@@ -230,13 +252,18 @@ impl<'a, O: Orchestrator> Scenario<'a, O> {
 
         let Turn { now_ms, progress: last, .. } = turns.last().expect("a run has at least one turn");
         let output = match (output.take(), &last.outcome) {
-            (Some(output), _) => Ok(output),
-            (None, Some(End::Failed(failure))) => Err(Error::from_failure(failure.clone())),
+            (Some(output), _) => Some(Ok(output)),
+            (None, Some(End::Failed(failure))) => Some(Err(Error::from_failure(failure.clone()))),
+            (None, None) => None,
             (None, other) => unreachable!("an execution without an output has failed, but this one: {other:?}"),
         };
-        let World { calls, asked, .. } = self.world;
+        let World { calls, asked, until, .. } = self.world;
+        let elapsed = match until {
+            Some(until) if output.is_none() => until,
+            _ => Duration::from_millis(now_ms - self.start_ms),
+        };
         let custom_status = turns.iter().rev().find_map(|turn| turn.progress.custom_status.clone());
-        Run { output, calls, asked, elapsed: Duration::from_millis(now_ms - self.start_ms), custom_status }
+        Run { output, calls, asked, elapsed, custom_status }
     }
 
     fn answer(mut self, name: &str, run: impl FnMut(ActivityContext, String) -> Result<String> + 'a) -> Self {
@@ -274,7 +301,8 @@ impl<'a, O: Orchestrator> Scenario<'a, O> {
 /// What came of a [`Scenario`].
 #[derive(Debug)]
 pub struct Run<T> {
-    output: Result<T>,
+    /// `None` if [`Scenario::until`] stopped it.
+    output: Option<Result<T>>,
     calls: Vec<String>,
     asked: Vec<String>,
     elapsed: Duration,
@@ -286,11 +314,27 @@ impl<T> Run<T> {
     ///
     /// # Errors
     /// The error that it returned.
+    ///
+    /// # Panics
+    /// If it had not ended when [`Scenario::until`] stopped it.
+    #[track_caller]
     pub fn output(&self) -> Result<&T, &Error> {
-        self.output.as_ref()
+        let Some(output) = &self.output else {
+            panic!(
+                "the orchestrator had not ended {:?} after its start, where `.until(…)` stopped it: let it run longer",
+                self.elapsed
+            )
+        };
+        output.as_ref()
     }
 
-    /// The activities it called, in order, each as its name and input: `charge_card(5000)`.
+    /// Whether it ended before [`Scenario::until`] stopped it.
+    pub fn ended(&self) -> bool {
+        self.output.is_some()
+    }
+
+    /// The activities it called, in order, each as its name and input: `charge_card(5000)`. Without those that it cancelled
+    /// in the turn that asked for them: they never run.
     pub fn calls(&self) -> &[String] {
         &self.calls
     }
@@ -301,7 +345,7 @@ impl<T> Run<T> {
         &self.asked
     }
 
-    /// The virtual time from the start to the end.
+    /// The virtual time from the start to the end, or to where [`Scenario::until`] stopped it.
     pub fn elapsed(&self) -> Duration {
         self.elapsed
     }
@@ -340,6 +384,8 @@ struct World<'a> {
     mocks: BTreeMap<String, Mock<'a>>,
     /// From the script, with the time since the start.
     events: Vec<(Duration, RaisedEvent)>,
+    /// How long after the start to stop, if it is said.
+    until: Option<Duration>,
     /// What is going to happen, by its time, and by the order in which it became known.
     agenda: BTreeMap<(u64, usize), Event>,
     known: usize,
@@ -358,6 +404,7 @@ impl World<'_> {
         let mut tasks = Tasks { start_ms, names: Vec::new() };
         let mut turns = Vec::new();
         let mut now_ms = start_ms;
+        let stop_ms = self.until.map_or(u64::MAX, |until| start_ms.saturating_add(ceil_to_ms(until)));
         loop {
             let mut events = vec![Event::TurnStarted(now_ms)];
             let later = self.agenda.split_off(&(now_ms, usize::MAX));
@@ -366,43 +413,48 @@ impl World<'_> {
 
             let first_task = tasks.names.len();
             self.asked.extend(tasks.describe_all(&progress.actions));
-            let calls = progress.actions.iter().filter_map(|action| match action {
-                Action::Activity(call) => Some(format!("{}({})", call.name, call.input)),
-                _ => None,
-            });
-            self.calls.extend(calls);
             let ended = progress.outcome.is_some();
-            if !ended {
-                self.act(start, now_ms, first_task, &progress.actions);
-            }
+            self.act(start, now_ms, first_task, &progress.actions, ended);
             turns.push(Turn { now_ms, events, progress });
             if ended {
                 return turns;
             }
             assert!(
                 turns.len() < TURNS_MAX,
-                "orchestrator {} has not ended after {TURNS_MAX} turns, at {:?} after its start. Last it asked for: {}",
+                "orchestrator {} has not ended after {TURNS_MAX} turns, at {:?} after its start. Last it asked for: {}. If it is to \
+                 run for ever, stop the test by `.until(duration)`",
                 start.function,
                 Duration::from_millis(now_ms - start_ms),
                 self.asked.last().map_or("nothing", String::as_str)
             );
             match self.agenda.first_key_value() {
+                Some((&(due_ms, _), _)) if due_ms > stop_ms => return turns,
                 Some((&(due_ms, _), _)) => now_ms = now_ms.max(due_ms),
-                None => panic_stuck(start, &tasks, &executor.open_tasks()),
+                None => match executor.open_tasks() {
+                    open if self.until.is_some() && !open.is_empty() => return turns,
+                    open => panic_stuck(start, &tasks, &open),
+                },
             }
         }
     }
 
-    /// Does what was asked for; the first task among `actions` is `task`.
+    /// Does what was asked for, unless the same turn cancels it or ends: then no host does it either. The first task among
+    /// `actions` is `first_task`.
     #[track_caller]
-    fn act(&mut self, start: &Start, now_ms: u64, task: usize, actions: &[Action]) {
-        let mut numbers = u32::try_from(task).expect("memory ends before the task numbers do")..;
-        for action in actions {
-            if let Action::Cancel(task) = action {
-                self.agenda.retain(|_, event| !matches!(event, Event::Resolved(answer) if answer.task == *task));
+    fn act(&mut self, start: &Start, now_ms: u64, first_task: usize, actions: &[Action], ended: bool) {
+        let cancelled = |action: &Action| if let Action::Cancel(task) = action { Some(*task) } else { None };
+        let cancels: BTreeSet<u32> = actions.iter().filter_map(cancelled).collect();
+        self.agenda.retain(|_, event| !matches!(event, Event::Resolved(answer) if cancels.contains(&answer.task)));
+
+        let first_task = u32::try_from(first_task).expect("memory ends before the task numbers do");
+        let asks = actions.iter().filter(|action| cancelled(action).is_none());
+        for (task, action) in (first_task..).zip(asks).filter(|(task, _)| !cancels.contains(task)) {
+            if let Action::Activity(call) = action {
+                self.calls.push(format!("{}({})", call.name, call.input));
+            }
+            if ended {
                 continue;
             }
-            let task = numbers.next().expect("memory ends before the task numbers do");
             match action {
                 Action::Activity(call) => {
                     let (takes, outcome) = self.invoke(start, task, call);

@@ -490,6 +490,21 @@ fn a_timeout_starts_when_it_is_made_and_what_is_ready_by_then_wins() {
 }
 
 #[test]
+fn a_timeout_races_an_event() {
+    async fn race(ctx: Context) -> Result<Option<u32>> {
+        let approved = ctx.timeout(Duration::from_millis(100), ctx.event::<u32>("item"));
+        match select(approved, ctx.event::<u32>("stop")).await {
+            Either::Left((item, _stop)) => item?.map(Some),
+            Either::Right((stop, _item)) => stop.map(|_| None),
+        }
+    }
+    let asked = "wait item; timer 100; wait stop";
+    check(race, &[("turn 0", asked), ("turn 9; raise item 7", "ended 7")]);
+    check(race, &[("turn 0", asked), ("turn 9; raise stop 1", "ended null")]);
+    check(race, &[("turn 0", asked), ("turn 100; 1 fired", "failed Timeout: it was not done within 100ms")]);
+}
+
+#[test]
 fn a_timeout_becomes_an_error_that_says_how_long() {
     async fn fail(ctx: Context) -> Result<u32> {
         ctx.timeout(Duration::from_millis(1500), ctx.call(echo, 1_u32)).await?

@@ -216,6 +216,37 @@ fn what_was_asked_for_at_the_very_end_is_told_but_does_not_run() {
 }
 
 #[test]
+fn what_the_same_turn_cancels_neither_runs_nor_counts() {
+    #[orchestrator]
+    async fn change_mind(ctx: Context) -> Result<()> {
+        drop((ctx.call(weigh, "rye"), ctx.sleep(HOUR)));
+        ctx.call_named("weigh", &"wheat").await
+    }
+    let mut weighed = Vec::new();
+    let weigh = |loaf: String| {
+        weighed.push(loaf);
+        Ok(())
+    };
+    let run = scenario(change_mind, ()).activity_named("weigh", weigh).run();
+    assert_eq!(run.calls(), ["weigh(\"wheat\")"]);
+    assert_eq!(run.asked(), ["Weigh(\"rye\")", "timer 3600s", "cancel Weigh(\"rye\")", "cancel timer 3600s", "weigh(\"wheat\")"]);
+    assert_eq!(run.elapsed(), Duration::ZERO);
+    drop(run);
+    assert_eq!(weighed, ["wheat"]);
+}
+
+#[test]
+fn what_the_same_turn_cancels_needs_no_mock() {
+    #[orchestrator]
+    async fn change_mind(ctx: Context) -> Result<()> {
+        drop(ctx.call(weigh, "rye"));
+        ctx.sleep(HOUR).await
+    }
+    let run = scenario(change_mind, ()).run();
+    assert_eq!((run.calls().len(), run.elapsed()), (0, HOUR));
+}
+
+#[test]
 fn an_activity_that_nothing_answers_is_named() {
     let expected = "orchestrator weigh_all calls activity Weigh(\"rye\"), which this test does not answer. \
                     Mock it by `.activity(function, |input| …)`, or by `.activity_named(\"Weigh\", |input| …)` if another module \
@@ -284,8 +315,70 @@ fn an_orchestrator_without_end_is_stopped() {
         }
     }
     let expected = "orchestrator tick has not ended after 100000 turns, at 359996400s after its start. \
-                    Last it asked for: timer 360000000s";
+                    Last it asked for: timer 360000000s. If it is to run for ever, stop the test by `.until(duration)`";
     assert_eq!(panic_of(|| scenario(tick, ()).run()), expected);
+}
+
+#[test]
+fn an_orchestrator_that_always_wakes_itself_is_stopped() {
+    #[orchestrator]
+    async fn spin(_ctx: Context) -> Result<()> {
+        std::future::poll_fn(|cx| {
+            cx.waker().wake_by_ref();
+            std::task::Poll::Pending
+        })
+        .await
+    }
+    let expected = "orchestrator spin has not come to wait after 1000000 polls: something in it wakes itself again and again, \
+                    such as `loop { yield_now().await }`. Await something that was asked of its context, such as `ctx.sleep(…)`";
+    assert_eq!(panic_of(|| scenario(spin, ()).run()), expected);
+}
+
+/// Weighs a loaf every hour, and for each event.
+#[orchestrator]
+async fn keep_weighing(ctx: Context) -> Result<()> {
+    loop {
+        if let Ok(loaf) = ctx.timeout(HOUR, ctx.event::<String>("loaf")).await {
+            ctx.set_custom_status(&loaf?)?;
+        }
+        ctx.call(weigh, "rye").await?;
+    }
+}
+
+#[test]
+fn a_run_may_stop_before_the_end() {
+    let run = scenario(keep_weighing, ()).real(weigh).event_at(HOUR / 2, "loaf", "wheat").until(3 * HOUR).run();
+    assert_eq!((run.ended(), run.calls().len(), run.elapsed()), (false, 3, 3 * HOUR));
+    assert_eq!(run.custom_status::<String>().as_deref(), Some("wheat"));
+    let expected = "the orchestrator had not ended 10800s after its start, where `.until(…)` stopped it: let it run longer";
+    assert_eq!(panic_of(|| run.output().is_ok()), expected);
+}
+
+#[test]
+fn what_happens_at_the_moment_of_the_stop_still_counts() {
+    let run = scenario(keep_weighing, ()).real(weigh).until(2 * HOUR).run();
+    assert_eq!(run.calls().len(), 2);
+    let run = scenario(keep_weighing, ()).real(weigh).until(2 * HOUR - Duration::from_millis(1)).run();
+    assert_eq!(run.calls().len(), 1);
+}
+
+#[test]
+fn a_run_that_ends_before_its_stop_has_its_output() {
+    let run = scenario(collect, ()).event_at(HOUR, "item", &7).until(24 * HOUR).run();
+    assert_eq!((run.ended(), run.output().unwrap(), run.elapsed()), (true, &vec![7, 0], 3 * HOUR));
+}
+
+#[test]
+fn who_waits_for_events_at_the_stop_is_not_stuck() {
+    #[orchestrator]
+    async fn listen(ctx: Context) -> Result<()> {
+        loop {
+            let loaf: String = ctx.event("loaf").await?;
+            ctx.call(weigh, loaf).await?;
+        }
+    }
+    let run = scenario(listen, ()).real(weigh).event_at(HOUR, "loaf", "rye").until(2 * HOUR).run();
+    assert_eq!((run.ended(), run.calls().len(), run.elapsed()), (false, 1, 2 * HOUR));
 }
 
 #[test]
