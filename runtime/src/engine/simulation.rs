@@ -233,6 +233,7 @@ struct World {
     store: MemoryStore,
     hub: HubKey,
     partition: Partition,
+    first_of_this_life: ExecutionKey,
     /// With the number of the turn that each played last.
     guests: HashMap<ExecutionKey, (u64, SimGuest)>,
     steps: Vec<Step>,
@@ -277,6 +278,7 @@ impl World {
             now_ms: 1_000,
             hub,
             partition: Partition::new(ExecutionKey::range(hub, 0).0),
+            first_of_this_life: ExecutionKey::range(hub, 0).0,
             store,
             guests: HashMap::new(),
             steps: Vec::new(),
@@ -422,6 +424,7 @@ impl World {
         let (first, end) = ExecutionKey::range(self.hub, 0);
         let next = self.store.last_execution(first, end).unwrap().map_or(first, ExecutionKey::next);
         self.partition = Partition::new(next);
+        self.first_of_this_life = next;
         for row in self.store.open_instances(self.hub, None, usize::MAX).unwrap() {
             self.steps.push(Step::Find(Box::new(row)));
         }
@@ -430,6 +433,7 @@ impl World {
     /// Recovery has read an instance of this life of the server, and comes to it later.
     fn find_again(&mut self) {
         let mut rows = self.store.open_instances(self.hub, None, usize::MAX).unwrap();
+        rows.retain(|row| row.execution >= self.first_of_this_life);
         if !rows.is_empty() {
             let chosen = self.below(rows.len() as u64);
             self.steps.push(Step::Find(Box::new(rows.swap_remove(usize::try_from(chosen).unwrap()))));
