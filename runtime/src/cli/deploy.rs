@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::connection::Connection;
 use super::guests::{Guest, Shown};
-use super::output::{Spinner, Tone, say};
+use super::output::{Spinner, Tone, clean, say, say_data};
 use super::wire::{Uploaded, Version};
 
 /// Build a module, upload it, and make it the current version of its name
@@ -50,7 +50,7 @@ impl Deploy {
             let _spinner = Spinner::start(format!("Uploading {name}; the server checks and compiles it"));
             client.upload(&name, &wasm).with_context(|| format!("upload {name}"))?
         };
-        say(if self.json { uploaded.text } else { summary(&name, &uploaded) })
+        if self.json { say_data(&uploaded.text) } else { say(summary(&name, &uploaded)) }
     }
 }
 
@@ -63,10 +63,11 @@ fn stem(file: &Path) -> Result<String> {
 fn summary(name: &str, uploaded: &Uploaded) -> String {
     let version = if uploaded.new { "a new version" } else { "a version that the server knows" };
     format!(
-        "{}  {name}, {version}, is current now\n{}  {}\n{}",
+        "{}  {}, {version}, is current now\n{}  {}\n{}",
         Tone::Dim.paint("module       "),
+        clean(name),
         Tone::Dim.paint("digest       "),
-        uploaded.version.digest,
+        clean(&uploaded.version.digest),
         functions(&uploaded.version)
     )
 }
@@ -74,7 +75,7 @@ fn summary(name: &str, uploaded: &Uploaded) -> String {
 /// What a version offers, in a line for each kind.
 pub(super) fn functions(version: &Version) -> String {
     let line = |kind: &str, names: &[String]| {
-        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        let names = if names.is_empty() { "none".to_owned() } else { clean(&names.join(", ")) };
         format!("{}  {names}", Tone::Dim.paint(&format!("{kind:13}")))
     };
     [line("orchestrators", &version.orchestrators), line("activities", &version.activities)].join("\n")

@@ -6,7 +6,7 @@ use clap::builder::NonEmptyStringValueParser;
 use super::client;
 use super::connection::Connection;
 use super::moment::milliseconds;
-use super::output::{Cell, Table, Tone, clean, columns, cut, duration, relative, say};
+use super::output::{Cell, Table, Tone, clean, columns, cut, duration, relative, say, say_data};
 use super::wire::{HistoryEvent, Instance};
 use crate::clock::Clock;
 
@@ -40,9 +40,9 @@ pub(super) struct Status {
 impl Status {
     pub(super) fn run(self) -> Result<()> {
         let query: &[_] = if self.history { &[("showHistory", "true"), ("showHistoryOutput", "true")] } else { &[] };
-        let text = self.connection.client()?.status(&self.id, query)?;
+        let text = self.connection.client()?.spinning().status(&self.id, query)?;
         if self.json {
-            return say(text);
+            return say_data(&text);
         }
         let instance: Instance = client::parse(&text)?;
         say(summary(&instance, Clock.now_ms(), columns()))?;
