@@ -142,7 +142,11 @@ impl Client {
     pub(super) fn upload(&self, module: &str, wasm: &[u8]) -> Result<Uploaded> {
         let body = Some(("application/wasm", wasm));
         let call = Call { path: format!("{MODULES}/{}", encode(module)), body, ..Call::default() };
-        let answer = self.call("PUT", call, &[200, 201])?;
+        let answer = self.call("PUT", call, &[200, 201, 409])?;
+        if answer.status == StatusCode::CONFLICT {
+            let said = brief(&message(&answer.text));
+            return Err(Exit::Failed.because(format_args!("the server refused: {said}; --name NAME says under which")));
+        }
         Ok(Uploaded { new: answer.status == StatusCode::CREATED, version: parse(&answer.text)?, text: answer.text })
     }
 
@@ -179,8 +183,13 @@ impl Client {
         let left_s = deadline.map_or(WAIT_S_MAX, |deadline| left(deadline).as_secs_f64());
         // A wait that is over in time answers with the output of a completed instance or with the status of a failed one, and
         // the former may look like the latter. So how it stands is asked for in any case.
-        self.post_start(function, Some(id), input, Some(left_s.min(WAIT_S_MAX)))?;
-        self.end(id, deadline)
+        let started = self.post_start(function, Some(id), input, Some(left_s.min(WAIT_S_MAX)));
+        let ended = started.and_then(|_| self.end(id, deadline));
+        ended.map_err(|error| match Exit::of(&error) {
+            // Where the connection breaks, nobody knows how far the start has come.
+            Exit::Unreachable => error.context(format!("instance {id} may have been started")),
+            _ => error,
+        })
     }
 
     fn post_start(&self, function: &str, id: Option<&str>, input: &str, wait_s: Option<f64>) -> Result<Answer> {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use clap::builder::NonEmptyStringValueParser;
 
 use super::connection::Connection;
 use super::guests::{Guest, Shown};
@@ -24,7 +25,7 @@ pub(super) struct Deploy {
     source: PathBuf,
 
     /// The module's name [default: that of the crate, or of the file]
-    #[arg(long, value_name = "MODULE")]
+    #[arg(long, value_name = "MODULE", value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
 
     /// Print the server's answer as it is

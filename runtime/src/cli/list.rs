@@ -108,7 +108,7 @@ impl List {
 }
 
 fn table(instances: &[Instance], now_ms: u64) -> Table {
-    let mut table = Table::new(&["ID", "FUNCTION", "STATUS", "CREATED", "UPDATED"]);
+    let mut table = Table::new(&["ID", "FUNCTION", "STATUS", "CREATED", "UPDATED"]).whole_for_programs();
     let time = |text: &str| moment::milliseconds(text).map_or_else(|| text.to_owned(), |then_ms| relative(now_ms, then_ms));
     for instance in instances {
         let status = &instance.runtime_status;

@@ -60,6 +60,11 @@ struct Delete {
 }
 
 impl Modules {
+    /// What is wrong with the arguments together.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.json && self.action.is_some() { Err("--json is for the list: delete prints nothing".into()) } else { Ok(()) }
+    }
+
     pub(super) fn run(self) -> Result<()> {
         let client = self.connection.client()?.spinning();
         if let Some(Action::Delete(Delete { name, version })) = self.action {

@@ -155,7 +155,11 @@ impl<T: Into<String>> From<T> for Cell {
 }
 
 /// A table without lines: a header, and a line for each row. What does not fit is cut, with … at its end.
-pub(super) struct Table(comfy_table::Table);
+pub(super) struct Table {
+    table: comfy_table::Table,
+    /// The most that it takes, in columns; `None` if that depends on the terminal.
+    columns_max: Option<u16>,
+}
 
 impl Table {
     pub(super) fn new(header: &[&str]) -> Self {
@@ -166,31 +170,38 @@ impl Table {
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
-        Self(table)
+        Self { table, columns_max: None }
+    }
+
+    /// The same, which is not cut where standard output is no terminal: a script wants the whole of an ID.
+    pub(super) fn whole_for_programs(self) -> Self {
+        Self { columns_max: (!Term::stdout().is_term()).then_some(u16::MAX), ..self }
     }
 
     /// Adds a line.
     pub(super) fn row<const N: usize>(&mut self, cells: [Cell; N]) {
         // A tone takes no room: it is an invisible character until the table is laid out.
         let mark = |tone: Tone| TONES.iter().find(|(_, marked)| *marked == tone).map(|(mark, _)| *mark);
+        let room = self.columns_max.unwrap_or(COLUMNS_MAX);
         let text = |Cell { text, tone }| {
-            let text = cut(&clean(&text), COLUMNS_MAX.into()); // Whatever is longer does not fit anyway.
+            let text = cut(&clean(&text), room.into()); // Whatever is longer does not fit anyway.
             tone.and_then(mark).into_iter().chain(text.chars()).collect::<String>()
         };
         let mut row = Row::from(cells.map(text));
         row.max_height(1);
-        self.0.add_row(row);
+        self.table.add_row(row);
     }
 
     /// The table as standard output takes it.
     pub(super) fn show(self) -> String {
-        self.fitted(columns())
+        let room = self.columns_max.unwrap_or_else(columns);
+        self.fitted(room)
     }
 
     /// The table in no more than `columns`.
     pub(super) fn fitted(mut self, columns: u16) -> String {
-        self.0.set_width(columns);
-        let mut lines = self.0.lines().map(|line| painted(line.trim_end()));
+        self.table.set_width(columns);
+        let mut lines = self.table.lines().map(|line| painted(line.trim_end()));
         let header = Tone::Dim.paint(&lines.next().unwrap_or_default());
         std::iter::once(header).chain(lines).collect::<Vec<_>>().join("\n")
     }
