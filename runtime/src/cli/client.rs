@@ -77,6 +77,11 @@ struct Answer {
     continuation: Option<String>,
 }
 
+/// An upload was refused, since another module of the hub has one of its functions; in the server's words.
+#[derive(Debug, thiserror::Error)]
+#[error("the server refused: {0}")]
+pub(super) struct FunctionTaken(String);
+
 /// A page of a list of instances.
 pub(super) struct Page {
     /// Each an [`Instance`], as the server wrote it.
@@ -138,14 +143,13 @@ impl Client {
         format!("{}/api/orchestrators/{}", self.base, encode(function))
     }
 
-    /// Uploads a module, which is then the current version of this name.
+    /// Uploads a module, which is then the current version of this name. Fails with [`FunctionTaken`] among others.
     pub(super) fn upload(&self, module: &str, wasm: &[u8]) -> Result<Uploaded> {
         let body = Some(("application/wasm", wasm));
         let call = Call { path: format!("{MODULES}/{}", encode(module)), body, ..Call::default() };
         let answer = self.call("PUT", call, &[200, 201, 409])?;
         if answer.status == StatusCode::CONFLICT {
-            let said = brief(&message(&answer.text));
-            return Err(Exit::Failed.because(format_args!("the server refused: {said}; --name NAME says under which")));
+            return Err(FunctionTaken(brief(&message(&answer.text))).into());
         }
         Ok(Uploaded { new: answer.status == StatusCode::CREATED, version: parse(&answer.text)?, text: answer.text })
     }
@@ -457,6 +461,15 @@ mod tests {
         let error = client_of(http("400 Bad Request", &body)).status("a", &[]).unwrap_err().to_string();
         assert!(error.starts_with("the server refused: \u{fffd}]0;title\u{fffd}xxx"), "{error}");
         assert!(error.chars().count() < 1_000 && error.ends_with('…'), "{error}");
+    }
+
+    #[test]
+    fn a_start_whose_answer_is_lost_names_the_instance() {
+        let error = client_of("").run("Bake", "loaf-17", "", None).unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::Unreachable);
+        assert_eq!(error.to_string(), "instance loaf-17 may have been started");
+        let error = client_of(http("400 Bad Request", "no")).run("Bake", "loaf-17", "", None).unwrap_err();
+        assert_eq!(error.to_string(), "the server refused: no");
     }
 
     #[test]

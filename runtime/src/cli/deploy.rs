@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::builder::NonEmptyStringValueParser;
 
+use super::client::FunctionTaken;
 use super::connection::Connection;
 use super::guests::{Guest, Shown};
 use super::output::{Spinner, Tone, clean, say, say_data};
@@ -49,7 +50,11 @@ impl Deploy {
         let wasm = fs::read(&file).with_context(|| format!("read {}", file.display()))?;
         let uploaded = {
             let _spinner = Spinner::start(format!("Uploading {name}; the server checks and compiles it"));
-            client.upload(&name, &wasm).with_context(|| format!("upload {name}"))?
+            let uploaded = client.upload(&name, &wasm);
+            // A crate and its file differ in name by - and _, so that this may be the same module.
+            let uploaded =
+                uploaded.map_err(|error| if error.is::<FunctionTaken>() { anyhow!("{error}, with --name") } else { error });
+            uploaded.with_context(|| format!("upload {name}"))?
         };
         if self.json { say_data(&uploaded.text) } else { say(summary(&name, &uploaded)) }
     }

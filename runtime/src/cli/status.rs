@@ -141,8 +141,8 @@ fn traces(events: &[HistoryEvent], columns: u16) -> Vec<String> {
         shown.push(trace);
         let name = event.function_name.as_deref().map(|name| format!(": {}", clean(name))).unwrap_or_default();
         let title = Tone::Dim.paint(&format!("{}{name}", what(event).0));
-        let lines = trace.trim_end().lines().map(|line| format!("  {}", cut(&clean(line), usize::from(columns) - 2)));
-        traces.push(format!("{title}\n{}", bounded(lines.collect(), TRACE_LINES_MAX).join("\n")));
+        let lines = trace.trim_end().lines().map(|line| cut(&clean(line), usize::from(columns) - 2));
+        traces.push(format!("{title}\n  {}", bounded(lines.collect(), TRACE_LINES_MAX).join("\n  ")));
     }
     traces
 }
@@ -262,7 +262,7 @@ Output         \"power cut in the whole street,
         let shown = traces(&events, 80);
         assert_eq!(shown[0], "activity failed: Bake\n  at bake\n    in oven.rs");
         assert!(shown[1].starts_with("failed\n  at f0\n  at f1\n"), "{}", shown[1]);
-        assert!(shown[1].ends_with("\n  at f6\n… 13 more lines; --json shows them"), "{}", shown[1]);
+        assert!(shown[1].ends_with("\n  at f6\n  … 13 more lines; --json shows them"), "{}", shown[1]);
         assert_eq!(shown.len(), 2);
     }
 
