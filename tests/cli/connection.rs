@@ -29,7 +29,8 @@ fn a_key_comes_from_the_environment_a_file_or_the_users_settings() {
     // The system key is enough for instances, and not for modules.
     let shell = Shell::of(&server).with("DACAPO_KEY", &server.key("system"));
     shell.done(&["start", "Race", "--wait"]);
-    assert!(shell.refused(&["modules"], FAILED).contains("does not take this key"));
+    let why = shell.refused(&["modules"], FAILED);
+    assert!(why.contains("does not take this key for /admin/modules, which wants the master key"), "{why}");
 
     let shell = Shell::new();
     shell.file("oven.key", &master);

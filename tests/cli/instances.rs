@@ -207,6 +207,10 @@ fn lists_are_filtered_and_follow_the_pages() {
     let Ran { code, stdout, stderr } = shell.run(&["list", "--prefix", "race-", "--top", "2"]);
     assert_eq!((code, stderr.as_str()), (DONE, "These are the first 2; --top shows more\n"));
     golden::check_text("cli/list.txt", &masked(&stdout));
+    let long = format!("long-{}", "x".repeat(95));
+    shell.done(&["start", "Race", "--id", &long, "--wait"]);
+    let rows = shell.done(&["list", "--prefix", "long-"]);
+    assert!(rows.contains(&format!("\n{long}  Race  ")), "a script gets the whole ID: {rows}");
     let Ran { code, stdout, stderr } = shell.run(&["list", "--prefix", "nothing-"]);
     assert_eq!((code, stdout.as_str(), stderr.as_str()), (DONE, "", "There is no such instance\n"));
     assert_eq!(shell.done(&["list", "--prefix", "nothing-", "--json"]), "[]\n");

@@ -20,6 +20,17 @@ fn modules_are_a_table_for_people_and_the_servers_json_for_programs() {
 }
 
 #[test]
+fn a_module_that_was_deployed_under_another_name_is_pointed_to_it() {
+    let server = Server::empty();
+    let shell = Shell::of(&server);
+    server.upload(HUB, "my-first", guests::hello_sequence());
+    fs::write(shell.home.path().join("my_first.wasm"), guests::hello_sequence()).expect("write a module");
+    let why = shell.refused(&["deploy", "my_first.wasm"], FAILED);
+    assert!(why.contains("module \"my-first\"") && why.ends_with("or upload under that name, with --name"), "{why}");
+    shell.done(&["deploy", "my_first.wasm", "--name", "my-first"]);
+}
+
+#[test]
 fn a_version_that_no_module_has_is_not_found() {
     let server = Server::start();
     let shell = Shell::of(&server);

@@ -4,6 +4,7 @@
 //! error can show one.
 
 use std::fmt::Display;
+use std::io::ErrorKind;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -16,10 +17,14 @@ use ureq::http::{Request, StatusCode};
 use ureq::{Agent, Error};
 
 use super::exit::Exit;
+use super::output::{Spinner, brief};
 use super::wire::{Instance, Logs, Module, Started, Uploaded};
 
 /// How long one request may take, in seconds. An upload is the longest: the module is compiled meanwhile.
 const REQUEST_S_MAX: u64 = 300;
+
+/// How long a server may take to accept a connection, in seconds. Nobody answers where a firewall drops what is sent.
+const CONNECT_S_MAX: u64 = 5;
 
 /// The largest answer that is read, in bytes. A history with all inputs and results is larger than any of them.
 const ANSWER_BYTES_MAX: u64 = 1 << 30;
@@ -35,6 +40,9 @@ const POLL_MS_MAX: u64 = 1_000;
 /// Where the operations of the wire contract are.
 const PREFIX: &str = "/runtime/webhooks/durabletask";
 
+/// Where the modules are.
+const MODULES: &str = "/admin/modules";
+
 /// What stays as it is in a part of a path.
 const PLAIN: AsciiSet = NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'!').remove(b'*');
 
@@ -47,12 +55,15 @@ pub(super) struct Client {
     base: String,
     hub: Option<String>,
     key: Option<String>,
+    spins: bool,
 }
 
 /// What is sent.
 #[derive(Default)]
 struct Call<'a> {
     path: String,
+    /// What is not there if the answer is 404; `None` if every server has it.
+    subject: Option<String>,
     query: Vec<Parameter<'a>>,
     header: Option<(&'a str, &'a str)>,
     body: Option<(&'a str, &'a [u8])>,
@@ -66,12 +77,30 @@ struct Answer {
     continuation: Option<String>,
 }
 
+/// An upload was refused, since another module of the hub has one of its functions; in the server's words.
+#[derive(Debug, thiserror::Error)]
+#[error("the server refused: {0}")]
+pub(super) struct FunctionTaken(String);
+
 /// A page of a list of instances.
 pub(super) struct Page {
     /// Each an [`Instance`], as the server wrote it.
     pub(super) instances: Vec<Box<RawValue>>,
     /// What to ask for to get the next page.
     pub(super) next: Option<String>,
+}
+
+impl Call<'_> {
+    /// One to what is below an instance's path.
+    fn of_instance(id: &str, below: &str) -> Self {
+        Self { path: instance_path(id) + below, subject: Some(format!("instance {id:?}")), ..Self::default() }
+    }
+
+    /// One to what is below a module's path.
+    fn of_module(name: &str, below: &str) -> Self {
+        let path = format!("{MODULES}/{}{below}", encode(name));
+        Self { path, subject: Some(format!("module {name:?}")), ..Self::default() }
+    }
 }
 
 impl Client {
@@ -81,15 +110,21 @@ impl Client {
             .http_status_as_error(false) // A status has a body that we want to show.
             .max_redirects(0) // The key is for this server and no other.
             .proxy(None) // The environment's proxy is for other machines.
+            .timeout_connect(Some(Duration::from_secs(CONNECT_S_MAX)))
             .timeout_global(Some(Duration::from_secs(REQUEST_S_MAX)))
             .user_agent(concat!("dacapo/", env!("CARGO_PKG_VERSION")))
             .build();
-        Self { agent: config.into(), base, hub: None, key: None }
+        Self { agent: config.into(), base, hub: None, key: None, spins: false }
     }
 
     /// The same for this hub, and with this key, if there are any.
     pub(super) fn with(self, hub: Option<String>, key: Option<String>) -> Self {
         Self { hub, key, ..self }
+    }
+
+    /// The same with a spinner for each answer that takes long.
+    pub(super) fn spinning(self) -> Self {
+        Self { spins: true, ..self }
     }
 
     /// The URL of the server.
@@ -108,32 +143,32 @@ impl Client {
         format!("{}/api/orchestrators/{}", self.base, encode(function))
     }
 
-    /// Uploads a module, which is then the current version of this name.
+    /// Uploads a module, which is then the current version of this name. Fails with [`FunctionTaken`] among others.
     pub(super) fn upload(&self, module: &str, wasm: &[u8]) -> Result<Uploaded> {
         let body = Some(("application/wasm", wasm));
-        let call = Call { path: format!("/admin/modules/{}", encode(module)), body, ..Call::default() };
-        let answer = self.call("PUT", call, &[200, 201], module)?;
+        let call = Call { path: format!("{MODULES}/{}", encode(module)), body, ..Call::default() };
+        let answer = self.call("PUT", call, &[200, 201, 409])?;
+        if answer.status == StatusCode::CONFLICT {
+            return Err(FunctionTaken(brief(&message(&answer.text))).into());
+        }
         Ok(Uploaded { new: answer.status == StatusCode::CREATED, version: parse(&answer.text)?, text: answer.text })
     }
 
     /// All modules of the hub, as the server writes them; see [`Module`].
     pub(super) fn modules(&self) -> Result<String> {
-        let call = Call { path: "/admin/modules".into(), ..Call::default() };
-        Ok(self.call("GET", call, &[200], "admin/modules")?.text)
+        let call = Call { path: MODULES.into(), ..Call::default() };
+        Ok(self.call("GET", call, &[200])?.text)
     }
 
     /// One module.
     pub(super) fn module(&self, name: &str) -> Result<Module> {
-        let call = Call { path: format!("/admin/modules/{}", encode(name)), ..Call::default() };
-        let answer = self.call("GET", call, &[200], format_args!("module {name:?}"))?;
-        parse(&answer.text)
+        parse(&self.call("GET", Call::of_module(name, ""), &[200])?.text)
     }
 
     /// Deletes a module, or one version of it.
     pub(super) fn delete_module(&self, name: &str, digest: Option<&str>) -> Result<()> {
         let version = digest.map(|digest| format!("/versions/{}", encode(digest))).unwrap_or_default();
-        let call = Call { path: format!("/admin/modules/{}{version}", encode(name)), ..Call::default() };
-        self.call("DELETE", call, &[200, 202, 204], format_args!("module {name:?}")).map(drop)
+        self.call("DELETE", Call::of_module(name, &version), &[200, 202, 204]).map(drop)
     }
 
     /// Starts an instance, with this ID or one that the server draws. `input` is JSON, or empty. Returns the server's answer as it
@@ -152,8 +187,13 @@ impl Client {
         let left_s = deadline.map_or(WAIT_S_MAX, |deadline| left(deadline).as_secs_f64());
         // A wait that is over in time answers with the output of a completed instance or with the status of a failed one, and
         // the former may look like the latter. So how it stands is asked for in any case.
-        self.post_start(function, Some(id), input, Some(left_s.min(WAIT_S_MAX)))?;
-        self.end(id, deadline)
+        let started = self.post_start(function, Some(id), input, Some(left_s.min(WAIT_S_MAX)));
+        let ended = started.and_then(|_| self.end(id, deadline));
+        ended.map_err(|error| match Exit::of(&error) {
+            // Where the connection breaks, nobody knows how far the start has come.
+            Exit::Unreachable => error.context(format!("instance {id} may have been started")),
+            _ => error,
+        })
     }
 
     fn post_start(&self, function: &str, id: Option<&str>, input: &str, wait_s: Option<f64>) -> Result<Answer> {
@@ -165,26 +205,25 @@ impl Client {
             body: Some(("application/json", input.as_bytes())),
             ..Call::default()
         };
-        self.call("POST", call, &[200, 202], format_args!("orchestrator {function:?}"))
+        self.call("POST", call, &[200, 202])
     }
 
     /// How an instance stands, as the server writes it; see [`Instance`].
     pub(super) fn status(&self, id: &str, query: &[Parameter<'_>]) -> Result<String> {
         // In this edition the status code of the answer says whether the question was answered, not how the instance ended.
         let query = [&[("edition", "current")], query].concat();
-        let call = Call { path: instance_path(id), query, ..Call::default() };
-        Ok(self.call("GET", call, &[200, 202], format_args!("instance {id:?}"))?.text)
+        Ok(self.call("GET", Call { query, ..Call::of_instance(id, "") }, &[200, 202])?.text)
     }
 
     /// Waits for the end of an instance, for ever or until `deadline`, and returns how it stands then, as the server writes it.
     pub(super) fn end(&self, id: &str, deadline: Option<Instant>) -> Result<String> {
         let mut pause_ms = POLL_MS_MIN;
         loop {
-            let text = self.status(id, &[])?;
-            let instance: Instance = parse(&text)?;
+            // An input may be large: it is read once, at the end.
+            let instance: Instance = parse(&self.status(id, &[("showInput", "false")])?)?;
             let left = deadline.map_or(Duration::MAX, left);
             if instance.has_ended() || left.is_zero() {
-                return Ok(text);
+                return self.status(id, &[]);
             }
             sleep(Duration::from_millis(pause_ms).min(left));
             pause_ms = (2 * pause_ms).min(POLL_MS_MAX);
@@ -194,35 +233,35 @@ impl Client {
     /// A page of the instances that `query` selects: the first, or that at `token`.
     pub(super) fn instances(&self, query: &[Parameter<'_>], token: Option<&str>) -> Result<Page> {
         let header = token.map(|token| ("x-ms-continuation-token", token));
-        let call = Call { path: format!("{PREFIX}/instances"), query: query.to_vec(), header, body: None };
-        let answer = self.call("GET", call, &[200], "instances")?;
+        let call = Call { path: format!("{PREFIX}/instances"), query: query.to_vec(), header, ..Call::default() };
+        let answer = self.call("GET", call, &[200])?;
         Ok(Page { instances: parse(&answer.text)?, next: answer.continuation })
     }
 
     /// Raises an event for an instance; `data` is JSON.
     pub(super) fn raise(&self, id: &str, event: &str, data: &str) -> Result<()> {
-        let path = format!("{}/raiseEvent/{}", instance_path(id), encode(event));
-        let call = Call { path, body: Some(("application/json", data.as_bytes())), ..Call::default() };
-        self.call("POST", call, &[202], format_args!("instance {id:?}")).map(drop)
+        let body = Some(("application/json", data.as_bytes()));
+        let call = Call { body, ..Call::of_instance(id, &format!("/raiseEvent/{}", encode(event))) };
+        self.call("POST", call, &[202]).map(drop)
     }
 
     /// Asks for an instance to be terminated.
     pub(super) fn terminate(&self, id: &str, reason: Option<&str>) -> Result<()> {
         let query = reason.map(|reason| ("reason", reason)).into_iter().collect();
-        let call = Call { path: format!("{}/terminate", instance_path(id)), query, body: Some(("", b"")), header: None };
-        self.call("POST", call, &[202], format_args!("instance {id:?}")).map(drop)
+        let call = Call { query, body: Some(("", b"")), ..Call::of_instance(id, "/terminate") };
+        self.call("POST", call, &[202]).map(drop)
     }
 
     /// What an instance has logged, from line number `after` on.
     pub(super) fn logs(&self, id: &str, after: u64) -> Result<Logs> {
         let after = after.to_string();
-        let call = Call { path: format!("{}/logs", instance_path(id)), query: vec![("after", &after)], ..Call::default() };
-        parse(&self.call("GET", call, &[200], format_args!("instance {id:?}"))?.text)
+        let call = Call { query: vec![("after", &after)], ..Call::of_instance(id, "/logs") };
+        parse(&self.call("GET", call, &[200])?.text)
     }
 
-    /// Sends a request, whose answer has to have one of the status codes in `expected`. `subject` is what is not there if the
-    /// answer is 404.
-    fn call(&self, method: &str, call: Call<'_>, expected: &[u16], subject: impl Display) -> Result<Answer> {
+    /// Sends a request, whose answer has to have one of the status codes in `expected`.
+    fn call(&self, method: &str, call: Call<'_>, expected: &[u16]) -> Result<Answer> {
+        let _spinner = self.spins.then(|| Spinner::start(format!("Waiting for {}", self.base)));
         let mut query = form_urlencoded::Serializer::new(String::new());
         query.extend_pairs(self.hub.iter().map(|hub| ("taskHub", hub.as_str())).chain(call.query));
         let query = query.finish();
@@ -235,9 +274,11 @@ impl Client {
         for (name, value) in [key, content_type, call.header].into_iter().flatten() {
             request = request.header(name, value);
         }
+        // Without the query: a reason to terminate may be as long as it likes.
+        let asked = || brief(&format!("ask {}{}", self.base, call.path));
         let answer = match call.body {
-            Some((_, bytes)) => self.agent.run(request.body(bytes).with_context(|| format!("ask {url}"))?),
-            None => self.agent.run(request.body(()).with_context(|| format!("ask {url}"))?),
+            Some((_, bytes)) => self.agent.run(request.body(bytes).with_context(asked)?),
+            None => self.agent.run(request.body(()).with_context(asked)?),
         };
         let mut answer = answer.map_err(|error| self.failed(error))?;
         let text =
@@ -248,23 +289,33 @@ impl Client {
             let continuation = continuation.filter(|token| !token.is_empty()).map(str::to_owned);
             return Ok(Answer { status, text, continuation });
         }
-        let said = message(&text);
+        let said = brief(&message(&text));
         let said = if said.is_empty() { String::new() } else { format!(": {said}") };
         Err(match status {
-            StatusCode::UNAUTHORIZED => Exit::Failed.because(self.about_keys()),
-            StatusCode::NOT_FOUND => {
-                let hub = self.hub.as_ref().map(|hub| format!(" in task hub {hub}")).unwrap_or_default();
-                Exit::NotFound.because(format_args!("{} has no {subject}{hub}", self.base))
+            StatusCode::UNAUTHORIZED => Exit::Failed.because(self.about_keys(&call.path)),
+            StatusCode::NOT_FOUND => match call.subject {
+                Some(subject) => {
+                    let hub = self.hub.as_ref().map(|hub| format!(" in task hub {hub}")).unwrap_or_default();
+                    Exit::NotFound.because(format_args!("{} has no {subject}{hub}", self.base))
+                }
+                None => self.no_dacapo(format_args!("it has no {}", brief(&call.path))),
+            },
+            StatusCode::GONE => {
+                let subject = call.subject.unwrap_or(call.path);
+                Exit::Failed.because(format_args!("{subject} has already ended{said}"))
             }
-            StatusCode::GONE => Exit::Failed.because(format_args!("{subject} has already ended{said}")),
             _ if status.is_client_error() && !said.is_empty() => Exit::Failed.because(format_args!("the server refused{said}")),
             _ => Exit::Failed.because(format_args!("{} answered {status}{said}", self.base)),
         })
     }
 
     /// What to do about a 401.
-    fn about_keys(&self) -> String {
+    fn about_keys(&self, path: &str) -> String {
         match &self.key {
+            Some(_) if path.starts_with(MODULES) => format!(
+                "{} does not take this key for {MODULES}, which wants the master key; `dacapo keys` on its machine shows it",
+                self.base
+            ),
             Some(_) => format!("{} does not take this key; `dacapo keys` on its machine shows those that it takes", self.base),
             None => format!(
                 "{} wants a key: put it into the environment variable DACAPO_KEY, or name a file that holds it with --key-file",
@@ -275,12 +326,19 @@ impl Client {
 
     /// What went wrong on the way.
     fn failed(&self, error: Error) -> anyhow::Error {
+        let said = brief(&error.to_string());
         match error {
+            Error::Io(error) if error.kind() == ErrorKind::InvalidData => self.no_dacapo(said), // Its answer is no UTF-8.
             Error::Io(_) | Error::Timeout(_) | Error::HostNotFound | Error::ConnectionFailed => Exit::Unreachable.because(
-                format_args!("cannot reach {}: {error}; is a server running there? `dacapo serve` starts one", self.base),
+                format_args!("cannot reach {}: {said}; is a server running there? `dacapo serve` starts one", self.base),
             ),
-            _ => Exit::Failed.because(format_args!("{} does not speak as a server of Dacapo: {error}", self.base)),
+            _ => self.no_dacapo(said),
         }
+    }
+
+    /// Something else listens there.
+    fn no_dacapo(&self, why: impl Display) -> anyhow::Error {
+        Exit::Failed.because(format_args!("{} does not speak as a server of Dacapo: {why}", self.base))
     }
 }
 
@@ -297,8 +355,18 @@ fn left(deadline: Instant) -> Duration {
 }
 
 /// Reads an answer.
+///
+/// An error says what is wrong with it and shows nothing of it: its URLs carry a key.
 pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
-    serde_json::from_str(text).with_context(|| format!("the server answered something else: {text}"))
+    serde_json::from_str(text).map_err(|error| {
+        let said = error.to_string();
+        // A text where none should be is shown in quotation marks.
+        let said = match (said.split_once('"'), said.rsplit_once('"')) {
+            (Some((before, _)), Some((_, after))) => format!("{before}…{after}"),
+            _ => said,
+        };
+        Exit::Failed.because(format_args!("the server's answer is not the one that was expected: {said}"))
+    })
 }
 
 /// What an error's body says, in any of the forms that errors have.
@@ -334,6 +402,10 @@ fn message(body: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -348,6 +420,80 @@ mod tests {
         ] {
             assert_eq!(message(body), expected);
         }
+    }
+
+    /// A client of a server that gives this answer to one request.
+    fn client_of(answer: impl Into<Vec<u8>>) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Client::to(format!("http://{}", listener.local_addr().unwrap()));
+        let answer = answer.into();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // The head of a request without a body is read whole, lest the connection is reset.
+            let mut head = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+            head.by_ref().find(String::is_empty);
+            stream.write_all(&answer).unwrap();
+        });
+        client
+    }
+
+    fn http(status: &str, body: &str) -> String {
+        format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+    }
+
+    #[test]
+    fn an_answer_that_lacks_something_is_not_shown_since_it_may_carry_a_key() {
+        for body in [
+            r#"{"statusQueryGetUri":"http://h/x?code=s3cret"}"#,
+            r#"{"id":["http://h/x?code=s3cret"]}"#,
+            r#""http://h/\"x\"?code=s3cret""#,
+            "s3cret",
+        ] {
+            let error = client_of(http("202 Accepted", body)).started("Bake", "").unwrap_err();
+            let shown = format!("{error:#} {error:?}");
+            assert!(shown.contains("not the one that was expected") && !shown.contains("s3cret"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_a_server_says_of_an_error_is_short_and_does_not_steer_the_terminal() {
+        let body = format!(r#"{{"ExceptionMessage":"\u001b]0;title\u0007{}"}}"#, "x".repeat(100_000));
+        let error = client_of(http("400 Bad Request", &body)).status("a", &[]).unwrap_err().to_string();
+        assert!(error.starts_with("the server refused: \u{fffd}]0;title\u{fffd}xxx"), "{error}");
+        assert!(error.chars().count() < 1_000 && error.ends_with('…'), "{error}");
+    }
+
+    #[test]
+    fn a_start_whose_answer_is_lost_names_the_instance() {
+        let error = client_of("").run("Bake", "loaf-17", "", None).unwrap_err();
+        assert_eq!(Exit::of(&error), Exit::Unreachable);
+        assert_eq!(error.to_string(), "instance loaf-17 may have been started");
+        let error = client_of(http("400 Bad Request", "no")).run("Bake", "loaf-17", "", None).unwrap_err();
+        assert_eq!(error.to_string(), "the server refused: no");
+    }
+
+    #[test]
+    fn a_server_of_something_else_is_told_from_an_instance_that_is_not_there() {
+        let not_found = || client_of(http("404 Not Found", "<h1>nginx</h1>"));
+        let check = |error: anyhow::Error, exit, expected: &str| {
+            assert_eq!(Exit::of(&error), exit, "{error}");
+            assert!(error.to_string().contains(expected), "{error}");
+        };
+        let stranger = "does not speak as a server of Dacapo";
+        check(not_found().instances(&[], None).err().unwrap(), Exit::Failed, stranger);
+        check(not_found().modules().unwrap_err(), Exit::Failed, stranger);
+        check(not_found().start("Bake", None, "").unwrap_err(), Exit::Failed, stranger);
+        check(not_found().status("a", &[]).unwrap_err(), Exit::NotFound, "has no instance \"a\"");
+        check(not_found().module("m").err().unwrap(), Exit::NotFound, "has no module \"m\"");
+        let garbled = client_of(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n\xff\xfe".to_vec());
+        check(garbled.modules().unwrap_err(), Exit::Failed, stranger);
+    }
+
+    #[test]
+    fn an_error_shows_where_it_went_and_not_what_was_sent() {
+        let error = Client::to("http://oven".into()).terminate("a", Some(&"why".repeat(40_000))).unwrap_err();
+        let shown = format!("{error:#}");
+        assert!(shown.contains("/instances/a/terminate") && !shown.contains("why"), "{shown}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::api::auth::Keys;
 const SERVER: &str = "http://127.0.0.1:7071";
 
 /// The environment variables for the key, and for the file that holds it.
-const KEY_VARIABLE: &str = "DACAPO_KEY";
+pub(super) const KEY_VARIABLE: &str = "DACAPO_KEY";
 const KEY_FILE_VARIABLE: &str = "DACAPO_KEY_FILE";
 
 /// The largest file of keys or settings, in bytes.

@@ -3,11 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use clap::builder::NonEmptyStringValueParser;
 
+use super::client::FunctionTaken;
 use super::connection::Connection;
 use super::guests::{Guest, Shown};
-use super::output::{Spinner, Tone, say};
+use super::output::{Spinner, Tone, clean, say, say_data};
 use super::wire::{Uploaded, Version};
 
 /// Build a module, upload it, and make it the current version of its name
@@ -24,7 +26,7 @@ pub(super) struct Deploy {
     source: PathBuf,
 
     /// The module's name [default: that of the crate, or of the file]
-    #[arg(long, value_name = "MODULE")]
+    #[arg(long, value_name = "MODULE", value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
 
     /// Print the server's answer as it is
@@ -48,9 +50,13 @@ impl Deploy {
         let wasm = fs::read(&file).with_context(|| format!("read {}", file.display()))?;
         let uploaded = {
             let _spinner = Spinner::start(format!("Uploading {name}; the server checks and compiles it"));
-            client.upload(&name, &wasm).with_context(|| format!("upload {name}"))?
+            let uploaded = client.upload(&name, &wasm);
+            // A crate and its file differ in name by - and _, so that this may be the same module.
+            let uploaded =
+                uploaded.map_err(|error| if error.is::<FunctionTaken>() { anyhow!("{error}, with --name") } else { error });
+            uploaded.with_context(|| format!("upload {name}"))?
         };
-        say(if self.json { uploaded.text } else { summary(&name, &uploaded) })
+        if self.json { say_data(&uploaded.text) } else { say(summary(&name, &uploaded)) }
     }
 }
 
@@ -63,10 +69,11 @@ fn stem(file: &Path) -> Result<String> {
 fn summary(name: &str, uploaded: &Uploaded) -> String {
     let version = if uploaded.new { "a new version" } else { "a version that the server knows" };
     format!(
-        "{}  {name}, {version}, is current now\n{}  {}\n{}",
+        "{}  {}, {version}, is current now\n{}  {}\n{}",
         Tone::Dim.paint("module       "),
+        clean(name),
         Tone::Dim.paint("digest       "),
-        uploaded.version.digest,
+        clean(&uploaded.version.digest),
         functions(&uploaded.version)
     )
 }
@@ -74,7 +81,7 @@ fn summary(name: &str, uploaded: &Uploaded) -> String {
 /// What a version offers, in a line for each kind.
 pub(super) fn functions(version: &Version) -> String {
     let line = |kind: &str, names: &[String]| {
-        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        let names = if names.is_empty() { "none".to_owned() } else { clean(&names.join(", ")) };
         format!("{}  {names}", Tone::Dim.paint(&format!("{kind:13}")))
     };
     [line("orchestrators", &version.orchestrators), line("activities", &version.activities)].join("\n")

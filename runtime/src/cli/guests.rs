@@ -13,6 +13,8 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use super::connection::KEY_VARIABLE;
+
 /// What guests are built for.
 pub const TARGET: &str = "wasm32-wasip2";
 
@@ -237,6 +239,8 @@ fn command(program: &str, dir: &Path) -> Command {
             command.env_remove(name);
         }
     }
+    // Build scripts are other people's code, and run nothing of ours.
+    command.env_remove(KEY_VARIABLE);
     // Given from where this program was started, not from `dir`.
     if let Some(target) = env::var_os("CARGO_TARGET_DIR").and_then(|target| path::absolute(target).ok()) {
         command.env("CARGO_TARGET_DIR", target);
@@ -268,6 +272,12 @@ mod tests {
         let found = |manifest: &str| module(messages, Path::new(manifest));
         assert_eq!(found("/w/guest/Cargo.toml"), Some("/w/target/guest.wasm".into()));
         assert_eq!(found("/w/other/Cargo.toml"), None);
+    }
+
+    #[test]
+    fn no_build_script_sees_the_key() {
+        let cargo = command("cargo", Path::new("."));
+        assert!(cargo.get_envs().any(|(name, value)| name == "DACAPO_KEY" && value.is_none()));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::client::{self, Client, Parameter};
 use super::connection::Connection;
-use super::output::{Cell, Table, Tone, relative, say};
+use super::output::{Cell, Table, Tone, relative, say, say_data};
 use super::wire::Instance;
 use super::{moment, tell};
 use crate::clock::Clock;
@@ -61,11 +61,11 @@ pub(super) struct List {
 
 impl List {
     pub(super) fn run(self) -> Result<()> {
-        let client = self.connection.client()?;
+        let client = self.connection.client()?.spinning();
         let (instances, more) = self.collect(&client)?;
         if self.json {
             let texts: Vec<_> = instances.iter().map(|instance| instance.get()).collect();
-            say(format_args!("[{}]", texts.join(",")))?;
+            say_data(&format!("[{}]", texts.join(",")))?;
         } else if !instances.is_empty() {
             let instances = instances.iter().map(|text| client::parse(text.get())).collect::<Result<Vec<_>>>()?;
             say(table(&instances, Clock.now_ms()).show())?;
@@ -108,7 +108,7 @@ impl List {
 }
 
 fn table(instances: &[Instance], now_ms: u64) -> Table {
-    let mut table = Table::new(&["ID", "FUNCTION", "STATUS", "CREATED", "UPDATED"]);
+    let mut table = Table::new(&["ID", "FUNCTION", "STATUS", "CREATED", "UPDATED"]).whole_for_programs();
     let time = |text: &str| moment::milliseconds(text).map_or_else(|| text.to_owned(), |then_ms| relative(now_ms, then_ms));
     for instance in instances {
         let status = &instance.runtime_status;

@@ -8,7 +8,7 @@ use clap::builder::NonEmptyStringValueParser;
 
 use super::client::{self, Client};
 use super::connection::Connection;
-use super::output::{Tone, clean, say};
+use super::output::{Tone, clean, say, say_data};
 use super::wire::{Instance, LogLine};
 
 /// How long to wait before new lines are asked for, in milliseconds: so long after one has come, then twice as long each time.
@@ -41,7 +41,7 @@ pub(super) struct Logs {
 
 impl Logs {
     pub(super) fn run(self) -> Result<()> {
-        let client = self.connection.client()?;
+        let client = self.connection.client()?.spinning();
         let (mut next, mut pause_ms) = (0, POLL_MS_MIN);
         loop {
             // Asked first: when the lines are read after the end, none is missing.
@@ -62,7 +62,7 @@ impl Logs {
             let logs = client.logs(&self.id, next)?;
             for line in &logs.lines {
                 if self.json {
-                    say(line.get())?;
+                    say_data(line.get())?;
                 } else {
                     say(shown(&client::parse(line.get())?))?;
                 }
@@ -87,7 +87,7 @@ fn shown(line: &LogLine) -> String {
     let level = line.level.to_ascii_uppercase();
     let tone = match level.as_str() {
         "ERROR" => Tone::Bad,
-        "WARN" => Tone::Busy,
+        "WARN" => Tone::Warning,
         "INFO" => Tone::Good,
         _ => Tone::Dim,
     };

@@ -137,6 +137,7 @@ impl Arguments {
     fn checked(self) -> Result<Self, clap::Error> {
         let checked = match &self.command {
             Command::Serve(serve) => serve.check(),
+            Command::Modules(modules) => modules.check(),
             _ => Ok(()),
         };
         checked.map_err(|message| Self::command().error(ErrorKind::ArgumentConflict, message))?;
@@ -231,6 +232,8 @@ mod tests {
             "dacapo list --status Baked",
             "dacapo list --top 0",
             "dacapo start a --wait=soon",
+            "dacapo deploy . --name=",
+            "dacapo modules --json delete a",
         ] {
             assert_eq!(code(wrong), 2, "{wrong}");
         }

@@ -7,7 +7,7 @@ use super::client;
 use super::connection::Connection;
 use super::exit::Exit;
 use super::moment::milliseconds;
-use super::output::{Table, hint, relative, say};
+use super::output::{Table, hint, relative, say, say_data};
 use super::tell;
 use super::wire::{Module, Version};
 use crate::clock::Clock;
@@ -60,8 +60,13 @@ struct Delete {
 }
 
 impl Modules {
+    /// What is wrong with the arguments together.
+    pub(super) fn check(&self) -> Result<(), String> {
+        if self.json && self.action.is_some() { Err("--json is for the list: delete prints nothing".into()) } else { Ok(()) }
+    }
+
     pub(super) fn run(self) -> Result<()> {
-        let client = self.connection.client()?;
+        let client = self.connection.client()?.spinning();
         if let Some(Action::Delete(Delete { name, version })) = self.action {
             let digest = match version {
                 Some(prefix) => Some(full_digest(&client.module(&name)?, &prefix)?),
@@ -76,7 +81,7 @@ impl Modules {
         }
         let text = client.modules()?;
         if self.json {
-            return say(text);
+            return say_data(&text);
         }
         let modules: Vec<Module> = client::parse(&text)?;
         if modules.is_empty() {

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write};
+use std::mem;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -27,6 +28,9 @@ const SPINNER_AFTER_MS: u64 = 1_000;
 
 /// How often a spinner moves, in milliseconds.
 const SPINNER_TICK_MS: u64 = 100;
+
+/// How much of what a server says goes into an error, in columns.
+const BRIEF_COLUMNS_MAX: usize = 500;
 
 /// Stands for a character that would steer the terminal.
 const REPLACED: char = '\u{fffd}';
@@ -71,6 +75,11 @@ pub(super) fn say(lines: impl std::fmt::Display) -> Result<()> {
     writeln!(out, "{lines}").and_then(|()| out.flush()).context("write to standard output")
 }
 
+/// Writes a line of data to standard output: as it is for programs, [`clean`] for people.
+pub(super) fn say_data(data: &str) -> Result<()> {
+    if Term::stdout().is_term() { say(clean(data)) } else { say(data) }
+}
+
 /// Says something to people at a terminal; where nobody looks, there is nothing to be said.
 pub(super) fn hint(line: impl std::fmt::Display) {
     if Term::stderr().is_term() {
@@ -95,6 +104,8 @@ pub(super) enum Tone {
     Good,
     /// It goes on.
     Busy,
+    /// It may go wrong.
+    Warning,
     /// It went wrong.
     Bad,
     /// Less important than the rest.
@@ -117,6 +128,7 @@ impl Tone {
         match self {
             Self::Good => styled.green(),
             Self::Busy => styled.cyan(),
+            Self::Warning => styled.yellow(),
             Self::Bad => styled.red(),
             Self::Dim => styled.dim(),
         }
@@ -143,7 +155,11 @@ impl<T: Into<String>> From<T> for Cell {
 }
 
 /// A table without lines: a header, and a line for each row. What does not fit is cut, with … at its end.
-pub(super) struct Table(comfy_table::Table);
+pub(super) struct Table {
+    table: comfy_table::Table,
+    /// The most that it takes, in columns; `None` if that depends on the terminal.
+    columns_max: Option<u16>,
+}
 
 impl Table {
     pub(super) fn new(header: &[&str]) -> Self {
@@ -154,39 +170,51 @@ impl Table {
         for column in table.column_iter_mut() {
             column.set_padding((0, 2));
         }
-        Self(table)
+        Self { table, columns_max: None }
+    }
+
+    /// The same, which is not cut where standard output is no terminal: a script wants the whole of an ID.
+    pub(super) fn whole_for_programs(self) -> Self {
+        Self { columns_max: (!Term::stdout().is_term()).then_some(u16::MAX), ..self }
     }
 
     /// Adds a line.
     pub(super) fn row<const N: usize>(&mut self, cells: [Cell; N]) {
         // A tone takes no room: it is an invisible character until the table is laid out.
         let mark = |tone: Tone| TONES.iter().find(|(_, marked)| *marked == tone).map(|(mark, _)| *mark);
+        let room = self.columns_max.unwrap_or(COLUMNS_MAX);
         let text = |Cell { text, tone }| {
-            let text = cut(&clean(&text), COLUMNS_MAX.into()); // Whatever is longer does not fit anyway.
+            let text = cut(&clean(&text), room.into()); // Whatever is longer does not fit anyway.
             tone.and_then(mark).into_iter().chain(text.chars()).collect::<String>()
         };
         let mut row = Row::from(cells.map(text));
         row.max_height(1);
-        self.0.add_row(row);
+        self.table.add_row(row);
     }
 
     /// The table as standard output takes it.
     pub(super) fn show(self) -> String {
-        self.fitted(columns())
+        let room = self.columns_max.unwrap_or_else(columns);
+        self.fitted(room)
     }
 
     /// The table in no more than `columns`.
     pub(super) fn fitted(mut self, columns: u16) -> String {
-        self.0.set_width(columns);
-        let mut lines = self.0.lines().map(|line| painted(line.trim_end()));
+        self.table.set_width(columns);
+        let mut lines = self.table.lines().map(|line| painted(line.trim_end()));
         let header = Tone::Dim.paint(&lines.next().unwrap_or_default());
         std::iter::once(header).chain(lines).collect::<Vec<_>>().join("\n")
     }
 }
 
 /// What stands for a tone before a cell's text, until the table is laid out: characters that [`clean`] lets nobody else write.
-const TONES: [(char, Tone); 4] =
-    [('\u{2061}', Tone::Good), ('\u{2062}', Tone::Busy), ('\u{2063}', Tone::Bad), ('\u{2064}', Tone::Dim)];
+const TONES: [(char, Tone); 5] = [
+    ('\u{2060}', Tone::Warning),
+    ('\u{2061}', Tone::Good),
+    ('\u{2062}', Tone::Busy),
+    ('\u{2063}', Tone::Bad),
+    ('\u{2064}', Tone::Dim),
+];
 
 /// A line of a table with its tones. The text of a cell ends before the space between columns.
 fn painted(line: &str) -> String {
@@ -206,26 +234,63 @@ pub(super) fn columns() -> u16 {
 
 /// `text` in no more than `columns`, with … at its end if that is not all of it.
 pub(super) fn cut(text: &str, columns: usize) -> String {
-    if measure_text_width(text) <= columns {
-        return text.to_owned();
-    }
-    let mut cut = String::new();
-    for c in text.chars() {
-        cut.push(c);
-        if measure_text_width(&cut) >= columns {
-            cut.pop();
-            break;
+    // The end of what leaves a column for the …
+    let (mut used, mut end) = (0, 0);
+    for (at, c) in text.char_indices() {
+        used += width(c);
+        if used > columns {
+            return format!("{}…", &text[..end]);
+        }
+        if used < columns {
+            end = at + c.len_utf8();
         }
     }
-    cut + "…"
+    text.to_owned()
+}
+
+/// What somebody else says, as a part of an error.
+pub(super) fn brief(text: &str) -> String {
+    cut(&clean(text), BRIEF_COLUMNS_MAX)
+}
+
+/// `text` in lines of no more than `columns`, each [`clean`]: broken between words, and within words that are longer than a line.
+pub(super) fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for paragraph in text.lines() {
+        let (mut line, mut used) = (String::new(), 0);
+        for (number, word) in clean(paragraph).split(' ').enumerate() {
+            if used > 0 && used + 1 + word.chars().map(width).sum::<usize>() > columns {
+                lines.push(mem::take(&mut line));
+                used = 0;
+            } else if number > 0 {
+                line.push(' ');
+                used += 1;
+            }
+            for c in word.chars() {
+                if used > 0 && used + width(c) > columns {
+                    lines.push(mem::take(&mut line));
+                    used = 0;
+                }
+                line.push(c);
+                used += width(c);
+            }
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+/// How many columns a character takes.
+fn width(c: char) -> usize {
+    measure_text_width(c.encode_utf8(&mut [0; 4]))
 }
 
 /// `text` on one line, without what would steer a terminal or turn around what stands beside it.
 pub(super) fn clean(text: &str) -> String {
     let harmless = |c: char| match c {
         '\n' | '\r' | '\t' => ' ',
-        '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' => REPLACED,
-        c if c.is_control() => REPLACED,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' => REPLACED,
+        c if c.is_control() => REPLACED, // Those of C1 too.
         c => c,
     };
     text.chars().map(harmless).collect()
@@ -318,6 +383,7 @@ mod tests {
     #[test]
     fn nothing_that_is_shown_steers_the_terminal() {
         assert_eq!(clean("a\u{1b}[31mb\u{9b}c\nd\u{202e}e\u{2061}"), "a\u{fffd}[31mb\u{fffd}c d\u{fffd}e\u{fffd}");
+        assert_eq!(clean("\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{85}"), "\u{fffd}".repeat(6));
         let mut table = Table::new(&["ID"]);
         table.row(["\u{1b}]0;title\u{7}\u{2063}".into()]);
         assert_eq!(table.fitted(80), "ID\n\u{fffd}]0;title\u{fffd}\u{fffd}");
@@ -337,5 +403,18 @@ mod tests {
         assert_eq!(cut("123456", 5), "1234…");
         assert_eq!(cut("日本語", 5), "日本…");
         assert_eq!(cut("日本語", 4), "日…");
+        let accents = "e".to_owned() + &"\u{301}".repeat(60_000);
+        assert_eq!(cut(&accents, 5), accents);
+    }
+
+    #[test]
+    fn a_text_is_wrapped_between_words_and_within_long_ones() {
+        let check = |text, columns, expected: &[&str]| assert_eq!(wrapped(text, columns), expected);
+        check("the oven is cold", 8, &["the oven", "is cold"]);
+        check("the oven", 7, &["the", "oven"]);
+        check("a 0123456789 b", 4, &["a", "0123", "4567", "89 b"]);
+        check("one\n  two\u{1b}", 9, &["one", "  two\u{fffd}"]);
+        check("日本語", 5, &["日本", "語"]);
+        check("", 5, &[]);
     }
 }

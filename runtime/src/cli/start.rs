@@ -8,7 +8,7 @@ use clap::builder::NonEmptyStringValueParser;
 use super::client::{self, Client};
 use super::connection::Connection;
 use super::exit::Exit;
-use super::output::{Spinner, clean, hint, say, shell_word};
+use super::output::{Spinner, brief, hint, say_data, shell_word};
 use super::wire::{Instance, Started};
 use super::{input, moment};
 
@@ -56,10 +56,10 @@ impl Start {
         }
         let answer = client.start(&self.name, self.id.as_deref(), &input)?;
         if self.json {
-            return say(answer);
+            return say_data(&answer);
         }
         let started: Started = client::parse(&answer)?;
-        say(&started.id)?;
+        say_data(&started.id)?;
         hint(format_args!("To see how it stands: dacapo status {}", shell_word(&started.id)));
         Ok(())
     }
@@ -76,14 +76,14 @@ impl Start {
 
         let instance: Instance = client::parse(&text)?;
         if self.json {
-            say(&text)?;
+            say_data(&text)?;
         }
         match instance.runtime_status.as_str() {
             "Completed" if self.json => Ok(()),
-            "Completed" => say(instance.output.get()),
+            "Completed" => say_data(instance.output.get()),
             status if instance.has_ended() => {
-                let output = plain(instance.output.get());
-                let why = if output == "null" { String::new() } else { format!(": {}", clean(&output)) };
+                let output = instance.plain_output();
+                let why = if output == "null" { String::new() } else { format!(": {}", brief(&output)) };
                 Err(Exit::EndedBadly.because(format_args!("instance {id} has ended as {status}{why}")))
             }
             status => Err(Exit::TimeUp.because(format_args!(
@@ -92,11 +92,6 @@ impl Start {
             ))),
         }
     }
-}
-
-/// The contents of a JSON string; other JSON as it is.
-fn plain(json: &str) -> String {
-    serde_json::from_str(json).unwrap_or_else(|_| json.to_owned())
 }
 
 /// An ID such as the server draws.

@@ -6,7 +6,7 @@ use clap::builder::NonEmptyStringValueParser;
 use super::client;
 use super::connection::Connection;
 use super::moment::milliseconds;
-use super::output::{Cell, Table, Tone, clean, columns, cut, duration, relative, say};
+use super::output::{Cell, Table, Tone, clean, columns, cut, duration, relative, say, say_data, wrapped};
 use super::wire::{HistoryEvent, Instance};
 use crate::clock::Clock;
 
@@ -16,6 +16,12 @@ Example:
 
 /// What an input may take of a line that shows a result too, in columns.
 const INPUT_COLUMNS_MAX: usize = 30;
+
+/// The most lines that a failure or a reason takes; the server's JSON has all of it.
+const END_LINES_MAX: usize = 20;
+
+/// The most lines of a stack trace that are shown: the first are of the code that failed.
+const TRACE_LINES_MAX: usize = 8;
 
 /// Show how an instance stands, and with --history what happened to it
 #[derive(Debug, clap::Args)]
@@ -40,14 +46,17 @@ pub(super) struct Status {
 impl Status {
     pub(super) fn run(self) -> Result<()> {
         let query: &[_] = if self.history { &[("showHistory", "true"), ("showHistoryOutput", "true")] } else { &[] };
-        let text = self.connection.client()?.status(&self.id, query)?;
+        let text = self.connection.client()?.spinning().status(&self.id, query)?;
         if self.json {
-            return say(text);
+            return say_data(&text);
         }
         let instance: Instance = client::parse(&text)?;
         say(summary(&instance, Clock.now_ms(), columns()))?;
         if self.history && !instance.history_events.is_empty() {
             say(format_args!("\n{}", history(&instance.history_events).show()))?;
+            for trace in traces(&instance.history_events, columns()) {
+                say(format_args!("\n{trace}"))?;
+            }
         }
         Ok(())
     }
@@ -69,14 +78,32 @@ fn summary(instance: &Instance, now_ms: u64, columns: u16) -> String {
         ("Updated", Some(time(&instance.last_updated_time))),
         ("Input", json(instance.input.get())),
         ("Custom status", json(instance.custom_status.get())),
-        ("Output", json(instance.output.get())),
     ];
+    let room = usize::from(columns) - LABEL_COLUMNS;
+    let label = |name: &str| Tone::Dim.paint(&format!("{name:LABEL_COLUMNS$}"));
     let lines = lines.into_iter().filter_map(|(name, value)| {
-        let value = cut(&clean(&value?), usize::from(columns) - LABEL_COLUMNS);
+        let value = cut(&clean(&value?), room);
         let value = if name == "Status" { Tone::of_status(status).paint(&value) } else { value };
-        Some(format!("{}{value}", Tone::Dim.paint(&format!("{name:LABEL_COLUMNS$}"))))
+        Some(format!("{}{value}", label(name)))
     });
-    lines.collect::<Vec<_>>().join("\n")
+    // Why it has failed or was terminated is what people have come for: they see all of it.
+    let output = json(instance.output.get()).map(|output| match status.as_str() {
+        "Failed" => ("Failure", bounded(wrapped(&instance.plain_output(), room), END_LINES_MAX)),
+        "Terminated" => ("Output", bounded(wrapped(&output, room), END_LINES_MAX)),
+        _ => ("Output", vec![cut(&clean(&output), room)]),
+    });
+    let output = output.map(|(name, lines)| format!("{}{}", label(name), lines.join(&format!("\n{:LABEL_COLUMNS$}", ""))));
+    lines.chain(output).collect::<Vec<_>>().join("\n")
+}
+
+/// No more than `lines_max` of these lines; the last then says how many are missing.
+fn bounded(mut lines: Vec<String>, lines_max: usize) -> Vec<String> {
+    if lines.len() > lines_max {
+        let missing = lines.len() - (lines_max - 1);
+        lines.truncate(lines_max - 1);
+        lines.push(format!("… {missing} more lines; --json shows them"));
+    }
+    lines
 }
 
 /// The widest label with the blanks behind it.
@@ -101,6 +128,23 @@ fn history(events: &[HistoryEvent]) -> Table {
         ]);
     }
     table
+}
+
+/// Where the code was when it failed, for each failure that says so: a line about the failure and some of its stack trace.
+fn traces(events: &[HistoryEvent], columns: u16) -> Vec<String> {
+    let mut shown: Vec<&str> = Vec::new();
+    let mut traces = Vec::new();
+    for event in events {
+        let trace = event.failure_details.as_ref().and_then(|failure| failure.stack_trace.as_deref());
+        // What nobody caught ends the instance with the same trace.
+        let Some(trace) = trace.filter(|trace| !trace.trim().is_empty() && !shown.contains(trace)) else { continue };
+        shown.push(trace);
+        let name = event.function_name.as_deref().map(|name| format!(": {}", clean(name))).unwrap_or_default();
+        let title = Tone::Dim.paint(&format!("{}{name}", what(event).0));
+        let lines = trace.trim_end().lines().map(|line| cut(&clean(line), usize::from(columns) - 2));
+        traces.push(format!("{title}\n  {}", bounded(lines.collect(), TRACE_LINES_MAX).join("\n  ")));
+    }
+    traces
 }
 
 /// What happened, in words.
@@ -175,6 +219,51 @@ Custom status  \"rising\"",
             "x".repeat(40)
         );
         assert_eq!(summary(&instance, NOW_MS, 80), expected);
+    }
+
+    #[test]
+    fn why_an_instance_has_failed_is_shown_whole() {
+        let ended = |status: &str, output: &str| {
+            let instance = instance(&format!(
+                r#"{{"name":"BakeBread","instanceId":"loaf-17","runtimeStatus":"{status}","input":null,"customStatus":null,
+                "output":{output},"createdTime":"2026-03-01T08:00:00Z","lastUpdatedTime":"2026-03-01T09:00:00Z"}}"#
+            ));
+            summary(&instance, NOW_MS, 50).lines().skip(5).map(|line| format!("{line}\n")).collect::<String>()
+        };
+        let expected = "\
+Failure        the oven is cold, and so is the
+               dough
+               \u{fffd}[2J
+";
+        assert_eq!(ended("Failed", r#""the oven is cold, and so is the dough\n\u001b[2J""#), expected);
+        let expected = "\
+Output         \"power cut in the whole street,
+               until noon\"
+";
+        assert_eq!(ended("Terminated", r#""power cut in the whole street, until noon""#), expected);
+        let long = ended("Failed", &format!("\"{}\"", "x\\n".repeat(30)));
+        assert_eq!(long.lines().count(), END_LINES_MAX);
+        assert!(long.ends_with("               … 11 more lines; --json shows them\n"), "{long}");
+        assert_eq!(ended("Failed", "null"), "");
+    }
+
+    #[test]
+    fn a_stack_trace_is_shown_once_and_not_all_of_it() {
+        let deep = (0..20).map(|n| format!("at f{n}")).collect::<Vec<_>>().join("\\n");
+        let events: Vec<HistoryEvent> = serde_json::from_str(&format!(
+            r#"[
+ {{"EventType":"TaskFailed","Reason":"cold","FailureDetails":{{"StackTrace":"at bake\n  in oven.rs"}},"Timestamp":"","FunctionName":"Bake"}},
+ {{"EventType":"TaskFailed","Reason":"cold","FailureDetails":{{"StackTrace":null}},"Timestamp":"","FunctionName":"Bake"}},
+ {{"EventType":"ExecutionCompleted","OrchestrationStatus":"Failed","FailureDetails":{{"StackTrace":"at bake\n  in oven.rs"}},"Timestamp":""}},
+ {{"EventType":"ExecutionCompleted","OrchestrationStatus":"Failed","FailureDetails":{{"StackTrace":"{deep}"}},"Timestamp":""}}
+]"#
+        ))
+        .unwrap();
+        let shown = traces(&events, 80);
+        assert_eq!(shown[0], "activity failed: Bake\n  at bake\n    in oven.rs");
+        assert!(shown[1].starts_with("failed\n  at f0\n  at f1\n"), "{}", shown[1]);
+        assert!(shown[1].ends_with("\n  at f6\n  … 13 more lines; --json shows them"), "{}", shown[1]);
+        assert_eq!(shown.len(), 2);
     }
 
     #[test]

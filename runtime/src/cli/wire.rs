@@ -39,6 +39,12 @@ impl Instance {
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.runtime_status.as_str(), "Completed" | "Failed" | "Terminated" | "Canceled")
     }
+
+    /// The contents of an output that is a JSON string, such as a failure; other JSON as it is.
+    pub(super) fn plain_output(&self) -> String {
+        let json = self.output.get();
+        serde_json::from_str(json).unwrap_or_else(|_| json.to_owned())
+    }
 }
 
 /// An event of a history, of any type: each type has some of these members.
@@ -58,6 +64,14 @@ pub(super) struct HistoryEvent {
     pub(super) result: Option<Box<RawValue>>,
     pub(super) reason: Option<String>,
     pub(super) orchestration_status: Option<Box<RawValue>>,
+    pub(super) failure_details: Option<FailureDetails>,
+}
+
+/// Why something failed.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct FailureDetails {
+    pub(super) stack_trace: Option<String>,
 }
 
 /// A module with its versions.
