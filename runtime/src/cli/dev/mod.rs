@@ -71,14 +71,14 @@ impl Dev {
         let (lines, (ended, ends)) = (Arc::new(Lines::default()), mpsc::channel());
         tracing_subscriber::registry().with(log_filter(lines::FILTER)?).with(Listener::new(lines.clone(), ended)).init();
 
+        let data = self.data.unwrap_or_else(|| self.dir.join("target/dacapo"));
+        make_private(&data).with_context(|| format!("make {}", data.display()))?;
         // From before the first build on, so that no change is missed.
-        let (mut sources, news) = Sources::new()?;
-        sources.follow(&[guest.dir().to_owned()])?;
+        let (mut sources, news) = Sources::new(vec![guest.target().to_owned(), data.clone()])?;
+        sources.follow(vec![guest.dir().to_owned()])?;
         tell(format_args!("Building {} for {TARGET}; the first time, its dependencies too", guest.name()));
         let built = Built::now(&guest, Shown::Progress);
 
-        let data = self.data.unwrap_or_else(|| self.dir.join("target/dacapo"));
-        make_private(&data).with_context(|| format!("make {}", data.display()))?;
         let server = Server::start_open(listener, &data)?;
         let stop = server.stop_signal()?;
         let url = server.url();
@@ -137,7 +137,7 @@ impl Builder {
         self.offer(first);
         loop {
             // After a build, which may have brought new crates and told what is wrong with a manifest.
-            if let Err(error) = self.guest.folders().and_then(|folders| sources.follow(&folders)) {
+            if let Err(error) = self.guest.folders().and_then(|folders| sources.follow(folders)) {
                 tracing::debug!("not all sources are watched: {error:#}");
             }
             let Some(changed) = sources.changed() else { return };
