@@ -213,7 +213,7 @@ fn dev_serves_before_the_first_build_is_done_and_ends_without_it() {
     let origin = dev.says("Serving ").split(' ').next().expect("a URL").to_owned();
     eventually("the build has begun", || folder.join("begun").exists().then_some(()));
     let answer = Client::new(&origin).post("/api/orchestrators/greet_everyone", "");
-    assert_eq!(answer.status, 404, "{answer}");
+    assert_eq!(answer.status, 400, "{answer}");
     // Another one on the same data is told so at once.
     let said = shell.run("dacapo dev");
     assert!(said.status.code() == Some(1) && said.stderr.contains("open"), "{said:?}");

@@ -60,9 +60,10 @@ pub(super) struct Dev {
     #[arg(long, value_name = "ADDR:PORT", env = "DACAPO_LISTEN", hide_env_values = true, value_parser = loopback)]
     listen: Option<SocketAddr>,
 
-    /// Where modules and histories are kept [default: dacapo/NAME in the crate's target directory]
+    /// Where modules and histories are kept [default: TARGET-DIR/dacapo/NAME]
     ///
-    /// NAME is the crate's. `cargo clean` deletes the target directory, and with it what is kept there.
+    /// TARGET-DIR is where cargo builds the crate, NAME the crate's name. `cargo clean` deletes all of
+    /// TARGET-DIR, and so what is kept there.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 }
