@@ -62,8 +62,7 @@ pub(super) struct Dev {
 
     /// Where modules and histories are kept [default: TARGET-DIR/dacapo/NAME]
     ///
-    /// TARGET-DIR is where cargo builds the crate, NAME the crate's name. `cargo clean` deletes all of
-    /// TARGET-DIR, and so what is kept there.
+    /// NAME is the crate's. TARGET-DIR is cargo's: `cargo clean` deletes it with all data.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 }
