@@ -7,7 +7,7 @@ use dacapo::limits::Limits;
 use serde_json::json;
 
 use crate::support::shell::edit;
-use crate::support::{Client, Server, Setup, Shell, guests};
+use crate::support::{Client, Server, Setup, Shell, eventually, guests};
 
 /// What a folder holds, by path, without what cargo makes.
 fn files(folder: &Path) -> Vec<String> {
@@ -136,11 +136,13 @@ fn dev_runs_every_change_shows_what_happens_and_goes_on_where_it_stood() {
     let mut shell = Shell::new();
     let folder = shell.new_crate("watched");
     shell.folder.clone_from(&folder);
+    // That is about the server's own lines; all that is looked for below is shown nevertheless.
+    shell.set("DACAPO_LOG", "error");
     let source = folder.join("src/lib.rs");
 
     // It begins with a mistake.
     edit(&source, "lines.len()", "lines.length()");
-    let dev = shell.start("dacapo dev");
+    let dev = shell.start("dacapo dev --data data");
     let origin = dev.says("Serving ").split(' ').next().expect("a URL").to_owned();
     dev.says("no method named `length`");
     dev.says("the next change is waited for");
@@ -171,15 +173,57 @@ fn dev_runs_every_change_shows_what_happens_and_goes_on_where_it_stood() {
     let said = dev.stop();
     assert!(!said.contains('\u{1b}'), "no colours where nobody looks: {said}");
 
-    // Its data are where git ignores them, and the next one goes on with them.
+    // The next one goes on with its data. None of them, and nothing that was built, was taken for a source.
+    assert!(!said.contains("data/") && !said.contains("build-out/"), "{said}");
     edit(&source, "lines.length()", "lines.len()");
-    let dev = shell.start("dacapo dev .");
+    let dev = shell.start("dacapo dev . --data ./data");
     let client = Client::new(dev.says("Serving ").split(' ').next().expect("a URL"));
     dev.says("watched is version ");
     assert_eq!(client.output("greet_everyone", r#"["Ada"]"#)["lines"], json!(["Good morning, Ada!"]));
     assert_eq!(client.finished("first")["output"]["lines"], json!(["Hello, Ada!"]));
-    assert!(folder.join("target/dacapo").is_dir());
     dev.stop();
+}
+
+/// A build that goes on until there is a file `go`, or until its crate is gone.
+const SLOW_BUILD: &str = r#"
+fn main() {
+    std::fs::write("begun", "").unwrap();
+    while std::path::Path::new("Cargo.toml").exists() && !std::path::Path::new("go").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+"#;
+
+#[test]
+fn dev_serves_before_the_first_build_is_done_and_ends_without_it() {
+    let mut shell = Shell::new();
+    let folder = shell.new_crate("slow");
+    shell.folder.clone_from(&folder);
+    // A lock of its own: nobody else's build waits for this one.
+    shell.set("CARGO_TARGET_DIR", folder.join("out/of/cargo").display().to_string());
+    // Nothing to build but this.
+    fs::write(
+        folder.join("Cargo.toml"),
+        "[package]\nname = \"slow\"\nedition = \"2024\"\n[lib]\ncrate-type = [\"cdylib\"]\n[workspace]\n",
+    )
+    .expect("write the manifest");
+    fs::write(folder.join("src/lib.rs"), "").expect("write the source");
+    fs::write(folder.join("build.rs"), SLOW_BUILD).expect("write the build script");
+    fs::remove_file(folder.join("Cargo.lock")).expect("remove the lock file");
+
+    let dev = shell.start("dacapo dev");
+    let origin = dev.says("Serving ").split(' ').next().expect("a URL").to_owned();
+    eventually("the build has begun", || folder.join("begun").exists().then_some(()));
+    let answer = Client::new(&origin).post("/api/orchestrators/greet_everyone", "");
+    assert_eq!(answer.status, 400, "{answer}");
+    // Another one on the same data is told so at once.
+    let said = shell.run("dacapo dev");
+    assert!(said.status.code() == Some(1) && said.stderr.contains("open"), "{said:?}");
+
+    let said = dev.stop();
+    assert!(!said.contains("has changed") && !said.contains("interrupted"), "{said}");
+    assert!(folder.join("out/of/cargo/dacapo/slow").is_dir(), "its data are with what cargo has built");
+    fs::write(folder.join("go"), "").expect("let the build end");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use super::client::{self, Client};
 use super::json::Json;
 use super::output::say;
-use super::server::{Server, listen_nearby};
+use super::server::{Server, listen_nearby, program, shell_path};
 use super::wire::Instance;
 use super::{guests, start_logging, tell};
 
@@ -81,7 +81,6 @@ impl Demo {
             return shown.and(stopped);
         }
         let stop = server.stop_signal()?;
-        let program = env::args().next().unwrap_or_else(|| "dacapo".into());
         say(format_args!(
             "The server goes on at {url}. From another terminal, start one more greeting:\n\n  \
              curl -i -X POST {start}\n\n\
@@ -90,7 +89,8 @@ impl Demo {
              {program} serve --no-auth --data {data}\n",
             url = server.url(),
             start = client.start_url(EXAMPLES[0].function),
-            data = data.path.display(),
+            program = program(),
+            data = shell_path(&data.path),
         ))?;
         server.run_until(stop)
     }

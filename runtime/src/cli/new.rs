@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 
 use super::output::say;
+use super::server::shell_path;
 
 /// The guest SDK of the checkout that this program was built from, if it still lies there.
 const SDK_OF_CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-sdk");
@@ -41,7 +42,7 @@ pub(super) struct New {
     #[arg(long, value_name = "DIR")]
     path: Option<PathBuf>,
 
-    /// The crate dacapo-guest [default: that of this checkout, or version 0.1]
+    /// The folder of the crate dacapo-guest [default: that of this program's checkout]
     #[arg(long, value_name = "DIR")]
     sdk: Option<PathBuf>,
 }
@@ -52,19 +53,13 @@ impl New {
         let Self { name, path, sdk } = self;
         let folder = path.unwrap_or_else(|| PathBuf::from(&name));
         let shown = folder.display();
-        let sdk = match sdk {
-            Some(given) => Some(checked_sdk(&given)?),
-            None => checked_sdk(Path::new(SDK_OF_CHECKOUT)).ok(),
-        };
+        let sdk = find_sdk(sdk.as_deref(), Path::new(SDK_OF_CHECKOUT))?;
         ensure!(
             is_free(&folder)?,
             "{shown} is there already and not empty: choose another name, or another folder with --path; nothing was changed"
         );
 
-        let dependency = match &sdk {
-            Some(folder) => format!("{{ path = {} }}", toml_text(folder)?),
-            None => "\"0.1\"".to_owned(),
-        };
+        let dependency = format!("{{ path = {} }}", toml_text(&sdk)?);
         for (file, text) in TEMPLATE {
             let file = folder.join(file);
             let parent = file.parent().unwrap_or(&folder);
@@ -73,14 +68,12 @@ impl New {
             fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
         }
 
-        let sdk = match sdk {
-            Some(folder) => format!("{}, as its Cargo.toml says", folder.display()),
-            None => "the registry; --sdk DIR takes it from a folder".to_owned(),
-        };
         say(format_args!(
             "Made the module {name} in {shown}: an orchestrator and two activities, in src/lib.rs.\n\
-             Its dependency dacapo-guest comes from {sdk}.\n\n\
-             Next:\n  cd {shown}\n  dacapo dev"
+             Its dependency dacapo-guest comes from {sdk}, as its Cargo.toml says.\n\n\
+             Next:\n  cd {folder}\n  dacapo dev",
+            sdk = sdk.display(),
+            folder = shell_path(&folder)
         ))
     }
 }
@@ -91,6 +84,16 @@ fn is_free(folder: &Path) -> Result<bool> {
         Ok(mut entries) => Ok(entries.next().is_none()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
         Err(error) => Err(error).with_context(|| format!("look into {}", folder.display())),
+    }
+}
+
+/// The folder of the SDK: the one `given`, or else that of the checkout, which may be gone.
+fn find_sdk(given: Option<&Path>, of_checkout: &Path) -> Result<PathBuf> {
+    match given {
+        Some(given) => checked_sdk(given),
+        None => checked_sdk(of_checkout).ok().context(
+            "the checkout that this program was built from is gone: give the folder `guest-sdk` of another one with --sdk PATH",
+        ),
     }
 }
 
@@ -148,5 +151,15 @@ mod tests {
             let read: toml::Table = line.parse().unwrap();
             assert_eq!(read["sdk"]["path"].as_str(), Some(folder));
         }
+    }
+
+    #[test]
+    fn without_a_checkout_the_sdk_has_to_be_given() {
+        let here = Path::new(SDK_OF_CHECKOUT);
+        let found = here.canonicalize().unwrap();
+        assert_eq!(find_sdk(None, here).unwrap(), found);
+        assert_eq!(find_sdk(Some(here), Path::new("/gone")).unwrap(), found);
+        let error = find_sdk(None, Path::new("/gone")).unwrap_err().to_string();
+        assert!(error.contains("with --sdk PATH"), "{error}");
     }
 }

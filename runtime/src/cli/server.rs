@@ -1,5 +1,6 @@
 //! A server in this process: engine, HTTP and the threads for both. Used by `serve`, `dev` and `demo`.
 
+use std::env;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process;
@@ -11,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::output::shell_word;
 use crate::api::auth::Access;
 use crate::api::{self, Api, ApiSettings};
 use crate::config::Config;
@@ -104,9 +106,34 @@ pub(super) fn listen_nearby() -> Result<TcpListener> {
     listener.with_context(|| format!("listen on {}", ADDRESS.ip()))
 }
 
+/// How a shell at hand would call this program again.
+pub(super) fn program() -> String {
+    env::args_os().next().map_or_else(|| "dacapo".to_owned(), |program| shell_path(Path::new(&program)))
+}
+
+/// `path` as one word of a command line; a slash needs no quotes.
+pub(super) fn shell_path(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    path.split('/').map(shell_word).collect::<Vec<_>>().join("/")
+}
+
 async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => (),
         _ = interrupt.recv() => (),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_survives_the_shell() {
+        for (path, expected) in
+            [("/usr/bin/dacapo", "/usr/bin/dacapo"), ("./a b/dacapo", "./'a b'/dacapo"), ("it's/", "'it'\\''s'/"), ("a", "a")]
+        {
+            assert_eq!(shell_path(Path::new(path)), expected);
+        }
     }
 }

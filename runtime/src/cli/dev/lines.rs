@@ -8,19 +8,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 
 use console::measure_text_width;
-use jiff::Zoned;
+use jiff::{Timestamp, Zoned};
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::{Context, Layer};
 
+use crate::cli::moment::milliseconds;
 use crate::cli::output::{Tone, clean, columns, cut, say};
-
-/// What is listened to if nobody says otherwise.
-pub(super) const FILTER: &str = "warn,dacapo::guest=debug,dacapo::ended=debug";
+use crate::cli::wire::Instance;
 
 /// Where the engine reports lines of guests, and executions that have ended.
 const GUEST: &str = "dacapo::guest";
 const ENDED: &str = "dacapo::ended";
+
+/// What is shown whatever else is logged: it is what `dev` is for.
+pub(super) fn always_shown() -> Targets {
+    Targets::new().with_target(GUEST, Level::DEBUG).with_target(ENDED, Level::DEBUG)
+}
 
 /// Writes to standard output: the time of day, what kind of line it is, perhaps whose, and a text.
 #[derive(Default)]
@@ -36,6 +41,19 @@ pub(super) struct Ended {
     pub(super) function: String,
     pub(super) status: String,
     pub(super) took_ms: u64,
+    /// When that was heard here, in milliseconds since 1970.
+    pub(super) heard_ms: u64,
+}
+
+impl Ended {
+    /// Whether it is this execution's end that `now` tells of, as far as times in whole seconds can say: its ID may have been started
+    /// anew meanwhile.
+    pub(super) fn is_of(&self, now: &Instance) -> bool {
+        let began_before = |created_ms: u64| created_ms + self.took_ms <= self.heard_ms;
+        now.runtime_status == self.status
+            && now.name == self.function
+            && milliseconds(&now.created_time).is_some_and(began_before)
+    }
 }
 
 impl Lines {
@@ -105,7 +123,8 @@ impl<S: Subscriber> Layer<S> for Listener {
         match event.metadata().target() {
             GUEST => self.lines.tell_of(&seen.ended.instance, kind, tone, &seen.message),
             ENDED => {
-                let _ = self.ended.send(seen.ended); // Nobody asks any more: it is over.
+                let heard_ms = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or_default();
+                let _ = self.ended.send(Ended { heard_ms, ..seen.ended }); // Nobody asks any more: it is over.
             }
             _ => {
                 let text = format!("server: {}{}", seen.message, seen.rest);
@@ -151,5 +170,29 @@ impl Visit for Seen {
             }
         };
         value.clone_into(place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_is_shown_with_the_run_that_it_is_of() {
+        let now = |name: &str, status: &str, created: &str| -> Instance {
+            let text = format!(
+                r#"{{"name":"{name}","instanceId":"a","runtimeStatus":"{status}","input":null,"customStatus":null,"output":1,
+                "createdTime":"1970-01-01T00:00:{created}Z","lastUpdatedTime":"1970-01-01T00:00:59Z"}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        let ended =
+            Ended { function: "Bake".into(), status: "Completed".into(), took_ms: 2_000, heard_ms: 12_500, ..Ended::default() };
+        assert!(ended.is_of(&now("Bake", "Completed", "10")));
+        // It went on as new: it was created before this part of it began.
+        assert!(ended.is_of(&now("Bake", "Completed", "01")));
+        for other in [now("Bake", "Running", "10"), now("Mix", "Completed", "10"), now("Bake", "Completed", "12")] {
+            assert!(!ended.is_of(&other), "{other:?}");
+        }
     }
 }

@@ -1,8 +1,9 @@
 //! `dacapo dev`: how does one write a module and see every change run? With a server, a builder and the lines of both in one
 //! process.
 //!
-//! The main thread serves. One more builds, uploads and waits for the next change, so that no two builds run at once; another one
-//! asks for what came out of executions that have ended. Both are clients of the server as anybody can be.
+//! The main thread serves, from before the first build on. One more builds, uploads and waits for the next change, so that no two
+//! builds run at once; another one asks for what came out of executions that have ended. Both are clients of the server as anybody
+//! can be, and nobody waits for them when it is over.
 
 mod lines;
 mod sources;
@@ -19,16 +20,19 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::FilterExt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use self::lines::{Ended, Lines, Listener};
 use self::sources::{News, Sources};
 use super::client::{Client, parse};
+use super::connection::Connection;
 use super::deploy::functions;
 use super::guests::{Guest, Shown, TARGET};
-use super::output::{Tone, duration, say};
-use super::server::{ADDRESS, Server, listen_nearby};
+use super::output::{Tone, duration, say, shell_word};
+use super::server::{ADDRESS, Server, listen_nearby, program};
 use super::wire::{Instance, Version};
 use super::{log_filter, tell};
 use crate::model::Digest;
@@ -39,7 +43,8 @@ const DIGEST_CHARS: usize = 8;
 /// Serve a crate's module on this machine; build and upload it anew with each change
 ///
 /// The server asks for no key. Its data stay when it stops, so that a restart goes on where it stood.
-/// What the functions log and every run that ends are shown as they come, until Ctrl-C.
+/// What the functions log and every run that ends are shown as they come, until Ctrl-C. DACAPO_LOG
+/// is only about what the server says of itself.
 ///
 /// If port 7071 is taken, another one is used.
 #[derive(Debug, clap::Args)]
@@ -55,7 +60,9 @@ pub(super) struct Dev {
     #[arg(long, value_name = "ADDR:PORT", env = "DACAPO_LISTEN", hide_env_values = true, value_parser = loopback)]
     listen: Option<SocketAddr>,
 
-    /// Where modules and histories are kept [default: CRATE-DIR/target/dacapo]
+    /// Where modules and histories are kept [default: TARGET-DIR/dacapo/NAME]
+    ///
+    /// NAME is the crate's. TARGET-DIR is cargo's: `cargo clean` deletes it with all data.
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 }
@@ -64,43 +71,42 @@ impl Dev {
     /// Serves until it is asked to stop.
     pub(super) fn run(self) -> Result<()> {
         let guest = Guest::find(&self.dir)?;
+        let data = self.data.unwrap_or_else(|| guest.target().join("dacapo").join(guest.name()));
+        make_private(&data).with_context(|| format!("make {}", data.display()))?;
         let listener = match self.listen {
             Some(address) => TcpListener::bind(address).with_context(|| format!("listen on {address}"))?,
             None => listen_nearby()?,
         };
         let (lines, (ended, ends)) = (Arc::new(Lines::default()), mpsc::channel());
-        tracing_subscriber::registry().with(log_filter(lines::FILTER)?).with(Listener::new(lines.clone(), ended)).init();
+        let shown = log_filter("warn")?.or(lines::always_shown());
+        tracing_subscriber::registry().with(Listener::new(lines.clone(), ended).with_filter(shown)).init();
 
         // From before the first build on, so that no change is missed.
-        let (mut sources, news) = Sources::new()?;
-        sources.follow(&[guest.dir().to_owned()])?;
-        tell(format_args!("Building {} for {TARGET}; the first time, its dependencies too", guest.name()));
-        let built = Built::now(&guest, Shown::Progress);
-
-        let data = self.data.unwrap_or_else(|| self.dir.join("target/dacapo"));
-        make_private(&data).with_context(|| format!("make {}", data.display()))?;
+        let (mut sources, news) = Sources::new(vec![guest.target().to_owned(), data.clone()])?;
+        sources.follow(vec![guest.dir().to_owned()])?;
         let server = Server::start_open(listener, &data)?;
         let stop = server.stop_signal()?;
         let url = server.url();
         let taken = if self.listen.is_none() && url != default_url() { ", since port 7071 is taken" } else { "" };
-        say(format_args!("Serving {url} without keys{taken}; data in {}", data.display()))?;
+        let here = env::current_dir().unwrap_or_default();
+        let shown = data.strip_prefix(here).unwrap_or(&data).display();
+        say(format_args!("Serving {url} without keys{taken}; data in {shown}"))?;
 
         let stopping = Arc::new(AtomicBool::new(false));
         let builder = Builder { guest, client: Client::to(url.clone()), lines: lines.clone(), stopping, current: None };
         let stopping = builder.stopping.clone();
-        let builder = thread::Builder::new().name("dacapo-builder".into()).spawn(move || builder.work(built, &mut sources));
-        let builder = builder.context("start a thread")?;
+        let thread = thread::Builder::new().name("dacapo-builder".into());
+        thread.spawn(move || builder.work(&mut sources)).context("start a thread")?;
         let shower = thread::Builder::new().name("dacapo-ends".into());
         shower.spawn(move || show_ends(&ends, &Client::to(url), &lines)).context("start a thread")?;
 
-        let served = server.run_until(async {
+        // A cargo at work is not waited for. Ctrl-C reaches it too; after another signal it gives up as soon as it finds that nobody
+        // reads what it has built.
+        server.run_until(async {
             stop.await;
             stopping.store(true, Ordering::Relaxed);
-        });
-        // A cargo at work is waited for: left alone it would go on writing to the terminal. Ctrl-C reaches it too.
-        let _ = news.send(News::Stop);
-        let _ = builder.join();
-        served
+            let _ = news.send(News::Stop); // Nobody listens if the builder has failed.
+        })
     }
 }
 
@@ -132,12 +138,14 @@ struct Builder {
 }
 
 impl Builder {
-    /// Uploads the first build, and then one after every change, until there is nothing more to wait for.
-    fn work(mut self, first: Built, sources: &mut Sources) {
+    /// Builds and uploads, at first and then after every change, until there is nothing more to wait for.
+    fn work(mut self, sources: &mut Sources) {
+        tell(format_args!("Building {} for {TARGET}; the first time, its dependencies too", self.guest.name()));
+        let first = Built::now(&self.guest, Shown::Progress);
         self.offer(first);
         loop {
             // After a build, which may have brought new crates and told what is wrong with a manifest.
-            if let Err(error) = self.guest.folders().and_then(|folders| sources.follow(&folders)) {
+            if let Err(error) = self.guest.folders().and_then(|folders| sources.follow(folders)) {
                 tracing::debug!("not all sources are watched: {error:#}");
             }
             let Some(changed) = sources.changed() else { return };
@@ -185,14 +193,15 @@ impl Builder {
         }
         let _ = say(format_args!("\n{}\n", functions(now))); // Nobody reads it: no reason to stop.
         if let (None, Some(function)) = (before, now.orchestrators.first()) {
-            let program = env::args().next().unwrap_or_else(|| "dacapo".into());
             let base = self.client.base();
-            let server = if base == default_url() { String::new() } else { format!(" --server {base}") };
+            let server = if is_usual(base) { String::new() } else { format!(" --server {base}") };
             let _ = say(format_args!(
                 "From another terminal:\n\n  \
-                 {program} start {function} --wait{server}\n  \
+                 {program} start {word} --wait{server}\n  \
                  curl -X POST '{start}?timeout=10'\n\n\
                  The next start after a change runs the changed code. Ctrl-C stops.\n",
+                program = program(),
+                word = shell_word(function),
                 start = self.client.start_url(function),
             ));
         }
@@ -201,15 +210,25 @@ impl Builder {
 
 /// Shows each run that has ended with what came out of it.
 fn show_ends(ends: &Receiver<Ended>, client: &Client, lines: &Lines) {
-    for Ended { instance, function, status, took_ms } in ends {
-        let text = format!("{function} {status} in {}", duration(took_ms));
-        // Gone already, or too large to be read: the line is worth showing without it.
-        let output = client.status(&instance, &[]).and_then(|text| parse::<Instance>(&text)).map(|instance| instance.output);
-        let tone = Tone::of_status(&status);
+    for ended in ends {
+        let Ended { instance, function, status, took_ms, .. } = &ended;
+        let text = format!("{function} {status} in {}", duration(*took_ms));
+        // Gone already, started anew, or too large to be read: the line is worth showing without it.
+        let now = client.status(instance, &[]).and_then(|text| parse::<Instance>(&text)).ok();
+        let output = now.filter(|now| ended.is_of(now)).map(|now| now.output);
+        let tone = Tone::of_status(status);
         match output.as_ref().map_or("null", |output| output.get()) {
-            "null" => lines.tell_of(&instance, "ended", tone, &text),
-            output => lines.tell_two_of(&instance, "ended", tone, &text, output),
+            "null" => lines.tell_of(instance, "ended", tone, &text),
+            output => lines.tell_two_of(instance, "ended", tone, &text, output),
         }
+    }
+}
+
+/// Whether commands talk to the server at `base` that are told of none.
+fn is_usual(base: &str) -> bool {
+    match env::var("DACAPO_SERVER") {
+        Ok(server) if !server.trim().is_empty() => server.trim().trim_end_matches('/') == base,
+        _ => Connection::default().client().is_ok_and(|client| client.base() == base),
     }
 }
 
