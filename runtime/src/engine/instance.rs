@@ -227,6 +227,17 @@ impl Instance {
         self.phase = Phase::Turn { at_ms, taken, begun: false };
     }
 
+    /// Tries the turn again that came to nothing. Who waits for something to be recorded need not wait for that.
+    pub(super) fn try_again(&mut self, now_ms: u64, effects: &mut Vec<Effect>) {
+        self.take_back();
+        self.phase = Phase::Resting { unknown: None };
+        self.append_while_resting(effects);
+        if let Phase::Resting { .. } = self.phase {
+            self.phase = Phase::Idle;
+            self.go_on(now_ms, effects);
+        }
+    }
+
     /// Records what has arrived without a turn, if the turn has to wait and somebody waits for what has arrived.
     pub(super) fn append_while_resting(&mut self, effects: &mut Vec<Effect>) {
         let (Phase::Resting { unknown: None }, Some(execution)) = (&self.phase, &self.execution) else { return };
@@ -353,11 +364,11 @@ impl Instance {
         let execution = self.execution.as_mut().expect("a step needs an execution");
         if events.iter().any(|event| matches!(event, Event::TurnStarted { .. })) {
             self.played = self.begun;
+            self.tries = 0;
         }
         for event in events {
             execution.apply(event).expect("we have built these events to follow what is stored");
         }
-        self.tries = 0;
         effects.extend(taken.iter().filter_map(|arrival| arrival.caller).map(|caller| Effect::Reply(caller, Answer::Recorded)));
         if !lines.is_empty() {
             effects.push(Effect::Log(self.id.clone(), lines));

@@ -1,7 +1,7 @@
 //! What happens next to an instance? One partition of a hub: a pure state machine that owns its instances.
 //!
 //! Inputs in, effects out; the shell moves both. It names no tokio, no wasm, no SQL, reads no clock, and never waits: at most one
-//! turn or commit of an instance is in flight, and all other instances go on. The order of the effects is the
+//! turn or commit of an instance counts at a time, and all other instances go on. The order of the effects is the
 //! durability argument: **turn, commit, act**. What an instance is in memory is the fold of what is stored
 //! ([`Execution`]), plus what has arrived and is not recorded yet; so it can be dropped and loaded again at any moment.
 
@@ -422,9 +422,7 @@ impl Partition {
                 instance.tries += 1;
                 let again = matches!(error, TurnError::Fault(Fault::Exhausted(_))) && instance.tries < TRIES_MAX;
                 if again {
-                    instance.take_back();
-                    instance.phase = Phase::Idle;
-                    instance.go_on(now_ms, effects);
+                    instance.try_again(now_ms, effects);
                 } else {
                     instance.record_fault(now_ms, error, lines, effects);
                 }
