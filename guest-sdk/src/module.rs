@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::future;
 use std::marker::PhantomData;
 
-use crate::bindings::exports::dacapo::guest::{activity, catalog, orchestrator};
+use crate::bindings::exports::dacapo::guest::{activity, catalog, orchestrator, query};
 use crate::executor::Executor;
 use crate::function::{Definition, Entry};
 use crate::{ActivityContext, Error, Result, log};
@@ -85,6 +85,12 @@ impl<M: Module> orchestrator::Guest for Exports<M> {
     fn advance(events: Vec<orchestrator::Event>) -> orchestrator::Progress {
         EXECUTION
             .with_borrow_mut(|execution| execution.as_mut().expect("the host calls `begin` before `advance`").advance(events))
+    }
+}
+
+impl<M: Module> query::Guest for Exports<M> {
+    fn ask(question: query::Question) -> Result<String, query::Failure> {
+        Err(Error::new("UnknownQuery", format!("this orchestration answers no query {:?}", question.name)).into_failure())
     }
 }
 

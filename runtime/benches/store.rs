@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use dacapo::model::{
-    Action, ActivityCall, Digest, Event, ExecutionKey, HubName, InstanceKey, Outcome, Payload, RuntimeStatus, TaskId,
+    Action, ActivityCall, Digest, Event, ExecutionKey, HubName, InstanceKey, Outcome, Payload, RuntimeStatus, Tags, TaskId, Wake,
 };
 use dacapo::store::group::Committer;
 use dacapo::store::sqlite::SqliteStore;
@@ -119,17 +119,33 @@ impl Load {
         let change = if steps == 0 {
             let id = format!("order-{:016x}", execution.0).parse().expect("an ID");
             let function = "TakeOrder".to_owned();
-            Change::Create(NewInstance { hub: self.hub, id, function, module: self.module, created_ms: 1_700_000_000_000 })
+            Change::Create(NewInstance {
+                hub: self.hub,
+                id,
+                function,
+                module: self.module,
+                created_ms: 1_700_000_000_000,
+                tags: Tags::default(),
+                wake: Wake::AT_ONCE,
+            })
         } else {
             let status = if steps + 1 == STEPS { RuntimeStatus::Completed } else { RuntimeStatus::Running };
-            Change::Advance { expected_length: 4 * steps, status, updated_ms: 1_700_000_000_002, custom_status: None }
+            Change::Advance { expected_length: 4 * steps, status, updated_ms: 1_700_000_000_002, custom_status: None, wake: None }
         };
         self.instances[at].1 += 1;
         if self.instances[at].1 == STEPS {
             let partition = self.random(64);
             self.instances[at] = (take(&mut self.next[partition]), 0);
         }
-        Commit { instance: InstanceKey(execution.0), execution, events, lines: None, change }
+        Commit {
+            instance: InstanceKey(execution.0),
+            execution,
+            events,
+            lines: None,
+            change,
+            sends: Vec::new(),
+            takes: Vec::new(),
+        }
     }
 
     /// Below `bound`: xorshift, the same in every run.

@@ -6,7 +6,8 @@
 use std::fmt::Write as _;
 
 use crate::model::{
-    Action, ActivityCall, Ask, CorruptHistory, End, Event, Execution, Failure, Input, Progress, Started, TaskId, time,
+    Action, ActivityCall, Ask, ChildCall, ChildStart, CorruptHistory, End, Event, Execution, Failure, HttpCall, Input, Progress,
+    SentEvent, Started, TaskId, time,
 };
 
 /// A guest that runs one execution: a component instance, or what a test puts in its place.
@@ -143,15 +144,17 @@ impl Recorded {
                 task = task.next();
             }
         }
-        if self.end == progress.end {
+        // An execution that continued as new has no history any more, so that no turn of one can have been the last of such.
+        if self.end == progress.end && progress.continuation.is_none() {
             return Ok(());
         }
         let side = |end: &Option<End>| end.as_ref().map_or_else(|| "goes on".to_owned(), describe_end);
-        Err(format!(
-            "after task {next_task}: in history the orchestrator {}, the guest now {}",
-            side(&self.end),
-            side(&progress.end)
-        ))
+        let then = side(&self.end);
+        let now = progress
+            .continuation
+            .as_ref()
+            .map_or_else(|| side(&progress.end), |next| format!("continues as new with {}", shortened(next.input.text())));
+        Err(format!("after task {next_task}: in history the orchestrator {then}, the guest now {now}"))
     }
 }
 
@@ -160,15 +163,23 @@ fn check_numbers(mut next_task: TaskId, asks: &[Ask]) -> Result<(), Failure> {
     let lie = |what: String| Err(Failure::new("InvalidAction", format!("the module {what}; its SDK is at fault")));
     for ask in asks {
         match ask {
-            Ask::Schedule(Action::Activity(ActivityCall { name, attempt, first_attempt, .. })) => {
-                let is_first = *attempt == 1;
-                if *attempt == 0 || is_first != first_attempt.is_none() || first_attempt.is_some_and(|first| first >= next_task) {
+            Ask::Schedule(action) => {
+                let attempts = match action {
+                    Action::Activity(ActivityCall { attempt, first_attempt, .. })
+                    | Action::SubOrchestration(ChildCall { attempt, first_attempt, .. }) => Some((*attempt, *first_attempt)),
+                    _ => None,
+                };
+                if let Some((attempt, first_attempt)) = attempts
+                    && (attempt == 0
+                        || (attempt == 1) != first_attempt.is_none()
+                        || first_attempt.is_some_and(|first| first >= next_task))
+                {
                     let first = first_attempt.map_or_else(|| "none".to_owned(), |task| task.to_string());
-                    return lie(format!("calls activity {name:?} as attempt {attempt}, with task {first} as the first one"));
+                    let what = describe(ask);
+                    return lie(format!("calls {what} as attempt {attempt}, with task {first} as the first one"));
                 }
                 next_task = next_task.next();
             }
-            Ask::Schedule(Action::Timer { .. } | Action::WaitEvent { .. }) => next_task = next_task.next(),
             Ask::Cancel(task) if *task < next_task => (),
             Ask::Cancel(task) => return lie(format!("cancels task {task}, but has only asked for {next_task} tasks")),
         }
@@ -179,12 +190,9 @@ fn check_numbers(mut next_task: TaskId, asks: &[Ask]) -> Result<(), Failure> {
 fn difference(task: TaskId, then: Option<&Ask>, now: Option<&Ask>) -> String {
     let mut text = format!("task {task}: ");
     match (then, now) {
-        (
-            Some(Ask::Schedule(Action::Activity(ActivityCall { name: then, input: old, .. }))),
-            Some(Ask::Schedule(Action::Activity(ActivityCall { name: now, input: new, .. }))),
-        ) if then == now => {
-            let (old, new) = (shortened(old.text()), shortened(new.text()));
-            let _ = write!(text, "history has activity {then:?} with {old}, the guest now calls it with {new}");
+        (Some(Ask::Schedule(then)), Some(Ask::Schedule(now))) if name(then) == name(now) => {
+            let (old, new) = (shortened(&rest(then)), shortened(&rest(now)));
+            let _ = write!(text, "history has {} with {old}, the guest now asks for it with {new}", name(then));
         }
         (then, now) => {
             let then = then.map_or_else(|| "nothing".to_owned(), describe);
@@ -197,10 +205,30 @@ fn difference(task: TaskId, then: Option<&Ask>, now: Option<&Ask>) -> String {
 
 fn describe(ask: &Ask) -> String {
     match ask {
-        Ask::Schedule(Action::Activity(ActivityCall { name, .. })) => format!("activity {name:?}"),
-        Ask::Schedule(Action::Timer { due_ms }) => format!("a timer at {}", time::exact(*due_ms)),
-        Ask::Schedule(Action::WaitEvent { name }) => format!("a wait for event {name:?}"),
+        Ask::Schedule(action) => name(action),
         Ask::Cancel(task) => format!("the cancellation of task {task}"),
+    }
+}
+
+/// What people know it by.
+fn name(action: &Action) -> String {
+    match action {
+        Action::Activity(ActivityCall { name, .. }) => format!("activity {name:?}"),
+        Action::Timer { due_ms } => format!("a timer at {}", time::exact(*due_ms)),
+        Action::WaitEvent { name } => format!("a wait for event {name:?}"),
+        Action::SubOrchestration(ChildCall { name, .. }) => format!("sub-orchestration {name:?}"),
+        Action::StartDetached(ChildStart { name, .. }) => format!("a start of {name:?}"),
+        Action::SendEvent(SentEvent { instance, name, .. }) => format!("event {name:?} for instance {:?}", instance.as_str()),
+        Action::Http(HttpCall { method, uri, .. }) => format!("request {method} {uri}"),
+    }
+}
+
+/// What may differ although the name is the same: the input alone, or all of it if there is more to it.
+fn rest(action: &Action) -> String {
+    match action {
+        Action::Activity(ActivityCall { input, attempt: 1, timeout_ms: None, .. }) => input.text().to_owned(),
+        Action::SendEvent(SentEvent { payload, .. }) => payload.text().to_owned(),
+        _ => serde_json::to_string(action).expect("actions have string keys and print without errors"),
     }
 }
 
@@ -320,7 +348,7 @@ mod tests {
         check(
             &sequence(),
             [asks([Ask::Schedule(other_input)])],
-            &format!(r#"task 0: history has activity "Mix" with null, the guest now calls it with {long}"#),
+            &format!(r#"task 0: history has activity "Mix" with null, the guest now asks for it with {long}"#),
         );
     }
 

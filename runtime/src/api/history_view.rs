@@ -171,7 +171,7 @@ pub(super) fn view(history: &[Event], show: Show) -> Vec<HistoryEvent<'_>> {
                 view.push(ended(function, *at_ms, end, show));
             }
             // A wait is no event of the contract; what it waits for is.
-            Event::Scheduled { action: Action::WaitEvent { .. }, .. } | Event::Cancelled { .. } => (),
+            Event::Scheduled { .. } | Event::Cancelled { .. } => (),
         }
     }
     view

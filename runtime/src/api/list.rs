@@ -9,6 +9,7 @@ use super::query::Query;
 use super::reply::Reply;
 use super::status::StatusPayload;
 use crate::engine::{Hub, InstancePage};
+use crate::model::Tags;
 use crate::store::{Filter, Position};
 
 /// Where clients say how far they have come, and are told.
@@ -39,6 +40,7 @@ impl ListCall {
             created_from_ms: query.time("createdTimeFrom").map(Timestamp::as_millisecond),
             created_to_ms: query.time("createdTimeTo").map(Timestamp::as_millisecond),
             statuses: query.statuses("runtimeStatus"),
+            tags: Tags::default(),
             id_prefix: query.text("instanceIdPrefix").unwrap_or_default().to_owned(),
         };
         let top = query.integer("top").and_then(|top| usize::try_from(top).ok()).filter(|top| *top > 0);
@@ -107,6 +109,7 @@ mod tests {
             created_from_ms: Some(1_500),
             created_to_ms: Some(-1_000),
             statuses: Some(vec![RuntimeStatus::Failed]),
+            tags: Tags::default(),
             id_prefix: "Loaf".into(),
         };
         let query = "createdTimeFrom=1970-01-01T00:00:01.5Z&createdTimeTo=1969-12-31T23:59:59Z&RUNTIMESTATUS=failed&instanceIdPrefix=Loaf\

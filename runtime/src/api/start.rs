@@ -13,7 +13,7 @@ use super::reply::Reply;
 use super::status::{self, StatusPayload, Wanted};
 use super::{Draining, control};
 use crate::engine::{Hub, InstanceView, StartError, StartRequest, Watch};
-use crate::model::{End, InstanceId, Payload};
+use crate::model::{End, InstanceId, Payload, Tags};
 
 /// How long a client should wait before it first asks how an instance stands, in seconds.
 const RETRY_AFTER_S: u32 = 10;
@@ -39,7 +39,11 @@ impl StartCall {
     pub(super) fn of(function: String, instance: Option<String>, query: &Query) -> Result<Self, ApiError> {
         let instance: Option<InstanceId> = instance.map(|id| id.parse()).transpose().map_err(ApiError::bad_argument)?;
         let wait = wait(query)?;
-        Ok(Self { request: StartRequest { function, instance, input: Payload::null() }, wait, share: None })
+        Ok(Self {
+            request: StartRequest { function, instance, input: Payload::null(), tags: Tags::default() },
+            wait,
+            share: None,
+        })
     }
 
     /// The same with the body as the input.

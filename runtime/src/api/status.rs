@@ -164,7 +164,7 @@ fn code_of_failure(end: Option<&End>, wanted: Wanted) -> StatusCode {
 mod tests {
     use super::*;
     use crate::model::execution::tests::{ended, scheduled, started, turn};
-    use crate::model::{Digest, Event, ExecutionKey, Failure, InstanceKey};
+    use crate::model::{Digest, Event, ExecutionKey, Failure, InstanceKey, Tags, Wake};
     use crate::store::InstanceRow;
 
     fn view(status: RuntimeStatus, end: Option<End>) -> InstanceView {
@@ -179,6 +179,8 @@ mod tests {
             created_ms: 1_772_352_000_999,
             updated_ms: 1_772_352_250_001,
             custom_status: (status != RuntimeStatus::Pending).then(|| Payload::of("rising")),
+            tags: Tags::default(),
+            wake: Wake::NEVER,
         };
         let input = Payload::parse(r#"{"grams":  7.50, "flour":"rye"}"#.into()).unwrap();
         let history = vec![Event::Started(started()), turn(1_500, 0), scheduled(0, "Mix"), ended()];

@@ -78,7 +78,7 @@ impl Hub {
         if machinery.is_overloaded() {
             return Err(StartError::Overloaded);
         }
-        let StartRequest { function, instance, input } = request;
+        let StartRequest { function, instance, input, tags } = request;
         let (module, made_by) = {
             let functions = self.shell.functions.read().unwrap_or_else(PoisonError::into_inner);
             let Some((digest, catalog)) = functions.orchestrator(&function) else {
@@ -100,6 +100,10 @@ impl Hub {
             seed: Seed(part(32)),
             limits: machinery.limits.in_force(),
             made_by,
+            parent: None,
+            tags,
+            not_before_ms: None,
+            continued: 0,
         };
         let watch = watch(&id);
         let start = Start { hub: self.shell.row.key, started, waiter: watch.as_ref().map(Watch::token) };
@@ -174,7 +178,7 @@ impl Hub {
         let (shell, id) = (self.shell.clone(), id.clone());
         blocking(move || {
             let Some(row) = shell.row_of(&id)? else { return Ok(None) };
-            shell.machinery.store.log(row.execution, from).map(Some)
+            shell.machinery.store.log(row.key, from).map(Some)
         })
         .await
     }

@@ -345,6 +345,7 @@ impl Instance {
                 status,
                 updated_ms: events.iter().map(Event::at_ms).fold(execution.latest_ms, u64::max),
                 custom_status,
+                wake: None,
             },
             events: events.clone(),
             lines: lines.clone(),
@@ -416,7 +417,10 @@ impl Instance {
                 module: execution.started.module,
             })),
             Action::Timer { due_ms } => Effect::Sleep(self.current, task, *due_ms),
-            Action::WaitEvent { .. } => unreachable!("the guest finds what it waits for, so that this is never open"),
+            Action::SubOrchestration(_) | Action::Http(_) => return,
+            Action::StartDetached(_) | Action::SendEvent(_) | Action::WaitEvent { .. } => {
+                unreachable!("the guest finds what it waits for, so that this is never open")
+            }
         });
     }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::instance::{Instance, Phase};
 use crate::model::{
     ActivityCall, Digest, End, Event, Execution, ExecutionKey, Generation, HubKey, Input as Given, InstanceId, InstanceKey,
-    LogLine, LogRecord, Outcome, Payload, Progress, RuntimeStatus, Started, TaskId,
+    LogLine, LogRecord, Outcome, Payload, Progress, RuntimeStatus, Started, TaskId, Wake,
 };
 use crate::replay::{Fault, TurnError};
 use crate::store::{Change, Commit, CommitOutcome, EncodedEvents, EncodedLines, InstanceRow, NewInstance, StoreError};
@@ -189,7 +189,7 @@ impl CommitOrder {
     pub fn encoded(self, log_bytes_max: usize) -> Commit {
         let Self { instance, execution, events, lines, change } = self;
         let lines = EncodedLines::of(&lines, log_bytes_max);
-        Commit { instance, execution, events: EncodedEvents::of(&events), lines, change }
+        Commit { instance, execution, events: EncodedEvents::of(&events), lines, change, sends: Vec::new(), takes: Vec::new() }
     }
 }
 
@@ -352,6 +352,8 @@ impl Partition {
                 function: started.function.clone(),
                 module: started.module,
                 created_ms: started.at_ms,
+                tags: started.tags.clone(),
+                wake: Wake::AT_ONCE,
             }),
         })));
         let phase = Phase::Starting { token, started: Box::new(started) };

@@ -15,7 +15,7 @@ use super::partition::{
 use crate::limits::Limits;
 use crate::model::{
     Action, ActivityCall, Ask, Digest, End, Event, Execution, ExecutionKey, Failure, Generation, HubKey, Input as Given,
-    InstanceId, Outcome, Payload, Progress, Seed, Started, TaskId, Versions,
+    InstanceId, Outcome, Payload, Progress, Seed, Started, Tags, TaskId, Versions,
 };
 use crate::replay::{Fault, Guest, TurnError, replay, turn};
 use crate::store::memory::{Fault as StoreFault, MemoryStore};
@@ -368,6 +368,10 @@ impl World {
             seed: Seed([0; 16]),
             limits: Limits::default().in_force(),
             made_by: Versions { contract: "0".into(), host: "0".into(), generator: "0".into() },
+            parent: None,
+            tags: Tags::default(),
+            not_before_ms: None,
+            continued: 0,
         };
         let token = self.token();
         self.starting.insert(token, started.clone());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{Digest, End, Event, InstanceId, Payload, RuntimeStatus};
+use crate::model::{Digest, End, Event, InstanceId, Payload, RuntimeStatus, Tags};
 use crate::store::{InstanceRow, Position, StoreError};
 
 /// A request to start an instance.
@@ -14,6 +14,8 @@ pub struct StartRequest {
     pub instance: Option<InstanceId>,
     /// The input; `null` if there is none.
     pub input: Payload,
+    /// Labels.
+    pub tags: Tags,
 }
 
 /// Why an instance was not started. Nothing has changed then, with one exception: after [`StartError::Store`] with

@@ -6,7 +6,8 @@
 use super::state::{GuestState, PanicNote};
 use super::text::{CAUSES_MAX, FUNCTION_CHARACTERS_MAX, NAME_BYTES_MAX, TEXT_BYTES_MAX, cut};
 use crate::model::{
-    Action, ActivityCall, Ask, Cause, End, Failure, Input, LogLevel, Outcome, Payload, Progress, Started, TaskId,
+    Action, ActivityCall, Ask, Cause, ChildCall, ChildStart, Continuation, End, Failure, HttpCall, Input, InstanceId, LogLevel,
+    Outcome, Payload, Progress, SentEvent, Started, Tags, TaskId,
 };
 
 mod bindings {
@@ -19,8 +20,8 @@ mod bindings {
     });
 }
 
-pub(super) use bindings::dacapo::guest::{log, types};
-pub(super) use bindings::exports::dacapo::guest::{activity, catalog, orchestrator};
+pub(super) use bindings::dacapo::guest::{heartbeat, log, types};
+pub(super) use bindings::exports::dacapo::guest::{activity, catalog, orchestrator, query};
 
 /// The version of the contract that these bindings speak.
 pub(super) const VERSION: &str = "0.1.0";
@@ -29,7 +30,9 @@ pub(super) const VERSION: &str = "0.1.0";
 pub(super) const CATALOG: &str = "dacapo:guest/catalog@0.1.0";
 pub(super) const ORCHESTRATOR: &str = "dacapo:guest/orchestrator@0.1.0";
 pub(super) const ACTIVITY: &str = "dacapo:guest/activity@0.1.0";
+pub(super) const QUERY: &str = "dacapo:guest/query@0.1.0";
 pub(super) const LOG: &str = "dacapo:guest/log@0.1.0";
+pub(super) const HEARTBEAT: &str = "dacapo:guest/heartbeat@0.1.0";
 pub(super) const TYPES: &str = "dacapo:guest/types@0.1.0";
 
 /// The largest custom status, in bytes of UTF-16: the figure of Durable Functions.
@@ -42,8 +45,8 @@ pub(super) fn start(started: &Started, function: &str) -> orchestrator::Start {
         instance_id: started.instance.to_string(),
         generation: started.generation.to_string(),
         input: started.input.text().to_owned(),
-        parent: None,
-        tags: Vec::new(),
+        parent: started.parent.as_ref().map(|parent| parent.instance.to_string()),
+        tags: started.tags.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         extensions: Vec::new(),
     }
 }
@@ -82,53 +85,100 @@ pub(super) fn progress(progress: orchestrator::Progress, payload_bytes_max: usiz
             return Err(Failure::new("LimitExceeded", message));
         }
     }
-    let end = match progress.outcome {
-        None => None,
-        Some(orchestrator::End::Completed(output)) => Some(End::Completed(payload(output, "the orchestrator's result")?)),
-        Some(orchestrator::End::Failed(failure)) => Some(End::Failed(from_guest(failure, payload_bytes_max)?)),
-        Some(orchestrator::End::ContinuedAsNew(_)) => return Err(not_offered("to continue as new")),
+    let (mut end, mut continuation) = (None, None);
+    match progress.outcome {
+        None => (),
+        Some(orchestrator::End::Completed(output)) => end = Some(End::Completed(payload(output, "the orchestrator's result")?)),
+        Some(orchestrator::End::Failed(failure)) => end = Some(End::Failed(from_guest(failure, payload_bytes_max)?)),
+        Some(orchestrator::End::ContinuedAsNew(orchestrator::Continuation { input, mut keep, keep_version, .. })) => {
+            keep.sort_unstable();
+            keep.dedup();
+            continuation = Some(Continuation { input: payload(input, "the input to continue with")?, keep, keep_version });
+        }
         Some(orchestrator::End::Extension((name, _))) => return Err(not_offered(&format!("for the end {name:?}"))),
-    };
-    Ok(Progress { asks, custom_status, end })
+    }
+    Ok(Progress { asks, custom_status, end, continuation })
 }
 
 fn ask(action: orchestrator::Action, payload_bytes_max: usize) -> Result<Ask, Failure> {
     use orchestrator::Action as Asked;
-    let what = match action {
+    let action = match action {
         Asked::Cancel(task) => return Ok(Ask::Cancel(TaskId(task))),
-        Asked::Activity(call) => {
-            let characters = call.name.chars().count();
-            if characters > FUNCTION_CHARACTERS_MAX {
+        Asked::Activity(call) => Action::Activity(ActivityCall {
+            input: payload(call.input, &format!("the input of activity {:?}", cut_name(&call.name)), payload_bytes_max)?,
+            name: function_name(call.name, "an activity")?,
+            attempt: call.attempt,
+            first_attempt: call.first_attempt.map(TaskId),
+            timeout_ms: call.timeout_ms,
+        }),
+        Asked::Timer(due_ms) => Action::Timer { due_ms },
+        Asked::WaitEvent(name) => Action::WaitEvent { name: event_name(name)? },
+        Asked::SubOrchestration(call) => Action::SubOrchestration(ChildCall {
+            input: payload(call.input, &format!("the input of orchestrator {:?}", cut_name(&call.name)), payload_bytes_max)?,
+            name: function_name(call.name, "an orchestrator")?,
+            instance: call.instance_id.map(instance_id).transpose()?,
+            attempt: call.attempt,
+            first_attempt: call.first_attempt.map(TaskId),
+            tags: tags(call.tags)?,
+        }),
+        Asked::StartDetached(start) => Action::StartDetached(ChildStart {
+            input: payload(start.input, &format!("the input of orchestrator {:?}", cut_name(&start.name)), payload_bytes_max)?,
+            name: function_name(start.name, "an orchestrator")?,
+            instance: start.instance_id.map(instance_id).transpose()?,
+            at_ms: start.at_ms,
+            tags: tags(start.tags)?,
+        }),
+        Asked::SendEvent(event) => Action::SendEvent(SentEvent {
+            instance: instance_id(event.instance_id)?,
+            payload: payload(event.data, "the value of an event", payload_bytes_max)?,
+            name: event_name(event.name)?,
+        }),
+        Asked::Http(call) => {
+            let headers = call.headers.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+            let bytes = call.method.len() + call.uri.len() + headers + call.body.as_ref().map_or(0, String::len);
+            if bytes > payload_bytes_max {
                 let message =
-                    format!("the name of an activity has {characters} characters, and may have {FUNCTION_CHARACTERS_MAX}");
+                    format!("an HTTP request has {bytes} bytes, and may have {payload_bytes_max} (limit payload_bytes_max)");
                 return Err(Failure::new("LimitExceeded", message));
             }
-            let input = payload(call.input, &format!("the input of activity {:?}", call.name), payload_bytes_max)?;
-            return Ok(Ask::Schedule(Action::Activity(ActivityCall {
-                name: call.name,
-                input,
-                attempt: call.attempt,
-                first_attempt: call.first_attempt.map(TaskId),
-                timeout_ms: call.timeout_ms,
-            })));
+            let orchestrator::HttpCall { method, uri, headers, body, timeout_ms, .. } = call;
+            Action::Http(HttpCall { method, uri, headers, body, timeout_ms })
         }
-        Asked::Timer(due_ms) => return Ok(Ask::Schedule(Action::Timer { due_ms })),
-        Asked::WaitEvent(name) => {
-            if name.is_empty() || name.len() > NAME_BYTES_MAX {
-                let message = format!("the name of an event has {} bytes, and may have 1 to {NAME_BYTES_MAX}", name.len());
-                return Err(Failure::new("LimitExceeded", message));
-            }
-            return Ok(Ask::Schedule(Action::WaitEvent { name }));
-        }
-        Asked::SubOrchestration(_) => "for a sub-orchestration",
-        Asked::StartDetached(_) => "to start an orchestration",
-        Asked::SendEvent(_) => "to send an event",
-        Asked::Http(_) => "for an HTTP request",
-        Asked::EntityCall(_) | Asked::EntitySignal(_) => "for an entity",
-        Asked::Lock(_) | Asked::Unlock(_) => "for a lock",
+        Asked::EntityCall(_) | Asked::EntitySignal(_) => return Err(not_offered("for an entity")),
+        Asked::Lock(_) | Asked::Unlock(_) => return Err(not_offered("for a lock")),
         Asked::Extension((name, _)) => return Err(not_offered(&format!("for {name:?}"))),
     };
-    Err(not_offered(what))
+    Ok(Ask::Schedule(action))
+}
+
+/// A name for a message, which may be endless.
+fn cut_name(name: &str) -> String {
+    cut(name.to_owned(), NAME_BYTES_MAX)
+}
+
+fn function_name(name: String, of: &str) -> Result<String, Failure> {
+    let characters = name.chars().count();
+    if characters > FUNCTION_CHARACTERS_MAX {
+        let message = format!("the name of {of} has {characters} characters, and may have {FUNCTION_CHARACTERS_MAX}");
+        return Err(Failure::new("LimitExceeded", message));
+    }
+    Ok(name)
+}
+
+fn event_name(name: String) -> Result<String, Failure> {
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        let message = format!("the name of an event has {} bytes, and may have 1 to {NAME_BYTES_MAX}", name.len());
+        return Err(Failure::new("LimitExceeded", message));
+    }
+    Ok(name)
+}
+
+fn instance_id(text: String) -> Result<InstanceId, Failure> {
+    text.parse().map_err(|error| Failure::new("InvalidInstanceId", cut(format!("{error}"), TEXT_BYTES_MAX)))
+}
+
+fn tags(tags: Vec<(String, String)>) -> Result<Tags, Failure> {
+    Tags::new(tags).map_err(|error| Failure::new("InvalidTags", cut(error.to_string(), TEXT_BYTES_MAX)))
 }
 
 fn not_offered(what: &str) -> Failure {

@@ -113,9 +113,6 @@ impl Catalog {
                 bindings::Role::Entity => {
                     return invalid(format!("{name:?} is an entity, which this version of Dacapo does not offer"));
                 }
-                bindings::Role::Query => {
-                    return invalid(format!("{name:?} is a query, which this version of Dacapo does not offer"));
-                }
                 bindings::Role::Extension((role, _)) => {
                     return invalid(format!("{name:?} has the role {role:?}, which this version of Dacapo does not offer"));
                 }
@@ -259,7 +256,7 @@ fn check_interfaces(engines: &Engines, component: &Component) -> Result<Interfac
     for (import, _) in ty.imports(engine) {
         let is_wasi =
             import.starts_with("wasi:") && import.split_once('@').is_some_and(|(_, version)| version.starts_with("0.2."));
-        if !is_wasi && import != contract::LOG && import != contract::TYPES {
+        if !is_wasi && ![contract::LOG, contract::HEARTBEAT, contract::TYPES].contains(&import) {
             return Err(ModuleError::Invalid(format!(
                 "the module imports {import:?}, which is neither part of dacapo:guest@{} nor of WASI 0.2",
                 contract::VERSION

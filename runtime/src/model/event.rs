@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Digest, Failure, Generation, InstanceId, Payload, RuntimeStatus, Seed, TaskId};
+use super::{Action, Digest, Failure, Generation, InstanceId, Parent, Payload, RuntimeStatus, Seed, Tags, TaskId};
 
 /// One fact about an execution, in the order the facts became durable.
 ///
@@ -71,7 +71,14 @@ impl Event {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Started(Started { input, .. }) => input.text().len(),
-            Self::Scheduled { action: Action::Activity(call), .. } => call.input.text().len(),
+            Self::Scheduled { action, .. } => match action {
+                Action::Activity(call) => call.input.text().len(),
+                Action::SubOrchestration(call) => call.input.text().len(),
+                Action::StartDetached(start) => start.input.text().len(),
+                Action::SendEvent(event) => event.payload.text().len(),
+                Action::Http(call) => call.body.as_ref().map_or(0, String::len),
+                Action::Timer { .. } | Action::WaitEvent { .. } => 0,
+            },
             Self::Resolved { outcome: Outcome::Completed(payload), .. } | Self::Raised { payload, .. } => payload.text().len(),
             Self::Resolved { outcome: Outcome::Failed(failure), .. } => {
                 failure.details.as_ref().map_or(0, |details| details.text().len())
@@ -115,6 +122,22 @@ pub struct Started {
     pub limits: LimitsInForce,
     /// What wrote this history.
     pub made_by: Versions,
+    /// Who waits for its end, if an orchestration does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+    /// Labels that were given at the start.
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    pub tags: Tags,
+    /// Its first turn may not begin before this time, if one is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before_ms: Option<u64>,
+    /// How often the instance has continued as new before this execution.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub continued: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// The bounds that decide what an execution does. `limits.rs` says what each is for.

@@ -138,7 +138,7 @@ impl Execution {
                 if *task != self.next_task {
                     return corrupt(format!("it schedules task {task} where {} is next", self.next_task));
                 }
-                if !matches!(action, Action::WaitEvent { .. }) {
+                if action.is_answered() {
                     self.open.insert(*task, action.clone());
                 }
                 self.next_task = task.next();
@@ -170,7 +170,7 @@ impl Execution {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::model::{ActivityCall, Digest, Generation, Payload, Seed, Versions};
+    use crate::model::{ActivityCall, Digest, Generation, Payload, Seed, Tags, Versions};
 
     pub(crate) fn started() -> Started {
         Started {
@@ -183,6 +183,10 @@ pub(crate) mod tests {
             seed: Seed([3; 16]),
             limits: crate::limits::Limits::default().in_force(),
             made_by: Versions { contract: "0.1.0".into(), host: "0.1.0".into(), generator: "by hand".into() },
+            parent: None,
+            tags: Tags::default(),
+            not_before_ms: None,
+            continued: 0,
         }
     }
 

@@ -255,7 +255,8 @@ pub struct InstanceKey(pub i64);
 /// The store's number for an execution: 17 bits of hub, 6 of partition, 40 of a counter that only goes up.
 ///
 /// Given out by the partition that owns it, so that no two owners need to agree and inserts ascend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct ExecutionKey(pub i64);
 
 impl ExecutionKey {
@@ -284,6 +285,27 @@ impl ExecutionKey {
     /// The key of an instance whose first execution this is.
     pub fn instance(self) -> InstanceKey {
         InstanceKey(self.0)
+    }
+}
+
+/// The store's number for a message from one instance to another, made up as an [`ExecutionKey`] is: given out by the partition of
+/// the sender, so that what one instance sends is read in the order of sending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageKey(pub i64);
+
+impl MessageKey {
+    /// Which numbers belong to a partition, as [`ExecutionKey::range`].
+    ///
+    /// # Panics
+    /// As that does.
+    pub fn range(hub: HubKey, partition: u32) -> (Self, Self) {
+        let (first, end) = ExecutionKey::range(hub, partition);
+        (Self(first.0), Self(end.0))
+    }
+
+    /// The number after this one.
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
     }
 }
 

@@ -9,10 +9,13 @@ use serde::de::DeserializeOwned;
 
 use super::schema::{HUB_KEY_MAX, PARTITIONS};
 use super::{
-    Change, Commit, CommitOutcome, Deletion, EncodedLines, Filter, HubRow, InstanceRow, Listed, LogPage, ModuleRow, NAMED_MAX,
-    NewInstance, Position, Store, StoreError, Upload, Uploaded, to_delete,
+    Change, Commit, CommitOutcome, Deletion, DueRow, EncodedLines, Filter, HubRow, InstanceRow, Listed, LogPage, ModuleRow,
+    NAMED_MAX, NewInstance, Position, Progress, Store, StoreError, Upload, Uploaded, to_delete,
 };
-use crate::model::{Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, LogRecord, ModuleName, RuntimeStatus};
+use crate::model::{
+    Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, LogRecord, Message, MessageKey, ModuleName, Payload,
+    RuntimeStatus, TaskId,
+};
 
 /// How a write fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,6 +228,41 @@ impl Store for MemoryStore {
         self.write(|_| Ok(()))
     }
 
+    fn due(
+        &self,
+        _hub: HubKey,
+        _from_ms: Option<u64>,
+        _until_ms: u64,
+        _after: Option<&DueRow>,
+        _max: usize,
+    ) -> Result<Vec<DueRow>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn inbox(&self, _hub: HubKey, _after: Option<MessageKey>, _max: usize) -> Result<Vec<Message>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn discard_messages(&self, _keys: &[MessageKey]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn last_message(&self, _first: MessageKey, _end: MessageKey) -> Result<Option<MessageKey>, StoreError> {
+        Ok(None)
+    }
+
+    fn save_progress(&self, _progress: &[Progress]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn progress(&self, _execution: ExecutionKey, _task: TaskId) -> Result<Option<Payload>, StoreError> {
+        Ok(None)
+    }
+
+    fn sweep_progress(&self, _rows_max: usize) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+
     fn wal_bytes(&self) -> u64 {
         0
     }
@@ -296,7 +334,8 @@ impl Store for MemoryStore {
         Ok(self.history(execution)?.pop())
     }
 
-    fn log(&self, execution: ExecutionKey, from: u64) -> Result<LogPage, StoreError> {
+    fn log(&self, instance: InstanceKey, from: u64) -> Result<LogPage, StoreError> {
+        let execution = ExecutionKey(instance.0);
         let disk = self.disk();
         let mut page = LogPage::default();
         for row in disk.log.get(&execution).into_iter().flatten() {
@@ -362,7 +401,8 @@ impl Disk {
                 }
                 0
             }
-            Change::Advance { expected_length, status, updated_ms, custom_status } => {
+            Change::Continue { .. } => return Err(StoreError::Other("continue".into())),
+            Change::Advance { expected_length, status, updated_ms, custom_status, wake: _ } => {
                 let row = self.instances.get_mut(&commit.instance).map(|(_, row)| row);
                 let row = row.filter(|row| (row.execution, row.length) == (commit.execution, *expected_length));
                 let row = row.ok_or(StoreError::Conflict { execution: commit.execution, expected: *expected_length })?;
@@ -425,6 +465,8 @@ impl Disk {
             created_ms: new.created_ms,
             updated_ms: new.created_ms,
             custom_status: None,
+            tags: new.tags.clone(),
+            wake: new.wake,
         };
         self.ids.insert(id, commit.instance);
         self.instances.insert(commit.instance, (new.hub, row));

@@ -13,7 +13,8 @@ pub mod sqlite;
 pub(crate) mod suite;
 
 use crate::model::{
-    Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, LogRecord, ModuleName, Payload, RuntimeStatus,
+    Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, LogRecord, Message, MessageKey, ModuleName, Payload,
+    RuntimeStatus, Tags, TaskId, Wake,
 };
 
 /// Events that are printed already, so that the writer only copies bytes.
@@ -66,7 +67,7 @@ impl EncodedLines {
     }
 }
 
-/// Lines that an execution and its activities wrote.
+/// Lines that an instance and its activities wrote.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogPage {
     /// Those that are still kept, with their numbers, which count from 0.
@@ -88,12 +89,36 @@ pub struct Commit {
     pub lines: Option<EncodedLines>,
     /// What becomes of the instance's row.
     pub change: Change,
+    /// What it has for other instances of the hub; kept until a commit takes it.
+    pub sends: Vec<EncodedMessage>,
+    /// What others had for it, which is recorded with this step; not kept any longer. One that is not there any more is no error.
+    pub takes: Vec<MessageKey>,
 }
 
 impl Commit {
-    /// How many bytes of events and lines it adds.
+    /// How many bytes of events, lines and messages it adds.
     pub fn bytes(&self) -> usize {
-        self.events.json.len() + self.lines.as_ref().map_or(0, |lines| lines.json.len())
+        let messages: usize = self.sends.iter().map(|message| message.json.len()).sum();
+        self.events.json.len() + self.lines.as_ref().map_or(0, |lines| lines.json.len()) + messages
+    }
+}
+
+/// A message that is printed already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EncodedMessage {
+    /// Its number, from the range of the sender's partition.
+    pub key: MessageKey,
+    /// For whom.
+    pub to: InstanceId,
+    /// Its [`crate::model::Body`] as JSON.
+    pub json: String,
+}
+
+impl EncodedMessage {
+    /// Prints `message`.
+    pub fn of(message: &Message) -> Self {
+        let json = serde_json::to_string(&message.body).expect("messages have string keys and print without errors");
+        Self { key: message.key, to: message.to.clone(), json }
     }
 }
 
@@ -113,6 +138,24 @@ pub enum Change {
         updated_ms: u64,
         /// The new custom status, if it changed.
         custom_status: Option<Payload>,
+        /// When it has to be looked at from now on, if that changed.
+        wake: Option<Wake>,
+    },
+    /// The instance goes on as a new execution, the one of the commit, whose first events these are. That of the one before is given up with
+    /// its history, which goes in slices; its lines stay, and its tags.
+    Continue {
+        /// The execution before.
+        from: ExecutionKey,
+        /// How many events that must have.
+        expected_length: u32,
+        /// The code from now on.
+        module: Digest,
+        /// When this step happened, in milliseconds since 1970: the new execution's time of creation.
+        created_ms: u64,
+        /// The new custom status, if it changed.
+        custom_status: Option<Payload>,
+        /// When it has to be looked at.
+        wake: Wake,
     },
 }
 
@@ -129,6 +172,10 @@ pub struct NewInstance {
     pub module: Digest,
     /// When the start was asked for, in milliseconds since 1970.
     pub created_ms: u64,
+    /// Its labels.
+    pub tags: Tags,
+    /// When it has to be looked at.
+    pub wake: Wake,
 }
 
 /// What became of one [`Commit`] of a batch that went through.
@@ -220,6 +267,32 @@ pub struct InstanceRow {
     pub updated_ms: u64,
     /// What its code last said of itself.
     pub custom_status: Option<Payload>,
+    /// Its labels.
+    pub tags: Tags,
+    /// When it has to be looked at, if it has not ended.
+    pub wake: Wake,
+}
+
+/// An open instance that has to be looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueRow {
+    /// When, in milliseconds since 1970.
+    pub wake_ms: u64,
+    /// Its number.
+    pub key: InstanceKey,
+    /// Its ID.
+    pub id: InstanceId,
+}
+
+/// What an activity said of its progress.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Whose activity it is.
+    pub execution: ExecutionKey,
+    /// The task of its first attempt.
+    pub task: TaskId,
+    /// What it said last.
+    pub payload: Payload,
 }
 
 /// Which instances a list shows: those that meet all of it.
@@ -231,6 +304,8 @@ pub struct Filter {
     pub created_to_ms: Option<i64>,
     /// In one of these; `None` for any.
     pub statuses: Option<Vec<RuntimeStatus>>,
+    /// That have all of these labels.
+    pub tags: Tags,
     /// Whose ID begins with this text; case counts. With a text that is not empty, the list ascends by ID, else by time of creation
     /// and then ID.
     pub id_prefix: String,
@@ -244,6 +319,7 @@ impl Filter {
             && self.created_to_ms.is_none_or(|to| created_ms <= to)
             && self.statuses.as_ref().is_none_or(|statuses| statuses.contains(&row.status))
             && row.id.as_str().starts_with(&self.id_prefix)
+            && row.tags.contain(&self.tags)
     }
 }
 
@@ -404,6 +480,46 @@ pub trait Store: Send + Sync + 'static {
     /// and told to the log: the others must go on.
     fn open_instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError>;
 
+    /// Instances of a hub that have not ended and have to be looked at later than `from_ms` and not later than `until_ms`, both in milliseconds since
+    /// 1970; `None` for all that are due up to then, also those at once. Ascending by time and key from behind `after`, at most `max`. Rows that are damaged
+    /// are left out, as above.
+    fn due(
+        &self,
+        hub: HubKey,
+        from_ms: Option<u64>,
+        until_ms: u64,
+        after: Option<&DueRow>,
+        max: usize,
+    ) -> Result<Vec<DueRow>, StoreError>;
+
+    /// Messages that instances of a hub have for each other, ascending by key from behind `after`, at most `max`. One that cannot be read is left
+    /// out and told to the log, as above.
+    fn inbox(&self, hub: HubKey, after: Option<MessageKey>, max: usize) -> Result<Vec<Message>, StoreError>;
+
+    /// Gives up messages that nobody takes any more. Durable on return.
+    ///
+    /// # Errors
+    /// As [`Store::commit`]; to be called again later.
+    fn discard_messages(&self, keys: &[MessageKey]) -> Result<(), StoreError>;
+
+    /// The highest message number below `end` and not below `first` that is stored.
+    fn last_message(&self, first: MessageKey, end: MessageKey) -> Result<Option<MessageKey>, StoreError>;
+
+    /// Keeps what activities said of their progress, in the place of what is kept for the same execution and task. Durable on return.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    fn save_progress(&self, progress: &[Progress]) -> Result<(), StoreError>;
+
+    /// What an activity of this execution, whose first attempt was this task, said last and was kept.
+    fn progress(&self, execution: ExecutionKey, task: TaskId) -> Result<Option<Payload>, StoreError>;
+
+    /// Deletes up to `rows_max` rows of progress of executions that have ended or are superseded; how many it were.
+    ///
+    /// # Errors
+    /// As [`Store::commit`]; to be called again later.
+    fn sweep_progress(&self, rows_max: usize) -> Result<usize, StoreError>;
+
     /// All instances of a hub, ascending by key from behind `after`, at most `max`.
     fn instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError>;
 
@@ -421,8 +537,8 @@ pub trait Store: Send + Sync + 'static {
     /// megabytes: not for an execution that is known to go on.
     fn last_event(&self, execution: ExecutionKey) -> Result<Option<Event>, StoreError>;
 
-    /// The lines of an execution from number `from` on, as far as they are kept.
-    fn log(&self, execution: ExecutionKey, from: u64) -> Result<LogPage, StoreError>;
+    /// The lines of an instance, through all its executions, from number `from` on, as far as they are kept.
+    fn log(&self, instance: InstanceKey, from: u64) -> Result<LogPage, StoreError>;
 
     /// The highest execution number below `end` and not below `first` that was ever used and is still stored anywhere.
     fn last_execution(&self, first: ExecutionKey, end: ExecutionKey) -> Result<Option<ExecutionKey>, StoreError>;

@@ -14,7 +14,7 @@ use super::{
 use crate::model::execution::tests::{ended, resolved, scheduled, started, turn};
 use crate::model::{
     Digest, End, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, LogLevel, LogLine, LogRecord, Outcome, Payload,
-    RuntimeStatus, TaskId,
+    RuntimeStatus, Tags, TaskId, Wake,
 };
 
 macro_rules! cases {
@@ -114,22 +114,46 @@ impl World {
             function: "BakeBread".into(),
             module: Digest::of(MODULE),
             created_ms: 1_000 + n.unsigned_abs(),
+            tags: Tags::default(),
+            wake: Wake::NEVER,
         };
         let events = EncodedEvents::of(&[Event::Started(started())]);
-        Commit { instance: self.key(n), execution: self.execution(n), events, lines: None, change: Change::Create(new) }
+        Commit {
+            instance: self.key(n),
+            execution: self.execution(n),
+            events,
+            lines: None,
+            change: Change::Create(new),
+            sends: Vec::new(),
+            takes: Vec::new(),
+        }
     }
 
     /// Appends two events to instance `n`, which then runs.
     pub(crate) fn advance(&self, n: i64, expected_length: u32) -> Commit {
-        let change = Change::Advance { expected_length, status: RuntimeStatus::Running, updated_ms: 2_000, custom_status: None };
+        let change = Change::Advance {
+            expected_length,
+            status: RuntimeStatus::Running,
+            updated_ms: 2_000,
+            custom_status: None,
+            wake: None,
+        };
         let events = EncodedEvents::of(&[turn(1_000, 0), scheduled(0, "Mix")]);
         let events = if expected_length == 1 { events } else { EncodedEvents::of(&[resolved(0)]) };
-        Commit { instance: self.key(n), execution: self.execution(n), events, lines: None, change }
+        Commit {
+            instance: self.key(n),
+            execution: self.execution(n),
+            events,
+            lines: None,
+            change,
+            sends: Vec::new(),
+            takes: Vec::new(),
+        }
     }
 
     /// Ends instance `n` with one event.
     pub(crate) fn end(&self, n: i64, expected_length: u32, status: RuntimeStatus) -> Commit {
-        let change = Change::Advance { expected_length, status, updated_ms: 3_000, custom_status: None };
+        let change = Change::Advance { expected_length, status, updated_ms: 3_000, custom_status: None, wake: None };
         Commit { change, events: EncodedEvents::of(&[ended()]), ..self.advance(n, expected_length) }
     }
 
@@ -193,6 +217,8 @@ fn commits_append_behind_the_expected_length(place: &(impl Place + ?Sized)) {
         created_ms: 1_001,
         updated_ms: 3_000,
         custom_status: None,
+        tags: Tags::default(),
+        wake: Wake::NEVER,
     };
     assert_eq!(world.row(&*store, "loaf"), expected);
     let history = [Event::Started(started()), turn(1_000, 0), scheduled(0, "Mix"), resolved(0), ended()];
@@ -386,7 +412,8 @@ fn a_list_shows_what_meets_all_conditions(place: &(impl Place + ?Sized)) {
     commit(&*store, &[world.advance(2, 1), world.end(3, 1, RuntimeStatus::Failed), world.end(4, 1, RuntimeStatus::Completed)]);
     let check = |from: Option<i64>, to: Option<i64>, statuses: Option<&[RuntimeStatus]>, prefix: &str, expected: &str| {
         let statuses = statuses.map(<[_]>::to_vec);
-        let filter = Filter { created_from_ms: from, created_to_ms: to, statuses, id_prefix: prefix.into() };
+        let filter =
+            Filter { created_from_ms: from, created_to_ms: to, statuses, id_prefix: prefix.into(), tags: Tags::default() };
         assert_eq!(listed(&*store, world.hub, &filter, 2).0, expected, "{filter:?}");
     };
     let (failed, live) = (&[RuntimeStatus::Failed][..], &[RuntimeStatus::Pending, RuntimeStatus::Running][..]);
@@ -631,7 +658,7 @@ fn the_newest_lines_of_a_log_are_kept_under_their_numbers(place: &(impl Place + 
     let rows_kept = 3 * EncodedLines::of(&[record(0), record(1)], usize::MAX).unwrap().json.len();
     let said = |first: u64| EncodedLines::of(&[record(first), record(first + 1)], rows_kept);
     let log = |from: u64| {
-        let page = store.log(world.execution(1), from).unwrap();
+        let page = store.log(world.key(1), from).unwrap();
         assert!(page.lines.iter().all(|(number, line)| *line == record(*number)));
         (page.lines.iter().map(|(number, _)| *number).collect::<Vec<_>>(), page.next)
     };
@@ -651,7 +678,7 @@ fn the_newest_lines_of_a_log_are_kept_under_their_numbers(place: &(impl Place + 
     let many: Vec<LogRecord> = (8..28).map(record).collect();
     commit(&*store, &[world.create(4, "bun")]);
     commit(&*store, &[Commit { lines: EncodedLines::of(&many, rows_kept), ..world.end(4, 1, RuntimeStatus::Completed) }]);
-    let page = store.log(world.execution(4), 0).unwrap();
+    let page = store.log(world.key(4), 0).unwrap();
     let (first, last) = (page.lines.first().unwrap().0, page.lines.last().unwrap());
     assert_eq!((page.next, last.0, &last.1.at_ms), (20, 19, &27));
     assert!((10..18).contains(&first), "{first}");
@@ -660,7 +687,7 @@ fn the_newest_lines_of_a_log_are_kept_under_their_numbers(place: &(impl Place + 
     commit(&*store, &[world.create(3, "loaf")]);
     while store.sweep(100).unwrap() > 0 {}
     assert_eq!(log(0), (vec![], 0));
-    assert_eq!(store.log(world.execution(2), 0).unwrap().next, 2);
+    assert_eq!(store.log(world.key(2), 0).unwrap().next, 2);
 }
 
 fn the_last_execution_counts_superseded_ones_too(place: &(impl Place + ?Sized)) {

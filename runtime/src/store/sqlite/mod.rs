@@ -24,10 +24,12 @@ use self::read::Readers;
 use self::write::Writer;
 use super::schema::{self, MIGRATIONS};
 use super::{
-    Commit, CommitOutcome, Deletion, Filter, HubRow, InstanceRow, Listed, LogPage, ModuleRow, Position, Store, StoreError,
-    Upload, Uploaded,
+    Commit, CommitOutcome, Deletion, DueRow, Filter, HubRow, InstanceRow, Listed, LogPage, ModuleRow, Position, Progress, Store,
+    StoreError, Upload, Uploaded,
 };
-use crate::model::{Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey, ModuleName};
+use crate::model::{
+    Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey, Message, MessageKey, ModuleName, Payload, TaskId,
+};
 
 /// How long the writer waits for somebody from outside who has the file locked, for example a copying tool.
 const BUSY_MS_MAX: u64 = 5_000;
@@ -133,6 +135,41 @@ impl Store for SqliteStore {
         self.writing(|writer| writer.transact(|_| Ok(()))) // The fence writes.
     }
 
+    fn due(
+        &self,
+        _hub: HubKey,
+        _from_ms: Option<u64>,
+        _until_ms: u64,
+        _after: Option<&DueRow>,
+        _max: usize,
+    ) -> Result<Vec<DueRow>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn inbox(&self, _hub: HubKey, _after: Option<MessageKey>, _max: usize) -> Result<Vec<Message>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn discard_messages(&self, _keys: &[MessageKey]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn last_message(&self, _first: MessageKey, _end: MessageKey) -> Result<Option<MessageKey>, StoreError> {
+        Ok(None)
+    }
+
+    fn save_progress(&self, _progress: &[Progress]) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn progress(&self, _execution: ExecutionKey, _task: TaskId) -> Result<Option<Payload>, StoreError> {
+        Ok(None)
+    }
+
+    fn sweep_progress(&self, _rows_max: usize) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+
     fn wal_bytes(&self) -> u64 {
         std::fs::metadata(&self.wal).map_or(0, |file| file.len())
     }
@@ -187,7 +224,8 @@ impl Store for SqliteStore {
         read::last_execution(&*self.readers.take()?, first, end)
     }
 
-    fn log(&self, execution: ExecutionKey, from: u64) -> Result<LogPage, StoreError> {
+    fn log(&self, instance: InstanceKey, from: u64) -> Result<LogPage, StoreError> {
+        let execution = ExecutionKey(instance.0);
         let rows = read::log(&*self.readers.take()?, execution, from)?;
         read::parse_log(execution, from, rows)
     }

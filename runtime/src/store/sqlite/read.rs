@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, ToSql, params};
 use serde_json::value::RawValue;
 
 use super::{StoreError, connect};
-use crate::model::{Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey, LogRecord, Payload, RuntimeStatus};
+use crate::model::{Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey, LogRecord, Payload, RuntimeStatus, Tags, Wake};
 use crate::store::schema::{HUB_KEY_MAX, OPEN, PARTITIONS};
 use crate::store::{HubRow, InstanceRow, LogPage, ModuleRow};
 
@@ -297,6 +297,8 @@ pub(super) fn instance_row(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
             .map(Payload::parse)
             .transpose()
             .map_err(|error| StoreError::Corrupt(format!("custom status of instance {key}: {error}")))?,
+        tags: Tags::default(),
+        wake: Wake::NEVER,
     })
 }
 

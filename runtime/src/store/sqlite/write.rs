@@ -253,7 +253,8 @@ impl<'conn> Statements<'conn> {
                 }
                 0
             }
-            Change::Advance { expected_length, status, updated_ms, custom_status } => {
+            Change::Continue { .. } => return Err(StoreError::Other("continue".into())),
+            Change::Advance { expected_length, status, updated_ms, custom_status, wake: _ } => {
                 let params = params![
                     commit.instance.0,
                     commit.execution.0,
