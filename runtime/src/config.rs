@@ -23,6 +23,7 @@
 //! activities_running_max = 256
 //! residents_max = 8_000
 //! residents_bytes_max = 1_073_741_824
+//! idle_instances_max = 8_000
 //! starts_queued_max = 10_000
 //! ```
 

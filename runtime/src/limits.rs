@@ -41,6 +41,9 @@ pub struct Limits {
     /// How much memory the guests that stay alive may have, in bytes, all together. The first 2 MiB of each do not count: of what
     /// a lean guest comes with it touches a few pages.
     pub residents_bytes_max: u64,
+    /// How many instances that only wait (for a time, an event or a child) are kept in memory for each task hub; the others are read again
+    /// when something happens to them.
+    pub idle_instances_max: usize,
     /// How many commits, or turns, may wait before new starts and events are refused with 503.
     pub starts_queued_max: usize,
 }
@@ -74,6 +77,7 @@ impl Default for Limits {
             activities_running_max: 256,
             residents_max: 8_000,
             residents_bytes_max: 1 << 30,
+            idle_instances_max: 8_000,
             starts_queued_max: 10_000,
         }
     }

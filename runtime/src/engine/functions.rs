@@ -4,7 +4,23 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::host::Catalog;
-use crate::model::{Digest, ModuleName};
+use crate::model::{Digest, ModuleName, Versions};
+
+/// The code of an execution.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Code {
+    pub module: Digest,
+    /// What writes its history.
+    pub made_by: Versions,
+}
+
+impl Code {
+    /// That of a module whose catalog this is.
+    pub(super) fn of(module: Digest, catalog: &Catalog) -> Self {
+        let (contract, generator) = (catalog.contract.clone(), catalog.generator.clone());
+        Self { module, made_by: Versions { contract, host: env!("CARGO_PKG_VERSION").into(), generator } }
+    }
+}
 
 /// The functions of a hub, as its modules' current versions offer them. Names are found without regard to case.
 #[derive(Default)]
@@ -55,9 +71,9 @@ impl Functions {
     }
 
     /// Which code runs new instances of the orchestrator `name`.
-    pub(super) fn orchestrator(&self, name: &str) -> Option<(Digest, &Arc<Catalog>)> {
+    pub(super) fn orchestrator(&self, name: &str) -> Option<Code> {
         let current = &self.modules[self.orchestrators.get(&name.to_lowercase())?];
-        Some((current.digest, &current.catalog))
+        Some(Code::of(current.digest, &current.catalog))
     }
 
     /// Which code runs the activity `name` now.
@@ -82,7 +98,7 @@ mod tests {
         let (bakery, shop): (ModuleName, ModuleName) = ("bakery".parse().unwrap(), "shop".parse().unwrap());
         let mut functions = Functions::default();
         functions.set(bakery.clone(), Digest([1; 32]), catalog(&["BakeBread"], &["Mix", "Bake"]));
-        assert_eq!(functions.orchestrator("bakebread").unwrap().0, Digest([1; 32]));
+        assert_eq!(functions.orchestrator("bakebread").unwrap().module, Digest([1; 32]));
         assert_eq!(functions.taken(&shop, &catalog(&["Sell"], &["MIX"])), Some(("MIX", &bakery)));
         assert_eq!(functions.taken(&bakery, &catalog(&["Mix"], &[])), None);
 

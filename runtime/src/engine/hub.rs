@@ -3,13 +3,14 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::catalog_of;
+use super::functions::{Code, Functions};
 use super::partition::{Answer, Input, Start, Token};
 use super::shell::Shell;
 use super::views::{ControlError, InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError};
 use super::watch::Watch;
-use super::{catalog_of, functions::Functions};
 use crate::host::Catalog;
-use crate::model::{Digest, Event, Generation, HubName, InstanceId, ModuleName, Payload, Seed, Started, Versions};
+use crate::model::{Digest, Event, Generation, HubName, InstanceId, ModuleName, Payload, Seed, Started};
 use crate::store::{InstanceRow, LogPage, ModuleRow, Store, StoreError};
 
 /// How often to look again for an instance that the store has open but recovery has not come to yet.
@@ -79,13 +80,8 @@ impl Hub {
             return Err(StartError::Overloaded);
         }
         let StartRequest { function, instance, input, tags } = request;
-        let (module, made_by) = {
-            let functions = self.shell.functions.read().unwrap_or_else(PoisonError::into_inner);
-            let Some((digest, catalog)) = functions.orchestrator(&function) else {
-                return Err(StartError::UnknownOrchestrator(function));
-            };
-            let (contract, generator) = (catalog.contract.clone(), catalog.generator.clone());
-            (digest, Versions { contract, host: env!("CARGO_PKG_VERSION").into(), generator })
+        let Some(Code { module, made_by }) = self.shell.current(&function) else {
+            return Err(StartError::UnknownOrchestrator(function));
         };
         let random: [u8; 48] = random();
         let part = |from: usize| -> [u8; 16] { random[from..from + 16].try_into().expect("16 of 48 bytes") };
@@ -239,10 +235,6 @@ impl Hub {
             if is_ours { store.module_bytes(digest) } else { Ok(None) }
         })
         .await
-    }
-
-    pub(super) fn recover(&self) -> usize {
-        self.shell.recover()
     }
 
     pub(super) fn check_owner(&self, module: &ModuleName, catalog: &Catalog) -> Result<(), UploadError> {

@@ -5,10 +5,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::partition::{ActivityOrder, Answer, CommitOrder, Effect, Start, Token, TurnOrder};
+use super::partition::{
+    ActivityOrder, Answer, CommitOrder, Effect, HttpOrder, Moment, Next, Start, Starter, Token, TurnOrder, TurnResult,
+};
 use crate::model::{
-    Action, Ask, Digest, End, Event, Execution, ExecutionKey, Failure, Input, InstanceId, InstanceKey, LimitsInForce, LogLine,
-    LogRecord, Outcome, Payload, Progress, RuntimeStatus, Started, TaskId,
+    Action, Ask, Body, ChildCall, ChildStart, Continuation, Digest, End, Event, Execution, ExecutionKey, Failure, Input,
+    InstanceId, InstanceKey, LimitsInForce, LogLine, LogRecord, Message, MessageKey, Outcome, Parent, Payload, Progress,
+    RuntimeStatus, SentEvent, Started, TaskId, Wake,
 };
 use crate::replay::{Fault, TurnError};
 use crate::store::{Change, StoreError};
@@ -23,7 +26,7 @@ pub(super) struct Instance {
     pub(super) execution: Option<Execution>,
     /// Inputs that are not recorded yet, in the order of their arrival. At most one answer for each task.
     arrived: Vec<Arrival>,
-    /// Tasks that were dispatched in this life of the server and have not answered.
+    /// Tasks that are to be answered and have not been: what was handed out, timers that are not due, children.
     running: BTreeSet<TaskId>,
     /// Who wants it ended, and why.
     termination: Option<Termination>,
@@ -33,10 +36,14 @@ pub(super) struct Instance {
     played: u64,
     /// How many turns in a row used up their bounds.
     pub(super) tries: u8,
+    /// What it had for other instances in a commit of which nobody knows whether it went through.
+    unsent: Arc<[Message]>,
     /// Who waits for the end.
     pub(super) waiters: Vec<Token>,
     /// Who wants the same ID, and came while it was open whether it is free.
-    pub(super) contenders: Vec<(Token, Start)>,
+    contenders: Vec<(Starter, Start)>,
+    /// When the partition will look at it, in milliseconds since 1970; the partition's own note.
+    pub(super) alarm_ms: Option<u64>,
 }
 
 /// An input with what belongs to it.
@@ -48,6 +55,8 @@ pub(super) struct Arrival {
     lines: Vec<LogLine>,
     /// Who is told when it is durable.
     caller: Option<Token>,
+    /// The message that brought it, which leaves the store when it is recorded.
+    message: Option<MessageKey>,
 }
 
 /// A wish from outside that it ends.
@@ -63,20 +72,42 @@ struct Termination {
 #[derive(Debug)]
 pub(super) enum Phase {
     /// The commit that creates it.
-    Starting { token: Token, started: Box<Started> },
+    Starting { starter: Starter, start: Box<Start> },
     /// Reading it from the store.
     Loading,
     /// Nothing: it waits for its tasks.
     Idle,
     /// A turn at this time, with `taken` out of `arrived`. Until it has `begun` it stands in line, perhaps for long.
     Turn { at_ms: u64, taken: Vec<Arrival>, begun: bool },
-    /// The commit of `events`, which hold what was `taken`; `lines` are shown when it is durable.
-    Committing { events: Arc<[Event]>, taken: Vec<Arrival>, lines: Arc<[LogRecord]> },
-    /// A timer, after something failed on our side. If that was the store, nobody knows what it holds now.
-    Resting { unknown: Option<Arc<StoreError>> },
+    /// A commit.
+    Committing(Box<Committing>),
+    /// A rest until this time, in milliseconds since 1970, after something failed on our side. If that was the store, nobody knows what it
+    /// holds now.
+    Resting { until_ms: u64, unknown: Option<Arc<StoreError>> },
     /// Nothing, until the server is restarted: the store takes no writes, or cannot be read.
     Halted { why: Arc<StoreError> },
 }
+
+/// What is being written, and what follows from it.
+#[derive(Debug)]
+pub(super) struct Committing {
+    /// What is appended.
+    events: Arc<[Event]>,
+    /// What came from outside among it.
+    taken: Vec<Arrival>,
+    /// Shown when it is durable.
+    lines: Arc<[LogRecord]>,
+    /// Handed over when it is durable.
+    sends: Arc<[Message]>,
+    /// The execution that these are the first events of, if they are.
+    pub(super) next: Option<ExecutionKey>,
+}
+
+/// What is heavier than this, in bytes of values, is not kept in memory only to wait: so that what waits is bounded.
+const IDLE_BYTES_MAX: usize = 16 << 10;
+
+/// Nor what has more open tasks than this.
+const IDLE_TASKS_MAX: usize = 64;
 
 impl Instance {
     pub(super) fn new(key: InstanceKey, current: ExecutionKey, id: InstanceId, phase: Phase) -> Self {
@@ -92,88 +123,179 @@ impl Instance {
             begun: 0,
             played: 0,
             tries: 0,
+            unsent: Arc::default(),
             waiters: Vec::new(),
             contenders: Vec::new(),
+            alarm_ms: None,
         }
     }
 
     pub(super) fn status(&self) -> RuntimeStatus {
         match &self.execution {
-            Some(execution) if execution.turns > 0 => RuntimeStatus::Running,
+            Some(execution) if execution.turns > 0 || execution.started.continued > 0 => RuntimeStatus::Running,
             _ => RuntimeStatus::Pending,
         }
     }
 
-    /// Somebody wants to start another instance under this ID: says no, or waits until it turns out whether the ID is free. The store
-    /// may show an end before the partition hears of it.
-    pub(super) fn contend(&mut self, token: Token, start: Start, effects: &mut Vec<Effect>) {
-        let answer = match &self.phase {
-            Phase::Starting { .. } | Phase::Loading => return self.contenders.push((token, start)),
-            Phase::Committing { events, .. } if matches!(events.last(), Some(Event::Ended { .. })) => {
-                return self.contenders.push((token, start));
-            }
-            Phase::Resting { unknown: Some(why) } | Phase::Halted { why } => Answer::Failed(why.clone()),
-            _ => Answer::Exists(self.status()),
-        };
-        effects.push(Effect::Reply(token, answer));
+    /// Whether it could be read again when something happens to it: it has nothing to do up to `horizon_ms`, and nobody waits for it.
+    pub(super) fn only_waits(&self, horizon_ms: u64) -> bool {
+        let Some(execution) = &self.execution else { return false };
+        matches!(self.phase, Phase::Idle)
+            && execution.end.is_none()
+            && self.arrived.is_empty()
+            && self.termination.is_none()
+            && self.waiters.is_empty()
+            && self.contenders.is_empty()
+            && execution.wake().ms().is_none_or(|wake_ms| wake_ms > horizon_ms)
     }
 
-    /// It has turned out that the ID is not free, or not to be known: tells those who want it.
-    pub(super) fn answer_contenders(&mut self, answer: &Answer, effects: &mut Vec<Effect>) {
-        effects.extend(self.contenders.drain(..).map(|(token, _)| Effect::Reply(token, answer.clone())));
+    /// Whether it takes little memory.
+    pub(super) fn is_small(&self) -> bool {
+        self.execution.as_ref().is_some_and(|execution| {
+            let open = || execution.open.values().map(Action::bytes).sum::<usize>();
+            execution.open.len() <= IDLE_TASKS_MAX && execution.started.input.text().len() + open() <= IDLE_BYTES_MAX
+        })
+    }
+
+    /// When it has to be looked at, if nothing else happens.
+    pub(super) fn next_alarm_ms(&self) -> Option<u64> {
+        match self.phase {
+            Phase::Resting { until_ms, .. } => return Some(until_ms),
+            Phase::Starting { .. } | Phase::Loading | Phase::Halted { .. } => return None,
+            Phase::Idle | Phase::Turn { .. } | Phase::Committing(_) => (),
+        }
+        let execution = self.execution.as_ref()?;
+        if matches!(self.phase, Phase::Idle) && execution.turns == 0 {
+            return execution.started.not_before_ms;
+        }
+        // Those that are due already and wait to be recorded are passed over.
+        execution.timers.iter().find(|(_, task)| self.running.contains(task)).map(|(due_ms, _)| *due_ms)
+    }
+
+    /// A time has come that [`Self::next_alarm_ms`] named, or the clock was set back.
+    pub(super) fn alarm(&mut self, moment: &mut Moment<'_>) {
+        match &self.phase {
+            Phase::Resting { until_ms, .. } if *until_ms > moment.now_ms => return,
+            Phase::Resting { unknown: Some(_), .. } => {
+                self.phase = Phase::Loading;
+                let arrived = self.arrived.iter().filter_map(|arrival| arrival.message);
+                let messages = arrived.chain(self.unsent.iter().map(|message| message.key)).collect();
+                return moment.push(Effect::Find(self.id.clone(), messages));
+            }
+            Phase::Resting { unknown: None, .. } => self.phase = Phase::Idle,
+            _ => (),
+        }
+        let timers = self.execution.as_ref().map(|execution| &execution.timers);
+        for (due_ms, task) in timers.into_iter().flatten().take_while(|(due_ms, _)| *due_ms <= moment.now_ms) {
+            if self.running.remove(task) {
+                let event =
+                    Event::Resolved { task: *task, at_ms: moment.now_ms.max(*due_ms), outcome: Outcome::Fired, ran: None };
+                self.arrived.push(Arrival { event, lines: Vec::new(), caller: None, message: None });
+            }
+        }
+        self.go_on(moment);
+    }
+
+    /// Somebody wants to start another instance under this ID: says no, or waits until it turns out whether the ID is free. The store
+    /// may show an end before the partition hears of it.
+    pub(super) fn contend(&mut self, starter: Starter, start: Start, moment: &mut Moment<'_>) {
+        let is_open = match &self.phase {
+            Phase::Starting { .. } | Phase::Loading => true,
+            Phase::Committing(step) => matches!(step.events.last(), Some(Event::Ended { .. })),
+            _ => false,
+        };
+        let answer = match &self.phase {
+            Phase::Resting { unknown: Some(why), .. } | Phase::Halted { why } => Answer::Failed(why.clone()),
+            _ => Answer::Exists(self.status()),
+        };
+        self.contenders.push((starter, start));
+        if !is_open {
+            self.answer_contenders(&answer, moment);
+        }
+    }
+
+    /// It has turned out that the ID is not free, or not to be known: tells those who want it. Messages wait until it is known.
+    pub(super) fn answer_contenders(&mut self, answer: &Answer, moment: &mut Moment<'_>) {
+        for (starter, start) in std::mem::take(&mut self.contenders) {
+            match (starter, answer) {
+                (starter, Answer::Exists(status)) => starter.refused(&self.id, *status, moment.effects),
+                (Starter::Caller(token), answer) => moment.reply(token, answer.clone()),
+                (Starter::Message(message), _) => self.contenders.push((Starter::Message(message), start)),
+            }
+        }
     }
 
     /// Takes the answer of a task. Only what runs can answer, and only once: a second answer finds nothing running.
     pub(super) fn answer(&mut self, now_ms: u64, task: TaskId, outcome: Outcome, ran: Option<Digest>, lines: Vec<LogLine>) {
         let Some(execution) = self.execution.as_ref().filter(|_| self.running.remove(&task)) else { return };
         let ran = ran.filter(|digest| *digest != execution.started.module);
-        // A clock that was set back does not let a timer fire early.
-        let due_ms = if let Some(Action::Timer { due_ms }) = execution.open.get(&task) { *due_ms } else { 0 };
-        let event = Event::Resolved { task, at_ms: now_ms.max(due_ms), outcome, ran };
-        let mut arrival = Arrival { event, lines, caller: None };
+        let event = Event::Resolved { task, at_ms: now_ms, outcome, ran };
+        let mut arrival = Arrival { event, lines, caller: None, message: None };
         if !arrival.lines.is_empty() && self.arrived.iter().map(Arrival::lines_bytes).sum::<usize>() > LINES_BYTES_MAX {
             arrival.lines = Vec::new();
         }
         self.arrived.push(arrival);
     }
 
+    /// Takes what another instance has for it.
+    pub(super) fn receive(&mut self, message: Message, moment: &mut Moment<'_>) {
+        match message.body {
+            Body::Raise { name, payload } => self.raise(None, Some(message.key), name, payload, moment),
+            Body::Answer { execution, task, outcome } if execution == self.current && self.running.remove(&task) => {
+                let event = Event::Resolved { task, at_ms: moment.now_ms, outcome, ran: None };
+                self.arrived.push(Arrival { event, lines: Vec::new(), caller: None, message: Some(message.key) });
+                self.go_on(moment);
+            }
+            // To an execution that has given way to another one, or to a task that was dropped.
+            Body::Answer { .. } | Body::Start { .. } => moment.push(Effect::Discard(message.key)),
+        }
+    }
+
     /// Takes an event from outside, of which `caller` hears when it is durable.
-    pub(super) fn raise(&mut self, now_ms: u64, caller: Token, name: String, payload: Payload, effects: &mut Vec<Effect>) {
-        if self.refuses(caller, effects) {
+    pub(super) fn raise(
+        &mut self,
+        caller: Option<Token>,
+        message: Option<MessageKey>,
+        name: String,
+        payload: Payload,
+        moment: &mut Moment<'_>,
+    ) {
+        if let Some(caller) = caller
+            && self.refuses(caller, moment)
+        {
             return;
         }
-        self.arrived.push(Arrival {
-            event: Event::Raised { at_ms: now_ms, name, payload },
-            lines: Vec::new(),
-            caller: Some(caller),
-        });
-        if let Phase::Turn { begun: false, .. } = self.phase {
+        let event = Event::Raised { at_ms: moment.now_ms, name, payload };
+        self.arrived.push(Arrival { event, lines: Vec::new(), caller, message });
+        if let Phase::Turn { begun: false, .. } = self.phase
+            && caller.is_some()
+        {
             // The caller need not stand in line with it. It is asked for again once this is recorded.
             self.take_back();
-            self.phase = Phase::Resting { unknown: None };
+            self.phase = Phase::Resting { until_ms: moment.now_ms, unknown: None };
         }
-        self.go_on(now_ms, effects);
-        self.append_while_resting(effects);
+        self.go_on(moment);
+        self.append_while_waiting(moment);
     }
 
     /// Ends the instance as soon as nothing of it is being written. A turn that runs is not waited for, and comes to nothing.
-    pub(super) fn terminate(&mut self, now_ms: u64, caller: Token, reason: Option<String>, effects: &mut Vec<Effect>) {
-        if self.refuses(caller, effects) {
+    pub(super) fn terminate(&mut self, caller: Token, reason: Option<String>, moment: &mut Moment<'_>) {
+        if self.refuses(caller, moment) {
             return;
         }
         let termination = self.termination.get_or_insert_with(|| Termination { reason, callers: Vec::new() });
         termination.callers.push(caller);
-        if let Phase::Turn { .. } | Phase::Resting { unknown: None } = self.phase {
+        if let Phase::Turn { .. } | Phase::Resting { unknown: None, .. } = self.phase {
             self.take_back();
             self.phase = Phase::Idle;
         }
-        self.go_on(now_ms, effects);
+        self.go_on(moment);
     }
 
     /// Whether nothing can be recorded now; `caller` is told why.
-    fn refuses(&self, caller: Token, effects: &mut Vec<Effect>) -> bool {
-        let (Phase::Resting { unknown: Some(why) } | Phase::Halted { why }) = &self.phase else { return false };
-        effects.push(Effect::Reply(caller, Answer::Failed(why.clone())));
+    fn refuses(&self, caller: Token, moment: &mut Moment<'_>) -> bool {
+        let (Phase::Resting { unknown: Some(why), .. } | Phase::Halted { why }) = &self.phase else { return false };
+        moment.reply(caller, Answer::Failed(why.clone()));
         true
     }
 
@@ -198,26 +320,32 @@ impl Instance {
 
     /// Does what there is to do, if nothing is in flight: ends the instance if that is wanted, or starts a turn if there is something to
     /// hand to the guest.
-    pub(super) fn go_on(&mut self, now_ms: u64, effects: &mut Vec<Effect>) {
+    pub(super) fn go_on(&mut self, moment: &mut Moment<'_>) {
         let (Phase::Idle, Some(execution)) = (&self.phase, &self.execution) else { return };
         if let Some(Termination { reason, .. }) = &self.termination {
             // What has arrived and is not recorded has come too late.
-            let end = Event::Ended { at_ms: now_ms.max(execution.latest_ms), end: End::Terminated { reason: reason.clone() } };
-            return self.commit(Step { turn: vec![end], ..Step::default() }, effects);
+            let at_ms = moment.now_ms.max(execution.latest_ms);
+            let end = Event::Ended { at_ms, end: End::Terminated { reason: reason.clone() } };
+            return self.commit(Step { turn: vec![end], ..Step::default() }, moment);
         }
-        let taken = next(&mut self.arrived, execution);
+        if self.is_early(moment.now_ms) {
+            return;
+        }
+        let taken = next(&mut self.arrived, execution, moment);
         if taken.is_empty() && execution.unread.is_empty() && execution.turns > 0 {
             return;
         }
         let mut raised = execution.raised;
         let new_inputs = taken.iter().filter_map(|arrival| Input::of(&arrival.event, &mut raised));
-        let at_ms = taken.iter().map(|arrival| arrival.event.at_ms()).fold(now_ms.max(execution.latest_ms), u64::max);
+        let now_ms = moment.now_ms.max(execution.latest_ms);
+        let at_ms = taken.iter().map(|arrival| arrival.event.at_ms()).fold(now_ms, u64::max);
         self.begun += 1;
-        effects.push(Effect::RunTurn(Box::new(TurnOrder {
+        moment.push(Effect::RunTurn(Box::new(TurnOrder {
             execution: self.current,
             number: self.begun,
             after: self.played,
             module: execution.started.module,
+            function: execution.started.function.clone(),
             turns: execution.turns,
             started: (execution.length == 1).then(|| execution.started.clone()),
             at_ms,
@@ -227,31 +355,43 @@ impl Instance {
         self.phase = Phase::Turn { at_ms, taken, begun: false };
     }
 
+    /// Whether its first turn may not begin yet.
+    fn is_early(&self, now_ms: u64) -> bool {
+        let Some(execution) = &self.execution else { return false };
+        execution.turns == 0 && execution.started.not_before_ms.is_some_and(|not_before_ms| now_ms < not_before_ms)
+    }
+
     /// Tries the turn again that came to nothing. Who waits for something to be recorded need not wait for that.
-    pub(super) fn try_again(&mut self, now_ms: u64, effects: &mut Vec<Effect>) {
+    pub(super) fn try_again(&mut self, moment: &mut Moment<'_>) {
         self.take_back();
-        self.phase = Phase::Resting { unknown: None };
-        self.append_while_resting(effects);
+        self.phase = Phase::Resting { until_ms: moment.now_ms, unknown: None };
+        self.append_while_waiting(moment);
         if let Phase::Resting { .. } = self.phase {
             self.phase = Phase::Idle;
-            self.go_on(now_ms, effects);
+            self.go_on(moment);
         }
     }
 
     /// Records what has arrived without a turn, if the turn has to wait and somebody waits for what has arrived.
-    pub(super) fn append_while_resting(&mut self, effects: &mut Vec<Effect>) {
-        let (Phase::Resting { unknown: None }, Some(execution)) = (&self.phase, &self.execution) else { return };
-        if self.arrived.iter().any(|arrival| arrival.caller.is_some()) {
-            let taken = next(&mut self.arrived, execution);
-            self.commit(Step { before: taken, ..Step::default() }, effects);
+    pub(super) fn append_while_waiting(&mut self, moment: &mut Moment<'_>) {
+        let turn_waits = match self.phase {
+            Phase::Resting { unknown: None, .. } => true,
+            Phase::Idle => self.is_early(moment.now_ms),
+            _ => false,
+        };
+        let Some(execution) = &self.execution else { return };
+        if turn_waits && self.arrived.iter().any(|arrival| arrival.caller.is_some()) {
+            let taken = next(&mut self.arrived, execution, moment);
+            self.commit(Step { before: taken, ..Step::default() }, moment);
         }
     }
 
     /// Commits what a turn brought about.
-    pub(super) fn record(&mut self, now_ms: u64, progress: Progress, lines: Vec<LogLine>, effects: &mut Vec<Effect>) {
+    pub(super) fn record(&mut self, result: TurnResult, moment: &mut Moment<'_>) {
         let (Phase::Turn { taken, .. }, Some(execution)) = (&self.phase, &self.execution) else {
             panic!("instance {} got a turn's result in {:?}", self.id, self.phase)
         };
+        let TurnResult { progress, lines, next } = result;
         let scheduled = progress.asks.iter().filter(|ask| matches!(ask, Ask::Schedule(_))).count();
         let tasks = execution.next_task.0 as usize + scheduled;
         let length = execution.length as usize + taken.len() + 2 + progress.asks.len();
@@ -264,15 +404,18 @@ impl Instance {
         } else {
             None
         };
-        if let Some(message) = passed {
-            let end = End::Faulted(Failure::new("LimitExceeded", message));
-            return self.commit_turn(now_ms, Progress { end: Some(end), ..Progress::default() }, lines, effects);
+        match (passed, progress.continuation.clone().zip(next)) {
+            (Some(message), _) => {
+                let end = Some(End::Faulted(Failure::new("LimitExceeded", message)));
+                self.commit_turn(Progress { end, ..Progress::default() }, lines, moment);
+            }
+            (None, Some((continuation, next))) => self.continue_as_new(progress, continuation, *next, lines, moment),
+            (None, None) => self.commit_turn(progress, lines, moment),
         }
-        self.commit_turn(now_ms, progress, lines, effects);
     }
 
     /// Commits that the guest was at fault, and that this is the end.
-    pub(super) fn record_fault(&mut self, now_ms: u64, error: TurnError, lines: Vec<LogLine>, effects: &mut Vec<Effect>) {
+    pub(super) fn record_fault(&mut self, error: TurnError, lines: Vec<LogLine>, moment: &mut Moment<'_>) {
         let failure = match error {
             TurnError::Fault(Fault::Certain(failure)) => failure,
             TurnError::Fault(Fault::Exhausted(mut failure)) => {
@@ -287,57 +430,117 @@ impl Instance {
             TurnError::Corrupt(error) => Failure::new("CorruptHistory", error.to_string()),
         };
         let end = Some(End::Faulted(failure));
-        self.commit_turn(now_ms, Progress { end, ..Progress::default() }, lines, effects);
+        self.commit_turn(Progress { end, ..Progress::default() }, lines, moment);
     }
 
     /// Commits a turn: what it took, that it was, and what it brought about.
-    fn commit_turn(&mut self, now_ms: u64, progress: Progress, lines: Vec<LogLine>, effects: &mut Vec<Effect>) {
-        let (Phase::Turn { at_ms, taken, .. }, Some(execution)) = (&mut self.phase, &self.execution) else {
-            panic!("instance {} has no turn to record in {:?}", self.id, self.phase)
-        };
-        let (at_ms, taken) = (*at_ms, std::mem::take(taken));
+    fn commit_turn(&mut self, progress: Progress, lines: Vec<LogLine>, moment: &mut Moment<'_>) {
+        let (at_ms, taken) = self.turn_to_record();
+        let execution = self.execution.as_ref().expect("only what is loaded has turns");
         let consumes = u32::try_from(execution.unread.len() + taken.len()).expect("the limit on history is below");
         let mut turn = vec![Event::TurnStarted { at_ms, consumes }];
-        let mut next_task = execution.next_task;
-        turn.extend(progress.asks.into_iter().map(|ask| match ask {
-            Ask::Cancel(task) => Event::Cancelled { task },
-            Ask::Schedule(action) => {
-                let task = next_task;
-                next_task = task.next();
-                Event::Scheduled { task, action }
-            }
-        }));
+        turn.extend(asked(progress.asks, execution.next_task));
         let mut after = Vec::new();
         if let Some(end) = progress.end {
-            turn.push(Event::Ended { at_ms: now_ms.max(at_ms), end });
+            turn.push(Event::Ended { at_ms: moment.now_ms.max(at_ms), end });
         } else if self.arrived.iter().any(|arrival| arrival.caller.is_some()) {
             // Who waits for an event to be recorded need not wait for the next turn.
             let dropped: BTreeSet<TaskId> = turn.iter().filter_map(cancelled_task).collect();
-            after = next(&mut self.arrived, execution);
+            after = next(&mut self.arrived, execution, moment);
             // Answers to what this turn drops stay where they are: if it cannot be recorded, they count after all.
             let is_dropped = |arrival: &mut Arrival| answered_task(&arrival.event).is_some_and(|task| dropped.contains(&task));
             self.arrived.extend(after.extract_if(.., is_dropped));
         }
         let lines = lines.into_iter().map(|line| LogRecord { at_ms, task: None, line }).collect();
-        self.commit(Step { before: taken, turn, after, lines, custom_status: progress.custom_status }, effects);
+        self.commit(Step { before: taken, turn, after, lines, custom_status: progress.custom_status }, moment);
+    }
+
+    /// The turn that has been played: its time, and what it took.
+    fn turn_to_record(&mut self) -> (u64, Vec<Arrival>) {
+        let Phase::Turn { at_ms, taken, .. } = &mut self.phase else {
+            panic!("instance {} has no turn to record in {:?}", self.id, self.phase)
+        };
+        (*at_ms, std::mem::take(taken))
+    }
+
+    /// Commits that the instance goes on as a new execution. Of the turn that said so nothing is written: with the old execution it is given
+    /// up in the same step.
+    fn continue_as_new(
+        &mut self,
+        progress: Progress,
+        continuation: Continuation,
+        next: Next,
+        lines: Vec<LogLine>,
+        moment: &mut Moment<'_>,
+    ) {
+        let (turn_at_ms, mut taken) = self.turn_to_record();
+        let execution = self.execution.as_ref().expect("only what is loaded has turns");
+        let at_ms = moment.now_ms.max(turn_at_ms);
+        let (generation, seed) = execution.started.successor();
+        let started = Started {
+            at_ms,
+            module: next.module,
+            input: continuation.input,
+            generation,
+            seed,
+            limits: next.limits,
+            made_by: next.made_by,
+            not_before_ms: None,
+            continued: execution.started.continued + 1,
+            ..execution.started.clone()
+        };
+        let mut events = vec![Event::Started(started)];
+        events.extend(next.kept.into_iter().map(|(name, payload)| Event::Raised { at_ms, name, payload }));
+        // Events that have come since are handed on; answers are of no use any more.
+        let late = std::mem::take(&mut self.arrived);
+        events.extend(late.iter().filter_map(|arrival| match &arrival.event {
+            Event::Raised { name, payload, .. } => Some(Event::Raised { at_ms, name: name.clone(), payload: payload.clone() }),
+            _ => None,
+        }));
+        let lines = lines.into_iter().map(|line| LogRecord { at_ms: turn_at_ms, task: None, line });
+        let lines: Arc<[LogRecord]> = taken.iter().flat_map(Arrival::records).chain(lines).collect();
+        let asked = asked(progress.asks, execution.next_task).collect::<Vec<_>>();
+        let sends = messages(&asked, true, execution, self.current, moment);
+        taken.extend(late);
+        let (key, events): (_, Arc<[Event]>) = (moment.next_execution(), events.into());
+        let new = Execution::fold(&*events).expect("a start and events are a history");
+        moment.push(Effect::Commit(Box::new(CommitOrder {
+            instance: self.key,
+            execution: key,
+            change: Change::Continue {
+                from: self.current,
+                expected_length: execution.length,
+                module: new.started.module,
+                created_ms: at_ms,
+                custom_status: progress.custom_status,
+                wake: new.wake(),
+            },
+            events: events.clone(),
+            lines: lines.clone(),
+            sends: sends.clone(),
+            takes: taken.iter().filter_map(|arrival| arrival.message).collect(),
+        })));
+        self.phase = Phase::Committing(Box::new(Committing { events, taken, lines, sends, next: Some(key) }));
     }
 
     /// Commits a step behind what is stored.
-    fn commit(&mut self, step: Step, effects: &mut Vec<Effect>) {
+    fn commit(&mut self, step: Step, moment: &mut Moment<'_>) {
         let execution = self.execution.as_ref().expect("only what is loaded goes on");
         let Step { before, turn, after, lines: said, custom_status } = step;
         let arrivals = || before.iter().chain(&after);
-        let lines: Vec<LogRecord> = arrivals().flat_map(Arrival::records).chain(said).collect();
+        let lines: Arc<[LogRecord]> = arrivals().flat_map(Arrival::records).chain(said).collect();
+        let sends = messages(&turn, false, execution, self.current, moment);
         let recorded = |arrivals: &[Arrival]| arrivals.iter().map(|arrival| arrival.event.clone()).collect::<Vec<_>>();
         let events: Arc<[Event]> = [recorded(&before), turn, recorded(&after)].concat().into();
-        let has_run = || execution.turns > 0 || events.iter().any(|event| matches!(event, Event::TurnStarted { .. }));
+        let has_run =
+            || self.status() == RuntimeStatus::Running || events.iter().any(|event| matches!(event, Event::TurnStarted { .. }));
         let status = match events.last() {
             Some(Event::Ended { end, .. }) => end.status(),
             _ if has_run() => RuntimeStatus::Running,
             _ => RuntimeStatus::Pending,
         };
-        let lines: Arc<[LogRecord]> = lines.into();
-        effects.push(Effect::Commit(Box::new(CommitOrder {
+        let wake: Wake = execution.wake_after(&events);
+        moment.push(Effect::Commit(Box::new(CommitOrder {
             instance: self.key,
             execution: self.current,
             change: Change::Advance {
@@ -345,121 +548,176 @@ impl Instance {
                 status,
                 updated_ms: events.iter().map(Event::at_ms).fold(execution.latest_ms, u64::max),
                 custom_status,
-                wake: None,
+                wake: (wake != execution.wake()).then_some(wake),
             },
             events: events.clone(),
             lines: lines.clone(),
+            sends: sends.clone(),
+            takes: arrivals().filter_map(|arrival| arrival.message).collect(),
         })));
         let taken = before.into_iter().chain(after).collect();
-        self.phase = Phase::Committing { events, taken, lines };
+        self.phase = Phase::Committing(Box::new(Committing { events, taken, lines, sends, next: None }));
     }
 
     /// The step is durable: only now does anything of it show.
-    pub(super) fn commit_done(
-        &mut self,
-        events: &[Event],
-        taken: Vec<Arrival>,
-        lines: Arc<[LogRecord]>,
-        effects: &mut Vec<Effect>,
-    ) {
-        let execution = self.execution.as_mut().expect("a step needs an execution");
-        if events.iter().any(|event| matches!(event, Event::TurnStarted { .. })) {
-            self.played = self.begun;
+    pub(super) fn commit_done(&mut self, step: Committing, moment: &mut Moment<'_>) {
+        let Committing { events, taken, lines, sends, next } = step;
+        if next.is_some() {
+            self.execution = Some(Execution::fold(&*events).expect("it was folded before it was written"));
             self.tries = 0;
+        } else {
+            let execution = self.execution.as_mut().expect("a step needs an execution");
+            if events.iter().any(|event| matches!(event, Event::TurnStarted { .. })) {
+                self.played = self.begun;
+                self.tries = 0;
+            }
+            for event in events.iter() {
+                execution.apply(event).expect("we have built these events to follow what is stored");
+            }
         }
-        for event in events {
-            execution.apply(event).expect("we have built these events to follow what is stored");
+        for caller in taken.iter().filter_map(|arrival| arrival.caller) {
+            moment.reply(caller, Answer::Recorded);
         }
-        effects.extend(taken.iter().filter_map(|arrival| arrival.caller).map(|caller| Effect::Reply(caller, Answer::Recorded)));
         if !lines.is_empty() {
-            effects.push(Effect::Log(self.id.clone(), lines));
+            moment.push(Effect::Log(self.id.clone(), lines));
+        }
+        for message in sends.iter() {
+            moment.push(Effect::Send(Box::new(message.clone())));
         }
         // Event by event, not task by task: the cost of a commit must not grow with what is open.
-        for event in events {
+        for event in events.iter() {
             match event {
-                Event::Scheduled { task, .. } => self.dispatch(*task, effects),
-                Event::Cancelled { task } => self.cancel(*task, effects),
-                Event::Ended { .. } => self.cancel_all(effects),
+                Event::Scheduled { task, .. } => self.dispatch(*task, false, moment),
+                Event::Cancelled { task } => self.cancel(*task, moment),
+                Event::Ended { .. } => self.cancel_all(moment),
                 Event::Started(_) | Event::TurnStarted { .. } | Event::Resolved { .. } | Event::Raised { .. } => (),
             }
         }
     }
 
-    /// Makes what runs agree with what the store says is open: dispatches what does not run, stops what nobody waits for.
-    pub(super) fn reconcile(&mut self, effects: &mut Vec<Effect>) {
-        self.played = 0;
-        let execution = self.execution.as_ref().expect("it has just been loaded");
-        let answered: BTreeSet<TaskId> = self.arrived.iter().filter_map(|arrival| answered_task(&arrival.event)).collect();
-        let unwanted: Vec<TaskId> = self.running.iter().filter(|task| !execution.open.contains_key(task)).copied().collect();
-        let idle: Vec<TaskId> = execution.open.keys().filter(|task| !answered.contains(task)).copied().collect();
-        for task in unwanted {
-            self.cancel(task, effects);
-        }
-        for task in idle {
-            self.dispatch(task, effects);
+    /// Hands over what it has for others, if the commit that nobody knew about went through: then it is among the `unrecorded`.
+    pub(super) fn send_unsent(&mut self, unrecorded: &[MessageKey], moment: &mut Moment<'_>) {
+        for message in std::mem::take(&mut self.unsent).iter().filter(|message| unrecorded.contains(&message.key)) {
+            moment.push(Effect::Send(Box::new(message.clone())));
         }
     }
 
+    /// Takes the store's word for where the execution stands, and makes what runs agree with it: dispatches what does not run, stops what nobody
+    /// waits for, and forgets what other instances said if it is recorded, which it is unless their message is among the `unrecorded`.
+    pub(super) fn loaded(&mut self, execution: Execution, unrecorded: &[MessageKey], moment: &mut Moment<'_>) {
+        self.phase = Phase::Idle;
+        self.played = 0;
+        self.send_unsent(unrecorded, moment);
+        self.arrived.retain(|arrival| arrival.message.is_none_or(|key| unrecorded.contains(&key)));
+        let answered: BTreeSet<TaskId> = self.arrived.iter().filter_map(|arrival| answered_task(&arrival.event)).collect();
+        let unwanted: Vec<TaskId> = self.running.iter().filter(|task| !execution.open.contains_key(task)).copied().collect();
+        let idle: Vec<TaskId> = execution.open.keys().filter(|task| !answered.contains(task)).copied().collect();
+        self.execution = Some(execution);
+        for task in unwanted {
+            self.cancel(task, moment);
+        }
+        for task in idle {
+            self.dispatch(task, true, moment);
+        }
+    }
+
+    /// Goes on as another execution: what runs for the one before is told to stop, and what has come for it is given up.
+    pub(super) fn become_execution(&mut self, key: ExecutionKey, moment: &mut Moment<'_>) {
+        self.cancel_all(moment);
+        let is_answer = |arrival: &mut Arrival| answered_task(&arrival.event).is_some();
+        for arrival in self.arrived.extract_if(.., is_answer) {
+            moment.effects.extend(arrival.message.map(Effect::Discard));
+        }
+        self.current = key;
+        self.played = 0;
+    }
+
     /// Has a task run, if it is open and does not run.
-    fn dispatch(&mut self, task: TaskId, effects: &mut Vec<Effect>) {
+    fn dispatch(&mut self, task: TaskId, recovered: bool, moment: &mut Moment<'_>) {
         let execution = self.execution.as_ref().expect("only what is loaded acts");
         let Some(action) = execution.open.get(&task) else { return };
         if !self.running.insert(task) {
             return;
         }
-        effects.push(match action {
-            Action::Activity(call) => Effect::Dispatch(Box::new(ActivityOrder {
+        match action {
+            Action::Activity(call) => moment.push(Effect::Dispatch(Box::new(ActivityOrder {
                 execution: self.current,
                 task,
                 call: call.clone(),
                 instance: self.id.clone(),
                 generation: execution.started.generation,
                 module: execution.started.module,
-            })),
-            Action::Timer { due_ms } => Effect::Sleep(self.current, task, *due_ms),
-            Action::SubOrchestration(_) | Action::Http(_) => return,
-            Action::StartDetached(_) | Action::SendEvent(_) | Action::WaitEvent { .. } => {
-                unreachable!("the guest finds what it waits for, so that this is never open")
+                recovered,
+            }))),
+            Action::Http(call) => {
+                let (execution, instance) = (self.current, self.id.clone());
+                moment.push(Effect::Request(Box::new(HttpOrder { execution, task, call: call.clone(), instance })));
             }
-        });
-    }
-
-    fn cancel(&mut self, task: TaskId, effects: &mut Vec<Effect>) {
-        if self.running.remove(&task) {
-            effects.push(Effect::Cancel(self.current, task));
+            // The partition looks when a timer is due. A child was asked for by a message, and answers by one.
+            Action::Timer { .. } | Action::SubOrchestration(_) => (),
+            Action::WaitEvent { .. } | Action::StartDetached(_) | Action::SendEvent(_) => {
+                unreachable!("nobody answers these, so that they are never open")
+            }
         }
     }
 
-    fn cancel_all(&mut self, effects: &mut Vec<Effect>) {
-        effects.extend(std::mem::take(&mut self.running).into_iter().map(|task| Effect::Cancel(self.current, task)));
+    fn cancel(&mut self, task: TaskId, moment: &mut Moment<'_>) {
+        if self.running.remove(&task) {
+            moment.push(Effect::Cancel(self.current, task));
+        }
+    }
+
+    fn cancel_all(&mut self, moment: &mut Moment<'_>) {
+        moment.effects.extend(std::mem::take(&mut self.running).into_iter().map(|task| Effect::Cancel(self.current, task)));
     }
 
     /// Puts what a turn or commit took back to where it was, in order, before what has arrived since.
     pub(super) fn take_back(&mut self) {
-        if let Phase::Turn { taken, .. } | Phase::Committing { taken, .. } = &mut self.phase {
-            let mut taken = std::mem::take(taken);
-            taken.append(&mut self.arrived);
-            self.arrived = taken;
-        }
+        let taken = match &mut self.phase {
+            Phase::Turn { taken, .. } => taken,
+            Phase::Committing(step) => {
+                self.unsent = step.sends.clone();
+                &mut step.taken
+            }
+            _ => return,
+        };
+        let mut taken = std::mem::take(taken);
+        taken.append(&mut self.arrived);
+        self.arrived = taken;
     }
 
     /// Tells everybody who waits for something to be recorded that it was not, or that nobody knows. What they wanted is forgotten.
-    pub(super) fn refuse_callers(&mut self, answer: &Answer, effects: &mut Vec<Effect>) {
+    pub(super) fn refuse_callers(&mut self, answer: &Answer, moment: &mut Moment<'_>) {
         let termination = self.termination.take().map_or_else(Vec::new, |termination| termination.callers);
         let raised = self.arrived.iter().filter_map(|arrival| arrival.caller);
-        effects.extend(raised.chain(termination).map(|caller| Effect::Reply(caller, answer.clone())));
+        moment.effects.extend(raised.chain(termination).map(|caller| Effect::Reply(caller, answer.clone())));
         self.arrived.retain(|arrival| arrival.caller.is_none());
     }
 
+    /// What other instances have for whoever has this ID.
+    pub(super) fn messages(&mut self) -> Vec<Message> {
+        let is_message = |arrival: &mut Arrival| arrival.message.is_some();
+        let arrivals = self.arrived.extract_if(.., is_message);
+        let message = |arrival: Arrival| match (arrival.message, arrival.event) {
+            (Some(key), Event::Raised { name, payload, .. }) => {
+                Some(Message { key, to: self.id.clone(), body: Body::Raise { name, payload } })
+            }
+            _ => None,
+        };
+        arrivals.filter_map(message).collect()
+    }
+
     /// The instance has ended, or there is none: everybody who waits for anything of it hears so. Returns who wants its ID.
-    pub(super) fn dismiss(mut self, answer: &Answer, effects: &mut Vec<Effect>) -> Vec<(Token, Start)> {
+    pub(super) fn dismiss(mut self, answer: &Answer, moment: &mut Moment<'_>) -> Vec<(Starter, Start)> {
         if let Answer::Ended(End::Terminated { .. }) = answer
             && let Some(termination) = self.termination.take()
         {
-            effects.extend(termination.callers.into_iter().map(|caller| Effect::Reply(caller, Answer::Recorded)));
+            moment.effects.extend(termination.callers.into_iter().map(|caller| Effect::Reply(caller, Answer::Recorded)));
         }
-        self.refuse_callers(answer, effects);
-        effects.extend(self.waiters.into_iter().map(|waiter| Effect::Reply(waiter, answer.clone())));
+        self.refuse_callers(answer, moment);
+        moment.effects.extend(self.waiters.into_iter().map(|waiter| Effect::Reply(waiter, answer.clone())));
+        // It has not taken them, and whoever has the ID next is somebody else.
+        moment.effects.extend(self.arrived.iter().filter_map(|arrival| arrival.message).map(Effect::Discard));
         self.contenders
     }
 }
@@ -495,8 +753,11 @@ const STEP_BYTES_MAX: usize = 64 << 20;
 const LINES_BYTES_MAX: usize = 1 << 20;
 
 /// Takes the inputs of the next step out of `arrived`. Those of tasks that the guest has dropped since are of no use any more.
-fn next(arrived: &mut Vec<Arrival>, execution: &Execution) -> Vec<Arrival> {
-    arrived.retain(|arrival| answered_task(&arrival.event).is_none_or(|task| execution.open.contains_key(&task)));
+fn next(arrived: &mut Vec<Arrival>, execution: &Execution, moment: &mut Moment<'_>) -> Vec<Arrival> {
+    let is_useless =
+        |arrival: &mut Arrival| answered_task(&arrival.event).is_some_and(|task| !execution.open.contains_key(&task));
+    let useless = arrived.extract_if(.., is_useless);
+    moment.effects.extend(useless.filter_map(|arrival| arrival.message).map(Effect::Discard));
     let mut bytes = 0;
     let fits = |arrival: &&Arrival| {
         bytes += arrival.event.bytes();
@@ -513,4 +774,77 @@ fn answered_task(event: &Event) -> Option<TaskId> {
 
 fn cancelled_task(event: &Event) -> Option<TaskId> {
     if let Event::Cancelled { task } = event { Some(*task) } else { None }
+}
+
+/// What a turn asked for, as events.
+fn asked(asks: Vec<Ask>, mut next_task: TaskId) -> impl Iterator<Item = Event> {
+    asks.into_iter().map(move |ask| match ask {
+        Ask::Cancel(task) => Event::Cancelled { task },
+        Ask::Schedule(action) => {
+            let task = next_task;
+            next_task = task.next();
+            Event::Scheduled { task, action }
+        }
+    })
+}
+
+/// What the events of a turn have for other instances. A child that nobody waits for is not even started: it was dropped in the same turn, or that
+/// was the last one.
+fn messages(
+    turn: &[Event],
+    is_last: bool,
+    execution: &Execution,
+    current: ExecutionKey,
+    moment: &mut Moment<'_>,
+) -> Arc<[Message]> {
+    let Started { module, parent, .. } = &execution.started;
+    let is_last = is_last || matches!(turn.last(), Some(Event::Ended { .. }));
+    let dropped: BTreeSet<TaskId> = turn.iter().filter_map(cancelled_task).collect();
+    let start = |task: TaskId, function: &str, input: &Payload| {
+        let (generation, seed) = execution.started.child(task);
+        (function.to_owned(), input.clone(), generation, seed)
+    };
+    let mut messages = Vec::new();
+    let mut send = |to: InstanceId, body: Body| messages.push(Message { key: moment.next_message(), to, body });
+    for event in turn {
+        match event {
+            Event::Scheduled { task, action: Action::SubOrchestration(ChildCall { name, instance, input, tags, .. }) }
+                if !is_last && !dropped.contains(task) =>
+            {
+                let (function, input, generation, seed) = start(*task, name, input);
+                let parent = Some(Parent { instance: execution.started.instance.clone(), execution: current, task: *task });
+                let (module, tags, not_before_ms) = (Some(*module), tags.clone(), None);
+                let id = instance.clone().unwrap_or_else(|| execution.started.child_id(*task));
+                send(id, Body::Start { function, input, generation, seed, module, parent, tags, not_before_ms });
+            }
+            Event::Scheduled { task, action: Action::StartDetached(ChildStart { name, instance, input, at_ms, tags }) } => {
+                let (function, input, generation, seed) = start(*task, name, input);
+                let (module, tags, not_before_ms) = (Some(*module), tags.clone(), *at_ms);
+                let id = instance.clone().unwrap_or_else(|| execution.started.child_id(*task));
+                send(id, Body::Start { function, input, generation, seed, module, parent: None, tags, not_before_ms });
+            }
+            Event::Scheduled { action: Action::SendEvent(SentEvent { instance, name, payload }), .. } => {
+                send(instance.clone(), Body::Raise { name: name.clone(), payload: payload.clone() });
+            }
+            Event::Ended { end, .. } => {
+                if let Some(Parent { instance, execution, task }) = parent {
+                    send(instance.clone(), Body::Answer { execution: *execution, task: *task, outcome: outcome(end) });
+                }
+            }
+            _ => (),
+        }
+    }
+    messages.into()
+}
+
+/// What the end of a child is to its parent.
+fn outcome(end: &End) -> Outcome {
+    match end {
+        End::Completed(output) => Outcome::Completed(output.clone()),
+        End::Failed(failure) | End::Faulted(failure) => Outcome::Failed(failure.clone()),
+        End::Terminated { reason } => {
+            let message = reason.clone().unwrap_or_else(|| "the sub-orchestration was terminated".into());
+            Outcome::Failed(Failure::new("Terminated", message))
+        }
+    }
 }

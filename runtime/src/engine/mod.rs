@@ -4,7 +4,9 @@
 //! effects between threads. Called by `api`; calls `host` and `store`.
 
 mod activities;
+mod alarm;
 mod deletion;
+mod due;
 mod functions;
 mod guest_log;
 mod hub;
@@ -12,6 +14,7 @@ mod instance;
 mod listing;
 mod partition;
 mod pool;
+mod post;
 mod readiness;
 mod residents;
 mod shell;
@@ -24,7 +27,7 @@ mod watch;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -50,10 +53,12 @@ use crate::store::group::{Committer, Refusal};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{HubRow, ModuleRow, Store, StoreError, Upload, Uploaded};
 use activities::Activities;
+use alarm::Alarms;
 use deletion::discard_modules;
 use functions::Functions;
 use guest_log::GuestLog;
 use pool::TurnPool;
+use post::Post;
 use residents::Residents;
 use shell::{Machinery, Shell};
 
@@ -135,7 +140,10 @@ impl Engine {
             host: Arc::new(host),
             turns: TurnPool::new(cores, turns_max),
             activities: Activities::new(runtime.handle().clone(), limits.activities_running_max),
-            timers: runtime.handle().clone(),
+            alarms: Alarms::new(Clock)?,
+            post: Post::new()?,
+            discarded: Mutex::default(),
+            handle: runtime.handle().clone(),
             clock: Clock,
             guest_log: GuestLog::new()?,
             store,
@@ -146,7 +154,7 @@ impl Engine {
         });
         let engine = Arc::new(Self { machinery, hubs: RwLock::default(), runtime: Mutex::new(Some(runtime)) });
         engine.open_hubs().map_err(store_error)?;
-        engine.recover()?;
+        due::watch(&engine)?;
         engine.sweep();
         Ok(engine)
     }
@@ -168,27 +176,11 @@ impl Engine {
         Ok(Arc::new(Hub::new(Shell::new(row, functions, self.machinery.clone())?)))
     }
 
-    /// Finds what is open and goes on with it, while new work comes in.
-    fn recover(&self) -> std::io::Result<()> {
-        let hubs: Vec<Arc<Hub>> = self.hubs.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        let machinery = self.machinery.clone();
-        let work = move || {
-            for hub in hubs {
-                let found = hub.recover();
-                if found > 0 {
-                    tracing::info!("going on with {found} open instances of hub {}", hub.name());
-                }
-            }
-            machinery.recovered.store(true, Ordering::Release);
-        };
-        thread::Builder::new().name("dacapo-recovery".into()).spawn(work).map(drop)
-    }
-
     /// Deletes superseded histories, slice by slice, and now and then modules that nobody needs any more, for as long as the engine
     /// lives.
     fn sweep(self: &Arc<Self>) {
         let engine = Arc::downgrade(self);
-        self.machinery.timers.spawn(async move {
+        self.machinery.handle.spawn(async move {
             let mut discard_at = Instant::now();
             while let Some(machinery) = engine.upgrade().map(|engine| engine.machinery.clone()) {
                 let is_time = discard_at <= Instant::now();
@@ -199,6 +191,7 @@ impl Engine {
                     if is_time && let Err(error) = discard_modules(&machinery) {
                         tracing::warn!("the bytes of deleted modules cannot be discarded now: {error}");
                     }
+                    discard_messages(&machinery);
                     let swept = machinery.store.sweep(SWEEP_ROWS);
                     if let Err(error) = &swept {
                         machinery.committer.note(Err(error));
@@ -304,6 +297,17 @@ impl Engine {
         while (self.machinery.turns.is_busy() || self.machinery.committer.queued() > 0) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+/// Gives up the messages that nobody takes any more. If that does not work now, it is tried again.
+fn discard_messages(machinery: &Machinery) {
+    let keys = std::mem::take(&mut *machinery.discarded.lock().unwrap_or_else(PoisonError::into_inner));
+    if !keys.is_empty()
+        && let Err(error) = machinery.store.discard_messages(&keys)
+    {
+        tracing::warn!("messages that nobody takes cannot be deleted now: {error}");
+        machinery.discarded.lock().unwrap_or_else(PoisonError::into_inner).extend(keys);
     }
 }
 

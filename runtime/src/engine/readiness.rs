@@ -69,7 +69,7 @@ impl Engine {
             turns_queued: machinery.turns.queued(),
             residents,
             resident_bytes,
-            open_instances: hubs.values().map(|hub| hub.shell.open_instances()).sum(),
+            open_instances: hubs.values().map(|hub| hub.shell.loaded_instances()).sum(),
             wal_bytes: machinery.store.wal_bytes(),
         }
     }

@@ -8,26 +8,29 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::activities::{Activities, ActivityContext, Done};
-use super::functions::Functions;
+use super::alarm::Alarms;
+use super::due::Searched;
+use super::functions::{Code, Functions};
 use super::guest_log::GuestLog;
 use super::partition::{
-    ActivityOrder, Answer, CommitOrder, Effect, Ended, Input, LoadError, Partition, Token, TurnFailure, TurnOrder,
+    ActivityOrder, Answer, CommitOrder, Effect, Ended, HttpOrder, Input, LoadError, Numbers, Partition, Start, Token,
+    TurnFailure, TurnOrder,
 };
 use super::pool::TurnPool;
+use super::post::Post;
 use super::residents::Residents;
 use super::turns::{self, TurnContext};
 use crate::clock::Clock;
-use crate::host::Host;
+use crate::host::{Catalog, Host};
 use crate::limits::Limits;
 use crate::metrics::{GuestFault, Metrics};
-use crate::model::{Execution, ExecutionKey, InstanceId, Outcome, TaskId};
+use crate::model::{Body, Digest, Execution, ExecutionKey, Failure, InstanceId, Message, MessageKey, Started, TaskId};
 use crate::replay::{Fault, TurnError};
 use crate::store::group::Committer;
 use crate::store::{HubRow, InstanceRow, Store, StoreError};
@@ -41,11 +44,16 @@ pub(super) struct Machinery {
     pub residents: Residents,
     pub activities: Activities,
     pub guest_log: GuestLog,
-    pub timers: Handle,
+    pub alarms: Alarms,
+    pub post: Post,
+    /// Messages that nobody takes any more.
+    pub discarded: Mutex<Vec<MessageKey>>,
+    /// The engine's own runtime.
+    pub handle: Handle,
     pub clock: Clock,
     pub limits: Arc<Limits>,
     pub metrics: Arc<Metrics>,
-    /// All hubs go on with what they had open at the start.
+    /// All hubs go on with what they had to do at the start.
     pub recovered: AtomicBool,
     /// One upload or deletion at a time, so that two cannot take the same function, and no bytes go that somebody takes just now.
     pub uploads: Mutex<()>,
@@ -54,7 +62,7 @@ pub(super) struct Machinery {
 impl Machinery {
     /// Whether so much waits to be committed or run that new work has to come later.
     pub(super) fn is_overloaded(&self) -> bool {
-        self.committer.queued().max(self.turns.queued()) >= self.limits.starts_queued_max
+        self.committer.queued().max(self.turns.queued()).max(self.post.waiting()) >= self.limits.starts_queued_max
     }
 }
 
@@ -62,15 +70,16 @@ impl Machinery {
 /// everybody.
 const EFFECTS_AT_ONCE: usize = 64;
 
-/// How long a timer sleeps before it looks at the clock again.
-const CLOCK_CHECK: Duration = Duration::from_secs(60);
-
 /// One hub: its partitions, and the functions that its modules offer.
 pub(super) struct Shell {
     pub row: HubRow,
     pub functions: RwLock<Functions>,
     pub machinery: Arc<Machinery>,
+    /// How far the search for what is due has come.
+    pub searched: Mutex<Searched>,
     cells: Vec<Mutex<Cell>>,
+    /// By partition, the first number that a message of this life of the server gets.
+    first_messages: Vec<MessageKey>,
 }
 
 /// A partition with those who wait for its answers.
@@ -86,42 +95,36 @@ impl Shell {
     /// # Errors
     /// If the store cannot say which numbers are given out.
     pub(super) fn new(row: HubRow, functions: Functions, machinery: Arc<Machinery>) -> Result<Self, StoreError> {
-        let cell = |number| {
-            let (first, end) = ExecutionKey::range(row.key, number);
-            let next = machinery.store.last_execution(first, end)?.map_or(first, ExecutionKey::next);
-            Ok(Mutex::new(Cell { partition: Partition::new(next), callers: HashMap::new(), next_token: 0 }))
+        let numbers = |partition| {
+            let (first, end) = ExecutionKey::range(row.key, partition);
+            let execution = machinery.store.last_execution(first, end)?.map_or(first, ExecutionKey::next);
+            let (first, end) = MessageKey::range(row.key, partition);
+            let message = machinery.store.last_message(first, end)?.map_or(first, MessageKey::next);
+            Ok(Numbers { execution, message })
         };
-        let cells = (0..row.partitions).map(cell).collect::<Result<_, StoreError>>()?;
-        Ok(Self { row, functions: RwLock::new(functions), machinery, cells })
+        let numbers = (0..row.partitions).map(numbers).collect::<Result<Vec<_>, StoreError>>()?;
+        let idle_max = machinery.limits.idle_instances_max.div_ceil(row.partitions as usize);
+        let cell = |numbers: &Numbers| {
+            Mutex::new(Cell { partition: Partition::new(*numbers, idle_max), callers: HashMap::new(), next_token: 0 })
+        };
+        let cells = numbers.iter().map(cell).collect();
+        let first_messages = numbers.iter().map(|numbers| numbers.message).collect();
+        let (functions, searched) = (RwLock::new(functions), Mutex::default());
+        Ok(Self { row, functions, machinery, searched, cells, first_messages })
     }
 
-    /// Hands the partitions what the store has open, page by page, each when the one before is mostly loaded: so new work waits for
-    /// a page at most. How many it were. Does not give up: what cannot be read now is tried again.
-    pub(super) fn recover(self: &Arc<Self>) -> usize {
-        const PAGE: usize = 256;
-        const PAUSE: Duration = Duration::from_millis(2);
-        const RETRY: Duration = Duration::from_secs(1);
-        let (mut after, mut found) = (None, 0);
-        while !self.machinery.turns.is_closed() {
-            let rows = match self.machinery.store.open_instances(self.row.key, after, PAGE) {
-                Ok(rows) => rows,
-                Err(error) => {
-                    tracing::error!("cannot read the open instances of hub {}, trying again: {error}", self.row.name);
-                    thread::sleep(RETRY);
-                    continue;
-                }
-            };
-            let Some(last) = rows.last() else { break };
-            after = Some(last.key);
-            found += rows.len();
-            for row in rows {
-                self.deliver(self.partition_of(&row.id), Input::Found(Box::new(row)));
-            }
-            while self.machinery.turns.queued() > PAGE && !self.machinery.turns.is_closed() {
-                thread::sleep(PAUSE);
-            }
-        }
-        found
+    /// Whether a message with this number was sent before the server was started.
+    pub(super) fn is_of_an_earlier_life(&self, key: MessageKey) -> bool {
+        // The ranges of the partitions ascend, and each starts below its own first number.
+        (0..).zip(&self.first_messages).any(|(partition, first)| {
+            let (begin, _) = MessageKey::range(self.row.key, partition);
+            begin <= key && key < *first
+        })
+    }
+
+    /// Which code runs new instances of the orchestrator `name`.
+    pub(super) fn current(&self, name: &str) -> Option<Code> {
+        self.functions.read().unwrap_or_else(PoisonError::into_inner).orchestrator(name)
     }
 
     /// Sends a caller's input, which `input` makes of the caller's token, and returns where the answer will come.
@@ -173,7 +176,7 @@ impl Shell {
     }
 
     /// Hands `input` to a partition and carries out what follows.
-    fn deliver(self: &Arc<Self>, partition: u32, input: Input) {
+    pub(super) fn deliver(self: &Arc<Self>, partition: u32, input: Input) {
         let mut cell = self.lock(partition);
         let effects = cell.partition.on(self.machinery.clock.now_ms(), input);
         let mut answers = Vec::new();
@@ -181,6 +184,8 @@ impl Shell {
         for effect in effects {
             match effect {
                 Effect::Reply(token, answer) => answers.extend(cell.callers.remove(&token).map(|caller| (caller, answer))),
+                // Under the lock, so that nothing which an instance sends later comes before it.
+                Effect::Send(message) => self.machinery.post.send(self, *message),
                 other => rest.push(other),
             }
         }
@@ -201,7 +206,7 @@ impl Shell {
         for effect in effects {
             match &effect {
                 Effect::Dispatch(order) => dispatched.push((order.execution, order.task)),
-                Effect::Sleep(execution, task, _) => dispatched.push((*execution, *task)),
+                Effect::Request(order) => dispatched.push((order.execution, order.task)),
                 _ => (),
             }
             self.carry_out(partition, effect);
@@ -221,18 +226,21 @@ impl Shell {
         match effect {
             Effect::RunTurn(order) => self.run_turn(partition, order),
             Effect::Commit(commit) => self.commit(partition, *commit),
-            Effect::Load(execution) => self.load(partition, execution),
+            Effect::Find(instance, messages) => self.find(partition, instance, messages),
             Effect::Dispatch(order) => self.dispatch(partition, *order),
-            Effect::Sleep(execution, task, due_ms) => self.sleep(partition, (execution, task), due_ms),
+            Effect::Request(order) => self.request(partition, *order),
             Effect::Cancel(execution, task) => self.machinery.activities.cancel((execution, task)),
-            Effect::Rest(execution, at_ms) => self.rest(partition, execution, at_ms),
+            Effect::Arm(at_ms) => self.machinery.alarms.arm(self, partition, at_ms),
+            Effect::Discard(key) => {
+                self.machinery.discarded.lock().unwrap_or_else(PoisonError::into_inner).push(key);
+            }
             Effect::Evict(execution) => self.machinery.residents.evict(execution),
             Effect::Log(instance, lines) => self.machinery.guest_log.show(instance, lines),
             Effect::Ended(ended) => {
                 let Ended { instance, function, status, took_ms } = *ended;
                 tracing::debug!(target: "dacapo::ended", %instance, function, %status, took_ms, "ended");
             }
-            Effect::Reply(..) => unreachable!("`deliver` has taken the answers out"),
+            Effect::Reply(..) | Effect::Send(_) => unreachable!("`deliver` has taken these out"),
         }
     }
 
@@ -244,7 +252,8 @@ impl Shell {
                 return;
             }
             let Machinery { store, host, residents, limits, turns, metrics, .. } = &*shell.machinery;
-            let context = TurnContext { store: store.as_ref(), host, residents, limits, metrics };
+            let current = |name: &str| shell.current(name);
+            let context = TurnContext { store: store.as_ref(), host, residents, limits, metrics, current: &current };
             let began = Instant::now();
             // A panic of ours must not leave the instance waiting for its turn for ever.
             let result = catch_unwind(AssertUnwindSafe(|| turns::run(&context, &order)))
@@ -267,7 +276,7 @@ impl Shell {
     }
 
     fn commit(self: &Arc<Self>, partition: u32, order: CommitOrder) {
-        let (shell, execution) = (self.clone(), order.execution);
+        let (shell, execution) = (self.clone(), order.answers_to());
         let commit = order.encoded(self.machinery.limits.log_bytes_max);
         self.machinery.committer.submit(commit, move |result| {
             let input = match result {
@@ -281,23 +290,104 @@ impl Shell {
         });
     }
 
-    fn load(self: &Arc<Self>, partition: u32, execution: ExecutionKey) {
+    fn find(self: &Arc<Self>, partition: u32, instance: InstanceId, messages: Vec<MessageKey>) {
         let shell = self.clone();
         self.machinery.turns.submit_other(move || {
-            let damaged = |why: String| {
-                tracing::error!("execution {} is damaged and stays as it is: {why}", execution.0);
-                LoadError::Damaged
-            };
-            let loaded = match shell.machinery.store.history(execution) {
-                Ok(history) => Execution::fold(&history).map(Box::new).map_err(|error| damaged(error.to_string())),
-                Err(StoreError::Corrupt(why)) => Err(damaged(why)),
+            let found = shell.read(&instance).and_then(|found| Ok((found, shell.unrecorded(&messages)?)));
+            let (found, unrecorded) = match found {
+                Ok((found, unrecorded)) => (Ok(found), unrecorded),
+                Err(StoreError::Corrupt(why)) => {
+                    tracing::error!("instance {instance} is damaged and stays as it is: {why}");
+                    (Err(LoadError::Damaged), Vec::new())
+                }
                 Err(error) => {
-                    tracing::warn!("execution {} cannot be read, and is tried again in a second: {error}", execution.0);
-                    Err(LoadError::Passing)
+                    tracing::warn!("instance {instance} cannot be read now: {error}");
+                    (Err(LoadError::Passing), Vec::new())
                 }
             };
-            shell.deliver(partition, Input::Loaded(execution, loaded));
+            shell.deliver(partition, Input::Found { instance, found, unrecorded });
         });
+    }
+
+    /// An instance as it is stored, if it is open.
+    fn read(&self, id: &InstanceId) -> Result<Option<Box<(InstanceRow, Execution)>>, StoreError> {
+        let Some(row) = self.row_of(id)?.filter(|row| !row.status.is_ended()) else { return Ok(None) };
+        let history = self.machinery.store.history(row.execution)?;
+        let execution = Execution::fold(&history).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+        Ok(Some(Box::new((row, execution))))
+    }
+
+    /// Those of these messages that are still in the store.
+    fn unrecorded(&self, keys: &[MessageKey]) -> Result<Vec<MessageKey>, StoreError> {
+        let mut unrecorded = Vec::new();
+        for key in keys {
+            let found = self.machinery.store.inbox(self.row.key, Some(MessageKey(key.0 - 1)), 1)?;
+            unrecorded.extend(found.first().map(|message| message.key).filter(|found| found == key));
+        }
+        Ok(unrecorded)
+    }
+
+    /// Hands a message to the partition that it is for. May have to read the store.
+    pub(super) fn hand_over(self: &Arc<Self>, message: Message) {
+        let partition = self.partition_of(&message.to);
+        let input = match message.body {
+            Body::Start { .. } => {
+                let start = self.child(&message);
+                Input::StartChild(Box::new(message), start)
+            }
+            Body::Answer { .. } | Body::Raise { .. } => Input::Message(Box::new(message)),
+        };
+        self.deliver(partition, input);
+    }
+
+    /// What the message wants started: on the sender's code if that has the function, else on what is current.
+    fn child(&self, message: &Message) -> Result<Box<Start>, Failure> {
+        let Body::Start { function, input, generation, seed, module, parent, tags, not_before_ms } = &message.body else {
+            unreachable!("the caller has looked")
+        };
+        let senders = module.and_then(|digest| Some((digest, self.catalog(digest)?)));
+        let senders = senders.filter(|(_, catalog)| catalog.orchestrator(function).is_some());
+        let code = senders.map(|(digest, catalog)| Code::of(digest, &catalog)).or_else(|| self.current(function));
+        let Some(Code { module, made_by }) = code else {
+            let message = format!(
+                "no module in this task hub has an orchestrator named {function:?}; upload one that has, or check the name"
+            );
+            return Err(Failure::new("UnknownOrchestrator", message).non_retriable());
+        };
+        let started = Started {
+            at_ms: self.machinery.clock.now_ms(),
+            instance: message.to.clone(),
+            module,
+            function: function.clone(),
+            input: input.clone(),
+            generation: *generation,
+            seed: *seed,
+            limits: self.machinery.limits.in_force(),
+            made_by,
+            parent: parent.clone(),
+            tags: tags.clone(),
+            not_before_ms: *not_before_ms,
+            continued: 0,
+        };
+        Ok(Box::new(Start { hub: self.row.key, started, waiter: None }))
+    }
+
+    /// What a module of this hub offers, current or not; `None` if the hub does not have it.
+    fn catalog(&self, digest: Digest) -> Option<Arc<Catalog>> {
+        if let Some(module) = self.machinery.host.ready_module(digest) {
+            return Some(module.catalog().clone());
+        }
+        let read = || {
+            let rows = self.machinery.store.modules(self.row.key)?;
+            rows.iter().find(|row| row.digest == digest).map(super::catalog_of).transpose()
+        };
+        match read() {
+            Ok(catalog) => catalog.map(Arc::new),
+            Err(error) => {
+                tracing::error!("the catalog of module {digest} cannot be read, so that the current version is taken: {error}");
+                None
+            }
+        }
     }
 
     fn dispatch(self: &Arc<Self>, partition: u32, order: ActivityOrder) {
@@ -316,18 +406,8 @@ impl Shell {
         activities.dispatch(key, work, self.done(partition, key));
     }
 
-    /// Timers stand on the list of what runs, so that they are cancelled in the same way; they take up no place there.
-    fn sleep(self: &Arc<Self>, partition: u32, key: (ExecutionKey, TaskId), due_ms: u64) {
-        let shell = self.clone();
-        let work = async move {
-            let clock = &shell.machinery.clock;
-            // The clock may be set meanwhile, so it is looked at again now and then.
-            while let Some(left) = due_ms.checked_sub(clock.now_ms()).filter(|left| *left > 0) {
-                tokio::time::sleep(Duration::from_millis(left).min(CLOCK_CHECK)).await;
-            }
-            Done { outcome: Outcome::Fired, ran: None, lines: Vec::new() }
-        };
-        self.machinery.activities.dispatch(key, work, self.done(partition, key));
+    fn request(self: &Arc<Self>, partition: u32, order: HttpOrder) {
+        let _ = (partition, order);
     }
 
     /// Takes what came of a task to the partition.
@@ -336,18 +416,9 @@ impl Shell {
         move |Done { outcome, ran, lines }| shell.deliver(partition, Input::TaskDone { execution, task, outcome, ran, lines })
     }
 
-    fn rest(self: &Arc<Self>, partition: u32, execution: ExecutionKey, at_ms: u64) {
-        let shell = self.clone();
-        let wait = Duration::from_millis(at_ms.saturating_sub(self.machinery.clock.now_ms()));
-        self.machinery.timers.spawn(async move {
-            tokio::time::sleep(wait).await;
-            shell.deliver(partition, Input::RestOver(execution));
-        });
-    }
-
     /// How many instances its partitions hold.
-    pub(super) fn open_instances(&self) -> usize {
-        (0..self.row.partitions).map(|partition| self.lock(partition).partition.open_instances()).sum()
+    pub(super) fn loaded_instances(&self) -> usize {
+        (0..self.row.partitions).map(|partition| self.lock(partition).partition.loaded_instances()).sum()
     }
 
     /// The stored row of an instance. Blocks.

@@ -4,22 +4,24 @@
 //! where the seed says so. Then all is let run out, and every promise is checked. A failing seed runs alone with
 //! `DACAPO_SEED=17 cargo test -p dacapo simulation`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
 use super::partition::{
-    ActivityOrder, Answer, CommitOrder, Effect, Input, LoadError, Partition, Start, Token, TurnFailure, TurnOrder, TurnResult,
+    ActivityOrder, Answer, CommitOrder, Effect, Input, LoadError, Next, Numbers, Partition, Start, Token, TurnFailure, TurnOrder,
+    TurnResult,
 };
 use crate::limits::Limits;
 use crate::model::{
-    Action, ActivityCall, Ask, Digest, End, Event, Execution, ExecutionKey, Failure, Generation, HubKey, Input as Given,
-    InstanceId, Outcome, Payload, Progress, Seed, Started, Tags, TaskId, Versions,
+    Action, ActivityCall, Ask, Body, ChildCall, ChildStart, Continuation, Digest, End, Event, Execution, ExecutionKey, Failure,
+    Generation, HubKey, Input as Given, InstanceId, InstanceKey, Message, MessageKey, Outcome, Payload, Progress, Seed,
+    SentEvent, Started, Tags, TaskId, Versions,
 };
 use crate::replay::{Fault, Guest, TurnError, replay, turn};
 use crate::store::memory::{Fault as StoreFault, MemoryStore};
-use crate::store::{Commit, CommitOutcome, InstanceRow, Store, StoreError, Upload};
+use crate::store::{Commit, CommitOutcome, DueRow, InstanceRow, Store, StoreError, Upload};
 
 /// How many interleavings the test runs.
 const SEEDS: u64 = 2_000;
@@ -48,7 +50,10 @@ fn every_promise_holds_in_every_interleaving() {
     if seeds.end - seeds.start == SEEDS {
         let Coverage { ended, commits_failed, restarts, rebuilds, exhausted, .. } = total;
         let Coverage { cancelled, refused, duplicates, raised, terminated, .. } = total;
+        let Coverage { unloaded, continued, children, refused_children, .. } = total;
         let met = [ended, commits_failed, restarts, rebuilds, exhausted, cancelled, refused, duplicates, raised, terminated];
+        assert!(met.iter().all(|times| *times > 100), "{met:?}");
+        let met = [unloaded, continued, children, refused_children];
         assert!(met.iter().all(|times| *times > 100), "{met:?}");
     }
 }
@@ -66,6 +71,10 @@ struct Coverage {
     duplicates: u64,
     raised: u64,
     terminated: u64,
+    unloaded: u64,
+    continued: u64,
+    children: u64,
+    refused_children: u64,
 }
 
 impl Coverage {
@@ -80,11 +89,22 @@ impl Coverage {
         self.duplicates += other.duplicates;
         self.raised += other.raised;
         self.terminated += other.terminated;
+        self.unloaded += other.unloaded;
+        self.continued += other.continued;
+        self.children += other.children;
+        self.refused_children += other.refused_children;
     }
 }
 
 /// What clients can start.
-const PROGRAMS: [&str; 7] = ["sequence", "fan-out", "race", "fails", "panics", "sleeps", "collects"];
+const PROGRAMS: [&str; 11] =
+    ["sequence", "fan-out", "race", "fails", "panics", "sleeps", "collects", "parent", "rivals", "relay", "sends"];
+
+/// How many instances that only wait are kept in memory: so few that others are read again all the time.
+const IDLE_MAX: usize = 1;
+
+/// How far ahead the store is searched for what is due, in milliseconds.
+const AHEAD_MS: u64 = 10;
 
 /// How long `sleeps` sleeps, in milliseconds.
 const SLEEP_MS: u64 = 20;
@@ -97,6 +117,8 @@ struct SimGuest {
     now_ms: u64,
     due_ms: u64,
     collected: Vec<Payload>,
+    unread: Vec<(u32, Payload)>,
+    collector: Option<InstanceId>,
     asked: u32,
     answers: BTreeMap<TaskId, Outcome>,
     order: Vec<TaskId>,
@@ -131,6 +153,28 @@ impl SimGuest {
         }
     }
 
+    /// Asks for a child, which works in sequence if its number is even and fails otherwise.
+    fn child(&mut self, instance: Option<InstanceId>, progress: &mut Progress) {
+        let name = if self.asked.is_multiple_of(2) { "sequence" } else { "fails" }.into();
+        let (input, attempt, first_attempt, tags) = (Payload::of(&2), 1, None, Tags::default());
+        let call = ChildCall { name, instance, input, attempt, first_attempt, tags };
+        progress.asks.push(Ask::Schedule(Action::SubOrchestration(call)));
+        self.asked += 1;
+    }
+
+    /// Starts an instance that collects events, and sends it the first of them.
+    fn start_collector(&mut self, progress: &mut Progress) {
+        let (name, input, at_ms, tags) = ("collects".into(), Payload::of(&self.count), None, Tags::default());
+        progress.asks.push(Ask::Schedule(Action::StartDetached(ChildStart { name, instance: None, input, at_ms, tags })));
+        self.asked += 1;
+    }
+
+    fn send(&mut self, number: u32, progress: &mut Progress) {
+        let (instance, name, payload) = (self.collector.clone().unwrap(), "go".into(), Payload::of(&number));
+        progress.asks.push(Ask::Schedule(Action::SendEvent(SentEvent { instance, name, payload })));
+        self.asked += 1;
+    }
+
     fn all(&self) -> End {
         End::Completed(Payload::of(&self.answers.values().map(Payload::of).collect::<Vec<_>>()))
     }
@@ -151,6 +195,27 @@ impl SimGuest {
                 progress.end = Some(End::Completed(Payload::of(&"raced")))
             }
             "race" => (),
+            "parent" | "rivals" if answered == self.count as usize => progress.end = Some(self.all()),
+            "parent" | "rivals" => (),
+            "relay" if self.count == 0 => {
+                let all: Vec<Payload> = self.unread.drain(..).map(|(_, payload)| payload).collect();
+                progress.end = Some(End::Completed(Payload::of(&all)));
+            }
+            "relay" => {
+                let keep = self.unread.drain(..).map(|(number, _)| number).collect();
+                let input = Payload::of(&(self.count - 1));
+                progress.continuation = Some(Continuation { input, keep, keep_version: false });
+            }
+            // One event with the start, and one after each answer.
+            "sends" => {
+                self.send(u32::try_from(answered).unwrap(), progress);
+                match answered {
+                    answered if answered + 1 == self.count as usize => {
+                        progress.end = Some(End::Completed(Payload::of(&self.collector)));
+                    }
+                    _ => self.call(progress),
+                }
+            }
             "sleeps" => {
                 assert!(self.now_ms >= self.due_ms, "it woke at {} and was to sleep until {}", self.now_ms, self.due_ms);
                 match answered {
@@ -170,6 +235,7 @@ impl SimGuest {
 impl Guest for SimGuest {
     fn begin(&mut self, started: &Started) -> Result<(), Fault> {
         self.function.clone_from(&started.function);
+        self.collector = Some(started.child_id(TaskId(0)));
         self.count = serde_json::from_str(started.input.text()).unwrap();
         Ok(())
     }
@@ -183,11 +249,21 @@ impl Guest for SimGuest {
                 "fan-out" | "race" => (0..self.count).for_each(|_| self.call(&mut progress)),
                 "sleeps" => self.sleep(&mut progress),
                 "collects" => self.wait(&mut progress),
+                "parent" => (0..self.count).for_each(|_| self.child(None, &mut progress)),
+                // Those who take part in a race for the same few IDs.
+                "rivals" => {
+                    (0..self.count).for_each(|n| self.child(Some(format!("rival-{n}").parse().unwrap()), &mut progress));
+                }
+                "sends" => {
+                    self.start_collector(&mut progress);
+                    self.send(0, &mut progress);
+                    self.call(&mut progress);
+                }
                 _ => self.call(&mut progress),
             }
         }
         for input in inputs {
-            if progress.end.is_some() {
+            if progress.end.is_some() || progress.continuation.is_some() {
                 break;
             }
             match input {
@@ -203,7 +279,7 @@ impl Guest for SimGuest {
                         _ => self.wait(&mut progress),
                     }
                 }
-                Given::Raised { .. } => (), // Nobody waits for it.
+                Given::Raised { number, payload, .. } => self.unread.push((*number, payload.clone())),
             }
         }
         Ok(progress)
@@ -218,13 +294,13 @@ enum Step {
     Commit(Box<CommitOrder>),
     /// The committer tells what is durable; clients may have seen it before.
     Tell(ExecutionKey, CommitOutcome),
-    /// Recovery comes to this open instance.
-    Find(Box<InstanceRow>),
-    Load(ExecutionKey),
+    /// The search for what is due comes to this instance.
+    Due(InstanceId),
+    /// The store is asked for an instance.
+    Find(InstanceId, Vec<MessageKey>),
     Activity(Box<ActivityOrder>),
-    /// A durable timer of an orchestrator.
-    Wake(ExecutionKey, TaskId, u64),
-    Timer(ExecutionKey, u64),
+    /// The post carries the oldest message.
+    Post,
 }
 
 struct World {
@@ -233,7 +309,11 @@ struct World {
     store: MemoryStore,
     hub: HubKey,
     partition: Partition,
-    first_of_this_life: ExecutionKey,
+    post: VecDeque<Message>,
+    /// When the partition wants to be called.
+    alarm_ms: Option<u64>,
+    /// Up to when the store was searched for what is due.
+    searched_ms: Option<u64>,
     /// With the number of the turn that each played last.
     guests: HashMap<ExecutionKey, (u64, SimGuest)>,
     steps: Vec<Step>,
@@ -253,6 +333,8 @@ struct World {
     events: u64,
     /// What a caller has been told is durable, by ID: how each instance must end.
     acknowledged: BTreeMap<InstanceId, Vec<Started>>,
+    /// Which events a caller has been told are durable.
+    acknowledged_events: BTreeMap<InstanceKey, Vec<u64>>,
     /// The answer that is being given comes from the store.
     refused_by_store: bool,
     /// No failures any more.
@@ -277,8 +359,13 @@ impl World {
             random: ChaCha8Rng::seed_from_u64(seed),
             now_ms: 1_000,
             hub,
-            partition: Partition::new(ExecutionKey::range(hub, 0).0),
-            first_of_this_life: ExecutionKey::range(hub, 0).0,
+            partition: Partition::new(
+                Numbers { execution: ExecutionKey::range(hub, 0).0, message: MessageKey::range(hub, 0).0 },
+                IDLE_MAX,
+            ),
+            post: VecDeque::new(),
+            alarm_ms: None,
+            searched_ms: None,
             store,
             guests: HashMap::new(),
             steps: Vec::new(),
@@ -292,6 +379,7 @@ impl World {
             terminating: HashMap::new(),
             events: 0,
             acknowledged: BTreeMap::new(),
+            acknowledged_events: BTreeMap::new(),
             refused_by_store: false,
             calm: false,
             coverage: Coverage::default(),
@@ -309,7 +397,8 @@ impl World {
                 13..18 => self.client_waits(),
                 18..20 => self.restart(),
                 20..22 => self.drop_a_guest(),
-                24..25 => self.find_again(),
+                24..28 => self.search(),
+                28..30 => self.ring(),
                 22..24 => {
                     let fault = [StoreFault::Refuse, StoreFault::Full, StoreFault::Poison, StoreFault::RefuseAfterWriting];
                     let fault = fault[self.below(4) as usize];
@@ -333,11 +422,37 @@ impl World {
         self.coverage
     }
 
+    /// Lets everything happen that is to happen, however late.
     fn run_out(&mut self) {
-        while !self.steps.is_empty() {
-            self.now_ms += 1;
-            self.step();
+        loop {
+            while !self.steps.is_empty() {
+                self.now_ms += 1;
+                self.step();
+            }
+            let due = self.store.due(self.hub, self.searched_ms, u64::MAX >> 1, None, 1).unwrap();
+            let next_ms = due.first().map(|row| row.wake_ms).into_iter().chain(self.alarm_ms).min();
+            let Some(next_ms) = next_ms else { break };
+            self.now_ms = self.now_ms.max(next_ms);
+            self.search();
+            self.ring();
         }
+    }
+
+    /// The alarm rings if it is time.
+    fn ring(&mut self) {
+        if self.alarm_ms.is_some_and(|alarm_ms| alarm_ms <= self.now_ms) {
+            self.alarm_ms = None;
+            self.deliver(Input::Alarm);
+        }
+    }
+
+    /// Asks the store what comes due, as the server does every second.
+    fn search(&mut self) {
+        let until_ms = (self.now_ms + AHEAD_MS).max(self.searched_ms.unwrap_or(0));
+        self.deliver(Input::Horizon(until_ms));
+        let rows = self.store.due(self.hub, self.searched_ms, until_ms, None, usize::MAX).unwrap();
+        self.searched_ms = Some(until_ms);
+        self.steps.extend(rows.into_iter().map(|DueRow { id, .. }| Step::Due(id)));
     }
 
     fn below(&mut self, bound: u64) -> u64 {
@@ -355,16 +470,28 @@ impl World {
 
     fn client_starts(&mut self) {
         let function = PROGRAMS[self.below(PROGRAMS.len() as u64) as usize];
-        let mut bytes = [0; 16];
-        self.random.fill_bytes(&mut bytes);
-        let started = Started {
+        // Few IDs, so that starts meet live and ended instances of the same name.
+        let id = format!("instance-{}", self.below(12));
+        let mut started = self.started(function, &id);
+        self.random.fill_bytes(&mut started.generation.0);
+        started.input = Payload::of(&(2 + self.below(5)));
+        started.not_before_ms = self.chance(8).then_some(self.now_ms + 15);
+        let token = self.token();
+        self.starting.insert(token, started.clone());
+        let waiter = (self.below(2) == 0).then(|| self.token());
+        self.starting_waiters.extend(waiter.map(|waiter| (token, waiter)));
+        self.waiting.extend(waiter.map(|waiter| (waiter, started.instance.clone())));
+        self.deliver(Input::Start(token, Box::new(Start { hub: self.hub, started, waiter })));
+    }
+
+    fn started(&self, function: &str, id: &str) -> Started {
+        Started {
             at_ms: self.now_ms,
-            // Few IDs, so that starts meet live and ended instances of the same name.
-            instance: format!("instance-{}", self.below(12)).parse().unwrap(),
+            instance: id.parse().unwrap(),
             module: Digest([1; 32]),
             function: function.into(),
-            input: Payload::of(&(2 + self.below(5))),
-            generation: Generation(bytes),
+            input: Payload::null(),
+            generation: Generation([0; 16]),
             seed: Seed([0; 16]),
             limits: Limits::default().in_force(),
             made_by: Versions { contract: "0".into(), host: "0".into(), generator: "0".into() },
@@ -372,13 +499,7 @@ impl World {
             tags: Tags::default(),
             not_before_ms: None,
             continued: 0,
-        };
-        let token = self.token();
-        self.starting.insert(token, started.clone());
-        let waiter = (self.below(2) == 0).then(|| self.token());
-        self.starting_waiters.extend(waiter.map(|waiter| (token, waiter)));
-        self.waiting.extend(waiter.map(|waiter| (waiter, started.instance.clone())));
-        self.deliver(Input::Start(token, Box::new(Start { hub: self.hub, started, waiter })));
+        }
     }
 
     fn client_waits(&mut self) {
@@ -426,22 +547,15 @@ impl World {
         self.raising.clear();
         self.terminating.clear();
         let (first, end) = ExecutionKey::range(self.hub, 0);
-        let next = self.store.last_execution(first, end).unwrap().map_or(first, ExecutionKey::next);
-        self.partition = Partition::new(next);
-        self.first_of_this_life = next;
-        for row in self.store.open_instances(self.hub, None, usize::MAX).unwrap() {
-            self.steps.push(Step::Find(Box::new(row)));
-        }
-    }
-
-    /// Recovery has read an instance of this life of the server, and comes to it later.
-    fn find_again(&mut self) {
-        let mut rows = self.store.open_instances(self.hub, None, usize::MAX).unwrap();
-        rows.retain(|row| row.execution >= self.first_of_this_life);
-        if !rows.is_empty() {
-            let chosen = self.below(rows.len() as u64);
-            self.steps.push(Step::Find(Box::new(rows.swap_remove(usize::try_from(chosen).unwrap()))));
-        }
+        let execution = self.store.last_execution(first, end).unwrap().map_or(first, ExecutionKey::next);
+        let (first, end) = MessageKey::range(self.hub, 0);
+        let message = self.store.last_message(first, end).unwrap().map_or(first, MessageKey::next);
+        self.partition = Partition::new(Numbers { execution, message }, IDLE_MAX);
+        self.alarm_ms = None;
+        self.searched_ms = None;
+        self.post = self.store.inbox(self.hub, None, usize::MAX).unwrap().into();
+        self.steps.extend(self.post.iter().map(|_| Step::Post));
+        self.search();
     }
 
     fn drop_a_guest(&mut self) {
@@ -455,16 +569,20 @@ impl World {
             match effect {
                 Effect::RunTurn(order) => self.steps.push(Step::Turn(order)),
                 Effect::Commit(commit) => self.steps.push(Step::Commit(commit)),
-                Effect::Load(key) => self.steps.push(Step::Load(key)),
-                Effect::Rest(key, at_ms) => self.steps.push(Step::Timer(key, at_ms)),
+                Effect::Find(id, messages) => self.steps.push(Step::Find(id, messages)),
+                Effect::Arm(at_ms) => self.alarm_ms = Some(at_ms),
                 Effect::Dispatch(order) => {
                     self.check_dispatch(order.execution, order.task, Action::Activity(order.call.clone()));
                     self.steps.push(Step::Activity(order));
                 }
-                Effect::Sleep(key, task, due_ms) => {
-                    self.check_dispatch(key, task, Action::Timer { due_ms });
-                    self.steps.push(Step::Wake(key, task, due_ms));
+                Effect::Request(order) => panic!("no program makes requests: {order:?}"),
+                Effect::Send(message) => {
+                    let stored = self.store.inbox(self.hub, Some(MessageKey(message.key.0 - 1)), 1).unwrap();
+                    assert_eq!(stored.first().map(|stored| stored.key), Some(message.key), "it is sent before it is durable");
+                    self.post.push_back(*message);
+                    self.steps.push(Step::Post);
                 }
+                Effect::Discard(key) => self.store.discard_messages(&[key]).unwrap_or(()),
                 Effect::Cancel(..) => self.coverage.cancelled += 1, // Its result may still come.
                 Effect::Evict(key) => {
                     self.guests.remove(&key);
@@ -506,10 +624,16 @@ impl World {
         } else if let Some((id, number)) = self.raising.remove(&token) {
             if matches!(answer, Answer::Recorded) {
                 self.coverage.raised += 1;
+                // What continues as new has given up the turn that took it, or has it in two executions.
                 let histories = self.histories(&id);
-                let recorded =
-                    histories.iter().flat_map(|history| raised(history)).filter(|recorded| *recorded == number).count();
-                assert_eq!(recorded, 1, "event {number} of {id} was acknowledged");
+                let is_relay =
+                    |history: &&Vec<Event>| matches!(&history[0], Event::Started(started) if started.function == "relay");
+                if !histories.iter().any(|history| is_relay(&history)) {
+                    let recorded = histories.iter().flat_map(|history| raised(history)).filter(|recorded| *recorded == number);
+                    assert_eq!(recorded.count(), 1, "event {number} of {id} was acknowledged");
+                }
+                let row = self.store.instance(self.hub, &id).unwrap().unwrap();
+                self.acknowledged_events.entry(row.key).or_default().push(number);
             }
         } else if let Some(id) = self.terminating.remove(&token) {
             if matches!(answer, Answer::Recorded) {
@@ -558,18 +682,19 @@ impl World {
                 self.deliver(Input::Committed(key, outcome));
                 self.refused_by_store = false;
             }
-            Step::Find(row) => self.deliver(Input::Found(row)),
-            Step::Load(key) => {
-                let loaded = if self.chance(20) {
-                    Err(LoadError::Passing)
+            Step::Due(id) => self.deliver(Input::Due(id)),
+            Step::Find(id, messages) => {
+                let (found, unrecorded) = if self.chance(20) {
+                    (Err(LoadError::Passing), Vec::new())
                 } else {
-                    Ok(Box::new(Execution::fold(&self.store.history(key).unwrap()).unwrap()))
+                    (Ok(self.read(&id)), self.unrecorded(&messages))
                 };
-                self.deliver(Input::Loaded(key, loaded));
+                self.coverage.unloaded += u64::from(matches!(found, Ok(Some(_))));
+                self.deliver(Input::Found { instance: id, found, unrecorded });
             }
-            Step::Timer(key, at_ms) => {
-                self.now_ms = self.now_ms.max(at_ms);
-                self.deliver(Input::RestOver(key));
+            Step::Post => {
+                let message = self.post.pop_front().expect("there is a step for each");
+                self.carry(message);
             }
             Step::Activity(order) => {
                 let times = if self.chance(10) { 2 } else { 1 };
@@ -580,10 +705,38 @@ impl World {
                     self.deliver(Input::TaskDone { execution, task, outcome, ran, lines });
                 }
             }
-            Step::Wake(execution, task, due_ms) => {
-                self.now_ms = self.now_ms.max(due_ms);
-                self.deliver(Input::TaskDone { execution, task, outcome: Outcome::Fired, ran: None, lines: Vec::new() });
-            }
+        }
+    }
+
+    fn read(&self, id: &InstanceId) -> Option<Box<(InstanceRow, Execution)>> {
+        let row = self.store.instance(self.hub, id).unwrap().filter(|row| !row.status.is_ended())?;
+        let execution = Execution::fold(&self.store.history(row.execution).unwrap()).unwrap();
+        Some(Box::new((row, execution)))
+    }
+
+    fn unrecorded(&self, keys: &[MessageKey]) -> Vec<MessageKey> {
+        let stored: HashSet<MessageKey> =
+            self.store.inbox(self.hub, None, usize::MAX).unwrap().into_iter().map(|message| message.key).collect();
+        keys.iter().copied().filter(|key| stored.contains(key)).collect()
+    }
+
+    fn carry(&mut self, message: Message) {
+        if let Body::Start { function, input, generation, seed, parent, tags, not_before_ms, .. } = &message.body {
+            let started = Started {
+                instance: message.to.clone(),
+                function: function.clone(),
+                input: input.clone(),
+                generation: *generation,
+                seed: *seed,
+                parent: parent.clone(),
+                tags: tags.clone(),
+                not_before_ms: *not_before_ms,
+                ..self.started("", "instance-0")
+            };
+            let start = Ok(Box::new(Start { hub: self.hub, started, waiter: None }));
+            self.deliver(Input::StartChild(Box::new(message), start));
+        } else {
+            self.deliver(Input::Message(Box::new(message)));
         }
     }
 
@@ -611,8 +764,25 @@ impl World {
             return Err(guest_failure(TurnError::Fault(fault)));
         }
         let progress = turn(&mut guest, order.at_ms, &order.inputs, order.next_task, None).map_err(guest_failure)?;
-        self.guests.insert(order.execution, (order.number, guest));
-        Ok(TurnResult { progress, lines: Vec::new() })
+        let next = progress.continuation.as_ref().map(|continuation| {
+            self.coverage.continued += 1;
+            let history = self.store.history(order.execution).unwrap();
+            let mut raised = 0;
+            let stored = history.iter().filter_map(|event| Given::of(event, &mut raised));
+            let mut events = BTreeMap::new();
+            for input in stored.chain(order.inputs.iter().cloned()) {
+                if let Given::Raised { number, name, payload } = input {
+                    events.insert(number, (name, payload));
+                }
+            }
+            let Started { module, made_by, limits, .. } = self.started("", "instance-0");
+            let kept = continuation.keep.iter().map(|number| events[number].clone()).collect();
+            Box::new(Next { module, made_by, limits, kept })
+        });
+        if progress.end.is_none() && next.is_none() {
+            self.guests.insert(order.execution, (order.number, guest));
+        }
+        Ok(TurnResult { progress, lines: Vec::new(), next })
     }
 
     /// Commits it together with some of the others that are waiting, as the group committer would.
@@ -624,19 +794,18 @@ impl World {
                 orders.push(*order);
             }
         }
+        let owners: Vec<ExecutionKey> = orders.iter().map(CommitOrder::answers_to).collect();
         let batch: Vec<Commit> = orders.into_iter().map(|order| order.encoded(usize::MAX)).collect();
         match self.store.commit(&batch) {
             Ok(outcomes) => {
-                for (commit, outcome) in batch.into_iter().zip(outcomes) {
-                    self.steps.push(Step::Tell(commit.execution, outcome));
-                }
+                self.steps.extend(owners.into_iter().zip(outcomes).map(|(owner, outcome)| Step::Tell(owner, outcome)));
             }
             Err(error) => {
                 self.coverage.commits_failed += 1;
                 self.poisoned |= matches!(error, StoreError::Poisoned(_));
                 let error = std::sync::Arc::new(error);
-                for commit in batch {
-                    self.deliver(Input::CommitFailed(commit.execution, error.clone()));
+                for owner in owners {
+                    self.deliver(Input::CommitFailed(owner, error.clone()));
                 }
                 if self.poisoned && (self.calm || self.below(2) == 0) {
                     self.restart(); // What an operator has to do, sooner or later.
@@ -646,7 +815,8 @@ impl World {
     }
 
     fn check(&mut self) {
-        assert_eq!(self.partition.open_instances(), 0, "everything comes to its end");
+        assert_eq!(self.partition.loaded_instances(), 0, "everything comes to its end");
+        assert_eq!(self.store.inbox(self.hub, None, usize::MAX).unwrap(), [], "every message was taken or given up");
         assert!(self.waiting.is_empty() && self.starting.is_empty(), "everybody is answered");
         assert!(self.raising.is_empty() && self.terminating.is_empty(), "everybody is answered");
         let rows = self.store.instances(self.hub, None, usize::MAX).unwrap();
@@ -661,6 +831,7 @@ impl World {
             assert_eq!(row.status, end.status());
             assert!(raised(&history).is_sorted_by(|a, b| a < b), "events stand once each, in the order in which they came");
             check_end(&execution, &end, &history);
+            self.check_relations(row.key, &execution, &end);
             let replayed = replay(&history, &mut SimGuest::default()).expect("a stored history replays");
             assert_eq!(replayed, execution);
         }
@@ -676,6 +847,56 @@ impl World {
             assert!(is_newest || is_unacknowledged, "{id} is an older one than the one acknowledged last");
         }
     }
+}
+
+impl World {
+    /// What an instance has to do with others is as they say, too.
+    fn check_relations(&mut self, key: InstanceKey, execution: &Execution, end: &End) {
+        let End::Completed(output) = end else { return };
+        match execution.started.function.as_str() {
+            "parent" | "rivals" => {
+                let outcomes: Vec<Outcome> = serde_json::from_str(output.text()).unwrap();
+                for (number, outcome) in outcomes.into_iter().enumerate() {
+                    match outcome {
+                        Outcome::Failed(failure)
+                            if failure.kind == "InstanceExists" && execution.started.function == "rivals" =>
+                        {
+                            self.coverage.refused_children += 1;
+                        }
+                        Outcome::Failed(failure) if failure.kind == "LimitExceeded" => (), // Three times in a row.
+                        Outcome::Completed(output) if number % 2 == 0 => {
+                            self.coverage.children += 1;
+                            assert_eq!(End::Completed(output), sequence(2));
+                        }
+                        Outcome::Failed(failure) if number % 2 == 1 => {
+                            self.coverage.children += 1;
+                            assert_eq!(failure, Failure::new("Fails", "on purpose"));
+                        }
+                        other => panic!("child {number} gave {other:?}"),
+                    }
+                }
+            }
+            "relay" => {
+                let kept: Vec<u64> = serde_json::from_str(output.text()).unwrap();
+                assert!(kept.is_sorted_by(|a, b| a < b), "events are handed on once each, in order: {kept:?}");
+                let lost = self.acknowledged_events.get(&key).into_iter().flatten().find(|number| !kept.contains(number));
+                assert_eq!(lost, None, "an event was lost on the way; kept {kept:?}");
+            }
+            "sends" => {
+                let collector: InstanceId = serde_json::from_str(output.text()).unwrap();
+                let row = self.store.instance(self.hub, &collector).unwrap().expect("it was started");
+                let events = raised(&self.store.history(row.execution).unwrap());
+                let count: u64 = serde_json::from_str(execution.started.input.text()).unwrap();
+                assert_eq!(events, (0..count).collect::<Vec<_>>(), "events come in the order of sending");
+            }
+            _ => (),
+        }
+    }
+}
+
+/// The end of a program that works `count` times.
+fn sequence(count: u32) -> End {
+    End::Completed(Payload::of(&(0..count).map(|n| Payload::of(&SimGuest::work(TaskId(n)))).collect::<Vec<_>>()))
 }
 
 /// The numbers that the events from outside carry.
@@ -694,7 +915,7 @@ fn guest_failure(error: TurnError) -> TurnFailure {
 /// The result is the one that the program gives without failures, restarts and evictions.
 fn check_end(execution: &Execution, end: &End, history: &[Event]) {
     let count: u32 = serde_json::from_str(execution.started.input.text()).unwrap();
-    let all = || End::Completed(Payload::of(&(0..count).map(|n| Payload::of(&SimGuest::work(TaskId(n)))).collect::<Vec<_>>()));
+    let all = || sequence(count);
     match execution.started.function.as_str() {
         _ if matches!(end, End::Faulted(failure) if failure.kind == "LimitExceeded") => (), // Three times in a row.
         _ if matches!(end, End::Terminated { .. }) => (),
@@ -711,6 +932,7 @@ fn check_end(execution: &Execution, end: &End, history: &[Event]) {
         "collects" => assert_eq!(*end, End::Completed(Payload::of(&raised(history)[..count as usize]))),
         "fails" => assert_eq!(*end, End::Failed(Failure::new("Fails", "on purpose"))),
         "panics" => assert_eq!(*end, End::Faulted(Failure::new("Panic", "on purpose"))),
+        "parent" | "rivals" | "relay" | "sends" => assert!(matches!(end, End::Completed(_)), "{end:?}"),
         other => panic!("no program is named {other}"),
     }
     assert!(!matches!(end, End::Faulted(failure) if failure.kind == "Diverged"));

@@ -1,15 +1,17 @@
 //! How is one turn run? On the guest that is still alive, or on one that is brought to this point by replay.
 
+use std::collections::BTreeMap;
 use std::thread;
 use std::time::Duration;
 
-use super::partition::{TurnFailure, TurnOrder, TurnResult};
+use super::functions::Code;
+use super::partition::{Next, TurnFailure, TurnOrder, TurnResult};
 use super::residents::Residents;
 use crate::host::{Host, NoGuest, OrchestratorGuest};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::model::Event;
-use crate::replay::{self, TurnError};
+use crate::model::{Continuation, Event, Failure, Input};
+use crate::replay::{self, Fault, TurnError};
 use crate::store::Store;
 
 /// What a turn needs of the server.
@@ -19,6 +21,8 @@ pub(super) struct TurnContext<'a> {
     pub residents: &'a Residents,
     pub limits: &'a Limits,
     pub metrics: &'a Metrics,
+    /// Which code new instances of an orchestrator get, if a module has it.
+    pub current: &'a dyn Fn(&str) -> Option<Code>,
 }
 
 /// How much longer than one turn may compute all recorded turns of a rebuilt guest may, each: they were within the bound when they
@@ -34,10 +38,65 @@ pub(super) fn run(context: &TurnContext<'_>, order: &TurnOrder) -> Result<TurnRe
     let played = replay::turn(&mut guest, order.at_ms, &order.inputs, order.next_task, None);
     let lines = guest.take_lines();
     let progress = played.map_err(|error| TurnFailure::Guest { error, lines: lines.clone() })?;
-    if progress.end.is_none() {
+    let next = match &progress.continuation {
+        Some(continuation) => Some(Box::new(next(context, order, continuation)?)),
+        None => None,
+    };
+    if progress.end.is_none() && next.is_none() {
         context.residents.put(order.execution, order.number, guest);
     }
-    Ok(TurnResult { progress, lines })
+    Ok(TurnResult { progress, lines, next })
+}
+
+/// What the execution needs that continues this one.
+fn next(context: &TurnContext<'_>, order: &TurnOrder, continuation: &Continuation) -> Result<Next, TurnFailure> {
+    let host = |message: String| TurnFailure::Host(message);
+    // What is current now, if that still has the function.
+    let code = (context.current)(&order.function).filter(|_| !continuation.keep_version);
+    let code = match code {
+        Some(code) => code,
+        None => {
+            let module = super::module(context.host, context.store, order.module).map_err(|error| host(error.to_string()))?;
+            Code::of(order.module, module.catalog())
+        }
+    };
+    let kept = kept(context, order, &continuation.keep)?;
+    Ok(Next { module: code.module, made_by: code.made_by, limits: context.limits.in_force(), kept })
+}
+
+/// Names and values of the events with these numbers. Those of this turn are at hand; the others stand in the history.
+fn kept(
+    context: &TurnContext<'_>,
+    order: &TurnOrder,
+    numbers: &[u32],
+) -> Result<Vec<(String, crate::model::Payload)>, TurnFailure> {
+    let mut events: BTreeMap<u32, _> = BTreeMap::new();
+    let mut take = |input: &Input| {
+        if let Input::Raised { number, name, payload } = input
+            && numbers.binary_search(number).is_ok()
+        {
+            events.insert(*number, (name.clone(), payload.clone()));
+        }
+    };
+    order.inputs.iter().for_each(&mut take);
+    if numbers
+        .iter()
+        .any(|number| !order.inputs.iter().any(|input| matches!(input, Input::Raised { number: n, .. } if n == number)))
+    {
+        let unreadable = |error| TurnFailure::Host(format!("the history cannot be read: {error}"));
+        let mut raised = 0;
+        for event in context.store.history(order.execution).map_err(unreadable)? {
+            Input::of(&event, &mut raised).iter().for_each(&mut take);
+        }
+    }
+    match numbers.iter().find(|number| !events.contains_key(number)) {
+        None => Ok(events.into_values().collect()),
+        Some(number) => {
+            let message = format!("the module keeps event {number}, which it never got; its SDK is at fault");
+            let fault = Fault::Certain(Failure::new("InvalidAction", message));
+            Err(TurnFailure::Guest { error: TurnError::Fault(fault), lines: Vec::new() })
+        }
+    }
 }
 
 fn rebuild(context: &TurnContext<'_>, order: &TurnOrder) -> Result<OrchestratorGuest, TurnFailure> {

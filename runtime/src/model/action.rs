@@ -41,6 +41,23 @@ impl Action {
             Self::WaitEvent { .. } | Self::StartDetached(_) | Self::SendEvent(_) => false,
         }
     }
+
+    /// Whether the server has to do something until it is answered, from the start on and again after a restart.
+    pub fn is_work(&self) -> bool {
+        matches!(self, Self::Activity(_) | Self::Http(_))
+    }
+
+    /// How many bytes of values it holds, about.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Activity(call) => call.input.text().len(),
+            Self::SubOrchestration(call) => call.input.text().len(),
+            Self::StartDetached(start) => start.input.text().len(),
+            Self::SendEvent(event) => event.payload.text().len(),
+            Self::Http(call) => call.body.as_ref().map_or(0, String::len),
+            Self::Timer { .. } | Self::WaitEvent { .. } => 0,
+        }
+    }
 }
 
 /// An activity to run.

@@ -71,14 +71,7 @@ impl Event {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Started(Started { input, .. }) => input.text().len(),
-            Self::Scheduled { action, .. } => match action {
-                Action::Activity(call) => call.input.text().len(),
-                Action::SubOrchestration(call) => call.input.text().len(),
-                Action::StartDetached(start) => start.input.text().len(),
-                Action::SendEvent(event) => event.payload.text().len(),
-                Action::Http(call) => call.body.as_ref().map_or(0, String::len),
-                Action::Timer { .. } | Action::WaitEvent { .. } => 0,
-            },
+            Self::Scheduled { action, .. } => action.bytes(),
             Self::Resolved { outcome: Outcome::Completed(payload), .. } | Self::Raised { payload, .. } => payload.text().len(),
             Self::Resolved { outcome: Outcome::Failed(failure), .. } => {
                 failure.details.as_ref().map_or(0, |details| details.text().len())

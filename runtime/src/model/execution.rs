@@ -3,9 +3,9 @@
 //! The engine keeps no other state of an execution: what it holds in memory is this fold of what is stored, so
 //! an execution can be dropped from memory and folded again at any time.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
-use super::{Action, End, Event, Outcome, Payload, Started, TaskId};
+use super::{Action, End, Event, Outcome, Payload, Started, TaskId, Wake};
 
 /// Something from outside that a turn hands to the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +61,10 @@ pub struct Execution {
     pub next_task: TaskId,
     /// The tasks that the host has to answer, and that have neither been answered nor dropped, with what they are.
     pub open: BTreeMap<TaskId, Action>,
+    /// Which of them are timers, by their due time in milliseconds since 1970.
+    pub timers: BTreeSet<(u64, TaskId)>,
+    /// How many of them this server has to work on.
+    pub work: usize,
     /// What is recorded, but no turn has taken yet; the oldest first.
     pub unread: VecDeque<Input>,
     /// How it ended, if it did.
@@ -89,6 +93,8 @@ impl Execution {
             turns: 0,
             next_task: TaskId::default(),
             open: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            work: 0,
             unread: VecDeque::new(),
             end: None,
         }
@@ -140,6 +146,8 @@ impl Execution {
                 }
                 if action.is_answered() {
                     self.open.insert(*task, action.clone());
+                    self.work += usize::from(action.is_work());
+                    self.timers.extend(due(*task, action));
                 }
                 self.next_task = task.next();
             }
@@ -147,10 +155,10 @@ impl Execution {
                 if *task >= self.next_task {
                     return corrupt(format!("it cancels task {task}, which was never scheduled"));
                 }
-                self.open.remove(task);
+                self.close(*task);
             }
             Event::Resolved { task, .. } => {
-                if self.open.remove(task).is_none() {
+                if !self.close(*task) {
                     return corrupt(format!("it answers task {task}, which is not open"));
                 }
             }
@@ -158,6 +166,8 @@ impl Execution {
             Event::Ended { end, .. } => {
                 self.end = Some(end.clone());
                 self.open.clear();
+                self.timers.clear();
+                self.work = 0;
             }
         }
         self.unread.extend(Input::of(event, &mut self.raised));
@@ -165,6 +175,68 @@ impl Execution {
         self.length += 1;
         Ok(())
     }
+
+    fn close(&mut self, task: TaskId) -> bool {
+        let Some(action) = self.open.remove(&task) else { return false };
+        self.work -= usize::from(action.is_work());
+        if let Some(timer) = due(task, &action) {
+            self.timers.remove(&timer);
+        }
+        true
+    }
+
+    /// When it has to be looked at, if nothing else happens.
+    pub fn wake(&self) -> Wake {
+        let earliest = self.timers.first().map(|(due_ms, _)| *due_ms);
+        self.wake_of(self.end.is_some(), self.turns > 0, self.unread.len(), self.work, earliest)
+    }
+
+    /// When it has to be looked at once `events` have followed. What this costs depends on `events` alone, however much is open.
+    pub fn wake_after(&self, events: &[Event]) -> Wake {
+        let (mut is_ended, mut has_run, mut unread, mut work) = (false, self.turns > 0, self.unread.len(), self.work);
+        let mut added: BTreeMap<TaskId, &Action> = BTreeMap::new();
+        let mut closed: HashSet<TaskId> = HashSet::new();
+        for event in events {
+            match event {
+                Event::Started(_) => (),
+                Event::TurnStarted { consumes, .. } => {
+                    has_run = true;
+                    unread -= *consumes as usize;
+                }
+                Event::Scheduled { task, action } if action.is_answered() => {
+                    added.insert(*task, action);
+                    work += usize::from(action.is_work());
+                }
+                Event::Scheduled { .. } => (),
+                Event::Cancelled { task } | Event::Resolved { task, .. } => {
+                    unread += usize::from(matches!(event, Event::Resolved { .. }));
+                    let open = added.remove(task).or_else(|| self.open.get(task).filter(|_| closed.insert(*task)));
+                    work -= usize::from(open.is_some_and(Action::is_work));
+                }
+                Event::Raised { .. } => unread += 1,
+                Event::Ended { .. } => is_ended = true,
+            }
+        }
+        let old = self.timers.iter().find(|(_, task)| !closed.contains(task)).map(|(due_ms, _)| *due_ms);
+        let new = added.into_iter().filter_map(|(task, action)| due(task, action)).map(|(due_ms, _)| due_ms).min();
+        self.wake_of(is_ended, has_run, unread, work, [old, new].into_iter().flatten().min())
+    }
+
+    fn wake_of(&self, is_ended: bool, has_run: bool, unread: usize, work: usize, earliest: Option<u64>) -> Wake {
+        if is_ended {
+            Wake::NEVER
+        } else if !has_run {
+            self.started.not_before_ms.map_or(Wake::AT_ONCE, Wake::at)
+        } else if unread > 0 || work > 0 {
+            Wake::AT_ONCE
+        } else {
+            earliest.map_or(Wake::NEVER, Wake::at)
+        }
+    }
+}
+
+fn due(task: TaskId, action: &Action) -> Option<(u64, TaskId)> {
+    if let Action::Timer { due_ms } = action { Some((*due_ms, task)) } else { None }
 }
 
 #[cfg(test)]
@@ -214,6 +286,13 @@ pub(crate) mod tests {
 
     fn check(events: &[Event], expected: &str) {
         let history: Vec<Event> = std::iter::once(Event::Started(started())).chain(events.iter().cloned()).collect();
+        // However the events are split into steps, what is told before a step is what holds after it.
+        for cut in 1..=history.len() {
+            let (before, after) = history.split_at(cut);
+            if let (Ok(before), Ok(whole)) = (Execution::fold(before), Execution::fold(&history)) {
+                assert_eq!(before.wake_after(after), whole.wake());
+            }
+        }
         let seen = match Execution::fold(&history) {
             Err(error) => error.to_string(),
             Ok(it) => {
@@ -234,6 +313,43 @@ pub(crate) mod tests {
         check(&[&both[..], &[turn(1_600, 1)]].concat(), "2 turns, open [], unread 1, next 2");
         check(&[&both[..3], &[Event::Cancelled { task: TaskId(0) }]].concat(), "1 turns, open [1], unread 0, next 2");
         check(&[&both[..3], &[ended()]].concat(), "1 turns, open [], unread 0, next 2, ended");
+    }
+
+    fn check_wake(events: &[Event], expected: Wake) {
+        check_wake_of(started(), events, expected);
+    }
+
+    fn check_wake_of(started: Started, events: &[Event], expected: Wake) {
+        let history: Vec<Event> = std::iter::once(Event::Started(started)).chain(events.iter().cloned()).collect();
+        assert_eq!(Execution::fold(&history).unwrap().wake(), expected);
+        for cut in 1..=history.len() {
+            let (before, after) = history.split_at(cut);
+            assert_eq!(Execution::fold(before).unwrap().wake_after(after), expected, "from event {cut} on");
+        }
+    }
+
+    #[test]
+    fn an_execution_has_to_be_looked_at_when_there_is_something_to_do() {
+        let timer = |task, due_ms| Event::Scheduled { task: TaskId(task), action: Action::Timer { due_ms } };
+        let wait = |task| Event::Scheduled { task: TaskId(task), action: Action::WaitEvent { name: "go".into() } };
+        let raised = || Event::Raised { at_ms: 1_100, name: "go".into(), payload: Payload::null() };
+        let fired = |task| Event::Resolved { task: TaskId(task), at_ms: 1_500, outcome: Outcome::Fired, ran: None };
+        let cancelled = |task| Event::Cancelled { task: TaskId(task) };
+        check_wake(&[], Wake::AT_ONCE);
+        check_wake_of(Started { not_before_ms: Some(9_000), ..started() }, &[raised()], Wake::at(9_000));
+        check_wake(&[turn(1_000, 0), scheduled(0, "Mix")], Wake::AT_ONCE);
+        check_wake(&[turn(1_000, 0), scheduled(0, "Mix"), resolved(0)], Wake::AT_ONCE);
+        check_wake(&[turn(1_000, 0), wait(0)], Wake::NEVER);
+        check_wake(&[turn(1_000, 0), wait(0), raised()], Wake::AT_ONCE);
+        check_wake(&[turn(1_000, 0), wait(0), raised(), turn(1_100, 1), wait(1)], Wake::NEVER);
+        let both = [turn(1_000, 0), timer(0, 5_000), timer(1, 3_000), wait(2)];
+        check_wake(&both, Wake::at(3_000));
+        check_wake(&[&both[..], &[raised(), turn(1_100, 1), cancelled(1)]].concat(), Wake::at(5_000));
+        check_wake(&[&both[..], &[fired(1), turn(3_000, 1)]].concat(), Wake::at(5_000));
+        check_wake(&[&both[..], &[fired(1), turn(3_000, 1), cancelled(0)]].concat(), Wake::NEVER);
+        check_wake(&[turn(1_000, 0), timer(0, 5_000), scheduled(1, "Mix")], Wake::AT_ONCE);
+        check_wake(&[turn(1_000, 0), timer(0, 5_000), scheduled(1, "Mix"), resolved(1), turn(1_600, 1)], Wake::at(5_000));
+        check_wake(&[turn(1_000, 0), scheduled(0, "Mix"), ended()], Wake::NEVER);
     }
 
     #[test]

@@ -29,8 +29,8 @@ pub enum Body {
         generation: Generation,
         /// Its seed.
         seed: Seed,
-        /// The code of the sender, which is the child's too if it has the function.
-        module: Digest,
+        /// The code of the sender, which is the child's too if it has the function and the hub still has it.
+        module: Option<Digest>,
         /// Who waits for the end, if the sender does.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         parent: Option<Parent>,
@@ -75,7 +75,7 @@ mod tests {
             input: Payload::of(&1),
             generation: Generation([2; 16]),
             seed: Seed([3; 16]),
-            module: Digest([1; 32]),
+            module: Some(Digest([1; 32])),
             parent: None,
             tags: Tags::default(),
             not_before_ms: None,
