@@ -44,7 +44,7 @@ pub struct EncodedLines {
     pub count: u32,
     /// How many stood before them and were too many already; they have had their numbers.
     pub skipped: u32,
-    /// How many bytes of lines the execution may have with these; older ones go. At least as long as `json`.
+    /// How many bytes of lines the instance may have with these; older ones go. At least as long as `json`.
     pub kept_bytes_max: usize,
 }
 
@@ -185,6 +185,11 @@ pub enum CommitOutcome {
     Done,
     /// Nothing of it was written: a live instance has this ID, in this status. Only for [`Change::Create`].
     Refused(RuntimeStatus),
+}
+
+/// What both stores say of a message whose number is used already.
+fn message_is_there(key: MessageKey) -> StoreError {
+    StoreError::Other(format!("message {} is there already", key.0))
 }
 
 /// Why the store did not do what it was asked. In every case nothing of the request is visible, with one exception that
