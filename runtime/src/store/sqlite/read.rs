@@ -162,12 +162,13 @@ pub(super) fn open_instances(
     })
 }
 
-/// The query of [`due`].
+/// The query of [`due`]. Its place in the index is a time and a number, which SQLite finds only in two steps: the rest of the one time, where
+/// a million may be due at once, and what is later.
 pub(super) fn due_sql() -> String {
-    format!(
-        "SELECT wake, key, instance.id FROM instance INDEXED BY instance_open
-        WHERE hub = ?1 AND {OPEN} AND (wake, key) > (?2, ?3) AND wake <= ?4 ORDER BY wake, key LIMIT ?5"
-    )
+    let of = format!(
+        "SELECT wake, key, instance.id AS id FROM instance INDEXED BY instance_open WHERE hub = ?1 AND {OPEN} AND wake <= ?4"
+    );
+    format!("{of} AND wake = ?2 AND key > ?3 UNION ALL {of} AND wake > ?2 ORDER BY wake, key LIMIT ?5")
 }
 
 /// As [`crate::store::Store::due`].
@@ -193,24 +194,21 @@ pub(super) fn due(
 }
 
 /// As [`crate::store::Store::inbox`].
-pub(super) fn inbox(
-    conn: &Connection,
-    hub: HubKey,
-    after: Option<MessageKey>,
-    max: usize,
-) -> Result<Vec<Message>, StoreError> {
+pub(super) fn inbox(conn: &Connection, hub: HubKey, after: Option<MessageKey>, max: usize) -> Result<Vec<Message>, StoreError> {
     let sql = "SELECT id, recipient, body FROM inbox WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT ?3";
     let (first, _) = MessageKey::range(hub, 0);
     let (_, end) = MessageKey::range(hub, PARTITIONS - 1);
     readable_page(after.map_or(first.0 - 1, |key| key.0), |after| {
-        all(conn, sql, params![after, end.0, limit(max)], |row| {
-            let key = row.get(0)?;
-            let read = || {
-                let body: String = row.get(2)?;
-                Ok(Message { key: MessageKey(key), to: name(row, 1)?, body: parse::<Body>(format_args!("message {key}"), &body)? })
-            };
-            Ok((key, readable("a message is left as it is, since it is damaged", read())?))
-        })
+        let texts = |row: &Row<'_>| Ok((name::<InstanceId>(row, 1)?, row.get::<_, String>(2)?));
+        let rows = all(conn, sql, params![after, end.0, limit(max)], |row| Ok((row.get(0)?, texts(row))))?;
+        let parsed = rows.into_iter().map(|(key, texts)| {
+            let read = texts.and_then(|(to, body)| {
+                let body: Body = parse(format_args!("message {key}"), &body)?;
+                Ok(Message { key: MessageKey(key), to, body })
+            });
+            Ok((key, readable("a message is left where it is, since it is damaged", read)?))
+        });
+        parsed.collect()
     })
 }
 
@@ -227,10 +225,7 @@ fn readable<T>(what: &str, read: Result<T, StoreError>) -> Result<Option<T>, Sto
 
 /// The rows of a page that are not damaged. `read` gives the page behind a place, each row with its own. An empty page says that there is
 /// no more; one that is all damaged must not look like it, so then it is the next one.
-fn readable_page<P, T>(
-    after: P,
-    read: impl Fn(&P) -> Result<Vec<(P, Option<T>)>, StoreError>,
-) -> Result<Vec<T>, StoreError> {
+fn readable_page<P, T>(after: P, read: impl Fn(&P) -> Result<Vec<(P, Option<T>)>, StoreError>) -> Result<Vec<T>, StoreError> {
     let mut rows = read(&after)?;
     while let Some((last, _)) = rows.last()
         && rows.iter().all(|(_, row)| row.is_none())
@@ -388,8 +383,7 @@ pub(super) fn status(number: u8) -> Result<RuntimeStatus, StoreError> {
 }
 
 /// The beginning of every query for rows that [`instance_row`] reads.
-pub(super) const INSTANCE: &str =
-    "SELECT key, execution, length, instance.id, function, digest, status, created, updated, custom_status, wake, tags FROM instance";
+pub(super) const INSTANCE: &str = "SELECT key, execution, length, instance.id, function, digest, status, created, updated, custom_status, wake, tags FROM instance";
 
 pub(super) fn instance_row(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
     let key = row.get(0)?;

@@ -410,8 +410,13 @@ fn append_lines(conn: &Connection, instance: InstanceKey, lines: &EncodedLines) 
     let line = next + i64::from(lines.skipped);
     let bytes = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
     let upto = upto.saturating_add(bytes(lines.json.len()));
-    conn.prepare_cached("INSERT INTO log (instance, line, count, upto, lines) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![instance.0, line, lines.count, upto, lines.json])?;
+    conn.prepare_cached("INSERT INTO log (instance, line, count, upto, lines) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+        instance.0,
+        line,
+        lines.count,
+        upto,
+        lines.json
+    ])?;
     let oldest = "DELETE FROM log WHERE instance = ?1
         AND line < (SELECT line FROM log WHERE instance = ?1 AND upto > ?2 ORDER BY line LIMIT 1)";
     conn.prepare_cached(oldest)?.execute(params![instance.0, upto - bytes(lines.kept_bytes_max)])?;
