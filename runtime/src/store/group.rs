@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 /// The most commits in a batch. More of them gain little and make the first one wait.
 const BATCH_COMMITS_MAX: usize = 512;
 
-/// The most bytes of events and lines in a batch, in bytes; a single larger commit is a batch of its own.
+/// The most bytes of events, lines and messages in a batch, in bytes; a single larger commit is a batch of its own.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// What a commit has come to. One error may be shared by a whole batch.
@@ -220,6 +220,8 @@ mod tests {
     use std::sync::{Barrier, Mutex};
 
     use super::*;
+    use crate::model::MessageKey;
+    use crate::store::EncodedMessage;
     use crate::store::memory::{Fault, MemoryStore};
     use crate::store::suite::{self, World};
 
@@ -306,8 +308,14 @@ mod tests {
     #[test]
     fn commits_of_one_instance_go_in_order_and_apart() {
         let (world, store) = world();
-        let commits = vec![world.create(1, "a"), world.advance(1, 1), world.advance(1, 3), world.create(2, "b")];
-        check(&world, &store, &[], commits, 3, &["done", "done", "done", "done"]);
+        let commits = vec![
+            world.create(1, "a"),
+            world.advance(1, 1),
+            world.continued(1, 1, 3, 3),
+            Commit { instance: world.key(1), execution: world.execution(3), ..world.advance(1, 1) },
+            world.create(2, "b"),
+        ];
+        check(&world, &store, &[], commits, 4, &["done"; 5]);
     }
 
     #[test]
@@ -315,6 +323,12 @@ mod tests {
         let (world, store) = world();
         let large = |n: i64| Commit { events: suite::filler(600_000), ..world.create(n, &format!("large-{n}")) };
         check(&world, &store, &[], (1..=3).map(large).collect(), 3, &["done"; 3]);
+        let message = EncodedMessage { key: MessageKey(0), to: suite::id("roll"), json: "x".repeat(600_000) };
+        let sender = |n: i64| {
+            let sends = vec![EncodedMessage { key: MessageKey(n), ..message.clone() }];
+            Commit { sends, ..world.create(n, &format!("sender-{n}")) }
+        };
+        check(&world, &store, &[], (4..=6).map(sender).collect(), 3, &["done"; 3]);
         let small = (10..1_034).map(|n| world.create(n, &format!("small-{n}"))).collect();
         check(&world, &store, &[], small, 2, &["done"; 1_024]);
     }

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 
 use super::schema::{HUB_KEY_MAX, PARTITIONS};
 use super::{
-    Change, Commit, CommitOutcome, Deletion, DueRow, EncodedLines, Filter, HubRow, InstanceRow, Listed, LogPage, ModuleRow,
-    NAMED_MAX, NewInstance, Position, Progress, Store, StoreError, Upload, Uploaded, to_delete,
+    Change, Commit, CommitOutcome, Deletion, DueRow, EncodedLines, EncodedMessage, Filter, HubRow, InstanceRow, Listed, LogPage,
+    ModuleRow, NAMED_MAX, NewInstance, Position, Progress, Store, StoreError, Upload, Uploaded, message_is_there, to_delete,
 };
 use crate::model::{
     Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, LogRecord, Message, MessageKey, ModuleName, Payload,
@@ -53,12 +53,21 @@ struct Disk {
     bytes: BTreeMap<Digest, Vec<u8>>,
     /// In the order of upload.
     versions: Vec<(HubKey, ModuleRow)>,
-    instances: BTreeMap<InstanceKey, (HubKey, InstanceRow)>,
-    ids: BTreeMap<(HubKey, InstanceId), InstanceKey>,
     /// The JSON of one commit, by execution and number of its first event.
     history: BTreeMap<(ExecutionKey, u32), String>,
-    superseded: BTreeSet<ExecutionKey>,
-    log: BTreeMap<ExecutionKey, VecDeque<LogRow>>,
+    progress: BTreeMap<(ExecutionKey, TaskId), Payload>,
+    rest: Rest,
+}
+
+/// What a batch changes, besides what it appends to histories. Small enough in tests to be copied before each.
+#[derive(Default, Clone)]
+struct Rest {
+    instances: BTreeMap<InstanceKey, (HubKey, InstanceRow)>,
+    ids: BTreeMap<(HubKey, InstanceId), InstanceKey>,
+    /// With the instance that is gone with the execution, if it is.
+    superseded: BTreeMap<ExecutionKey, Option<InstanceKey>>,
+    log: BTreeMap<InstanceKey, VecDeque<LogRow>>,
+    inbox: BTreeMap<MessageKey, EncodedMessage>,
 }
 
 /// A row of the table `log`.
@@ -152,11 +161,11 @@ impl Store for MemoryStore {
     fn commit(&self, batch: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError> {
         self.write(|disk| {
             // Later commits of a batch see what earlier ones did, and an error takes all of it back.
-            let before = (disk.instances.clone(), disk.ids.clone(), disk.superseded.clone(), disk.log.clone());
+            let before = disk.rest.clone();
             let mut appended = Vec::new();
             let result: Result<_, StoreError> = batch.iter().map(|commit| disk.commit(commit, &mut appended)).collect();
             if result.is_err() {
-                (disk.instances, disk.ids, disk.superseded, disk.log) = before;
+                disk.rest = before;
                 appended.iter().for_each(|row| drop(disk.history.remove(row)));
             }
             result
@@ -216,7 +225,7 @@ impl Store for MemoryStore {
         self.write(|disk| {
             let is_used = |digest: &Digest| {
                 disk.versions.iter().any(|(_, row)| row.digest == *digest)
-                    || disk.instances.values().any(|(_, row)| row.module == *digest)
+                    || disk.rest.instances.values().any(|(_, row)| row.module == *digest)
             };
             let unused: Vec<_> = disk.bytes.keys().filter(|digest| !is_used(digest)).copied().collect();
             unused.iter().for_each(|digest| drop(disk.bytes.remove(digest)));
@@ -230,37 +239,79 @@ impl Store for MemoryStore {
 
     fn due(
         &self,
-        _hub: HubKey,
-        _from_ms: Option<u64>,
-        _until_ms: u64,
-        _after: Option<&DueRow>,
-        _max: usize,
+        hub: HubKey,
+        from_ms: Option<u64>,
+        until_ms: u64,
+        after: Option<&DueRow>,
+        max: usize,
     ) -> Result<Vec<DueRow>, StoreError> {
-        Ok(Vec::new())
+        let disk = self.disk();
+        let open = disk.rows(hub, None).filter(|row| !row.status.is_ended());
+        let timed = open.filter_map(|row| Some(DueRow { wake_ms: row.wake.ms()?, key: row.key, id: row.id.clone() }));
+        let order = |row: &DueRow| (row.wake_ms, row.key);
+        let mut due: Vec<_> = timed
+            .filter(|row| from_ms.is_none_or(|from| row.wake_ms > from) && row.wake_ms <= until_ms)
+            .filter(|row| after.is_none_or(|after| order(row) > order(after)))
+            .collect();
+        due.sort_by_key(order);
+        due.truncate(max);
+        Ok(due)
     }
 
-    fn inbox(&self, _hub: HubKey, _after: Option<MessageKey>, _max: usize) -> Result<Vec<Message>, StoreError> {
-        Ok(Vec::new())
+    fn inbox(&self, hub: HubKey, after: Option<MessageKey>, max: usize) -> Result<Vec<Message>, StoreError> {
+        let (first, _) = MessageKey::range(hub, 0);
+        let (_, end) = MessageKey::range(hub, PARTITIONS - 1);
+        let disk = self.disk();
+        let messages = disk.rest.inbox.range(first..end).filter(|(key, _)| after.is_none_or(|after| **key > after));
+        let parse = |(key, message): (&MessageKey, &EncodedMessage)| {
+            let body = serde_json::from_str(&message.json).map_err(|error| StoreError::Corrupt(error.to_string()))?;
+            Ok(Message { key: *key, to: message.to.clone(), body })
+        };
+        messages.take(max).map(parse).collect()
     }
 
-    fn discard_messages(&self, _keys: &[MessageKey]) -> Result<(), StoreError> {
-        Ok(())
+    fn discard_messages(&self, keys: &[MessageKey]) -> Result<(), StoreError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.write(|disk| {
+            keys.iter().for_each(|key| drop(disk.rest.inbox.remove(key)));
+            Ok(())
+        })
     }
 
-    fn last_message(&self, _first: MessageKey, _end: MessageKey) -> Result<Option<MessageKey>, StoreError> {
-        Ok(None)
+    fn last_message(&self, first: MessageKey, end: MessageKey) -> Result<Option<MessageKey>, StoreError> {
+        Ok(self.disk().rest.inbox.range(first..end).next_back().map(|(key, _)| *key))
     }
 
-    fn save_progress(&self, _progress: &[Progress]) -> Result<(), StoreError> {
-        Ok(())
+    fn save_progress(&self, progress: &[Progress]) -> Result<(), StoreError> {
+        if progress.is_empty() {
+            return Ok(());
+        }
+        self.write(|disk| {
+            disk.progress.extend(progress.iter().map(|said| ((said.execution, said.task), said.payload.clone())));
+            Ok(())
+        })
     }
 
-    fn progress(&self, _execution: ExecutionKey, _task: TaskId) -> Result<Option<Payload>, StoreError> {
-        Ok(None)
+    fn progress(&self, execution: ExecutionKey, task: TaskId) -> Result<Option<Payload>, StoreError> {
+        Ok(self.disk().progress.get(&(execution, task)).cloned())
     }
 
-    fn sweep_progress(&self, _rows_max: usize) -> Result<usize, StoreError> {
-        Ok(0)
+    fn sweep_progress(&self, rows_max: usize) -> Result<usize, StoreError> {
+        let stale: Vec<_> = {
+            let disk = self.disk();
+            let open = disk.rest.instances.values().filter(|(_, row)| !row.status.is_ended());
+            let needed: BTreeSet<_> = open.map(|(_, row)| row.execution).collect();
+            disk.progress.keys().filter(|(execution, _)| !needed.contains(execution)).take(rows_max).copied().collect()
+        };
+        if stale.is_empty() {
+            return Ok(0);
+        }
+        self.write(|disk| {
+            stale.iter().for_each(|row| drop(disk.progress.remove(row)));
+            Ok(stale.len())
+        })
     }
 
     fn wal_bytes(&self) -> u64 {
@@ -293,8 +344,8 @@ impl Store for MemoryStore {
 
     fn instance(&self, hub: HubKey, id: &InstanceId) -> Result<Option<InstanceRow>, StoreError> {
         let disk = self.disk();
-        let key = disk.ids.get(&(hub, id.clone()));
-        Ok(key.map(|key| disk.instances[key].1.clone()))
+        let key = disk.rest.ids.get(&(hub, id.clone()));
+        Ok(key.map(|key| disk.rest.instances[key].1.clone()))
     }
 
     fn open_instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError> {
@@ -335,10 +386,9 @@ impl Store for MemoryStore {
     }
 
     fn log(&self, instance: InstanceKey, from: u64) -> Result<LogPage, StoreError> {
-        let execution = ExecutionKey(instance.0);
         let disk = self.disk();
         let mut page = LogPage::default();
-        for row in disk.log.get(&execution).into_iter().flatten() {
+        for row in disk.rest.log.get(&instance).into_iter().flatten() {
             let records: Vec<LogRecord> = parse(&row.lines)?;
             page.lines.extend((row.line..).zip(records).filter(|(number, _)| *number >= from));
             page.next = row.line + u64::from(row.count);
@@ -347,26 +397,34 @@ impl Store for MemoryStore {
     }
 
     fn last_execution(&self, first: ExecutionKey, end: ExecutionKey) -> Result<Option<ExecutionKey>, StoreError> {
-        Ok(self.disk().history.range((first, 0)..(end, 0)).next_back().map(|((execution, _), _)| *execution))
+        let disk = self.disk();
+        let of_history = disk.history.range((first, 0)..(end, 0)).next_back().map(|((execution, _), _)| *execution);
+        let superseded = disk.rest.superseded.range(first..end).next_back().map(|(execution, _)| *execution);
+        let of_progress =
+            disk.progress.range((first, TaskId(0))..(end, TaskId(0))).next_back().map(|((execution, _), _)| *execution);
+        Ok(of_history.max(superseded).max(of_progress))
     }
 
     fn sweep(&self, rows_max: usize) -> Result<usize, StoreError> {
         self.write(|disk| {
-            let mut swept = 0;
-            while swept < rows_max
-                && let Some(execution) = disk.superseded.first().copied()
+            let mut room = rows_max;
+            while room > 0
+                && let Some((&execution, &instance)) = disk.rest.superseded.first_key_value()
             {
-                let rows: Vec<_> = disk.history.range((execution, 0)..=(execution, u32::MAX)).map(|(key, _)| *key).collect();
-                if rows.len() < rows_max - swept {
-                    disk.superseded.remove(&execution);
-                    disk.log.remove(&execution);
-                }
-                for row in rows.into_iter().rev().take(rows_max - swept) {
+                let rows = disk.history.range((execution, 0)..=(execution, u32::MAX)).rev().take(room);
+                for row in rows.map(|(row, _)| *row).collect::<Vec<_>>() {
                     disk.history.remove(&row);
-                    swept += 1;
+                    room -= 1;
+                }
+                if let Some(lines) = instance.and_then(|instance| disk.rest.log.get_mut(&instance)) {
+                    room -= lines.drain(..room.min(lines.len())).count();
+                }
+                if room > 0 {
+                    disk.rest.superseded.remove(&execution);
+                    room -= 1;
                 }
             }
-            Ok(swept)
+            Ok(rows_max - room)
         })
     }
 }
@@ -385,7 +443,7 @@ impl Disk {
     fn rows(&self, hub: HubKey, after: Option<InstanceKey>) -> impl Iterator<Item = &InstanceRow> {
         let after = after.unwrap_or(InstanceKey(i64::MIN));
         let behind = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
-        self.instances.range(behind).filter(move |(_, (of, _))| *of == hub).map(|(_, (_, row))| row)
+        self.rest.instances.range(behind).filter(move |(_, (of, _))| *of == hub).map(|(_, (_, row))| row)
     }
 
     fn events(&self, execution: ExecutionKey) -> impl Iterator<Item = &String> {
@@ -401,14 +459,34 @@ impl Disk {
                 }
                 0
             }
-            Change::Continue { .. } => return Err(StoreError::Other("continue".into())),
-            Change::Advance { expected_length, status, updated_ms, custom_status, wake: _ } => {
-                let row = self.instances.get_mut(&commit.instance).map(|(_, row)| row);
+            Change::Continue { from, expected_length, module, created_ms, custom_status, wake } => {
+                let conflict = StoreError::Conflict { execution: *from, expected: *expected_length };
+                let entry = self.rest.instances.get_mut(&commit.instance);
+                let entry = entry.filter(|(_, row)| (row.execution, row.length) == (*from, *expected_length));
+                let (hub, row) = entry.ok_or(conflict)?;
+                if !self.versions.iter().any(|(of, version)| (*of, version.digest) == (*hub, *module)) {
+                    return Err(StoreError::NoModule(*module));
+                }
+                row.execution = commit.execution;
+                row.length = commit.events.count;
+                row.module = *module;
+                row.status = RuntimeStatus::Running;
+                (row.created_ms, row.updated_ms) = (*created_ms, *created_ms);
+                row.wake = *wake;
+                if custom_status.is_some() {
+                    row.custom_status.clone_from(custom_status);
+                }
+                self.rest.superseded.insert(*from, None);
+                0
+            }
+            Change::Advance { expected_length, status, updated_ms, custom_status, wake } => {
+                let row = self.rest.instances.get_mut(&commit.instance).map(|(_, row)| row);
                 let row = row.filter(|row| (row.execution, row.length) == (commit.execution, *expected_length));
                 let row = row.ok_or(StoreError::Conflict { execution: commit.execution, expected: *expected_length })?;
                 row.length += commit.events.count;
                 row.status = *status;
                 row.updated_ms = *updated_ms;
+                row.wake = wake.unwrap_or(row.wake);
                 if custom_status.is_some() {
                     row.custom_status.clone_from(custom_status);
                 }
@@ -422,13 +500,19 @@ impl Disk {
         self.history.insert(at, commit.events.json.clone());
         appended.push(at);
         if let Some(lines) = &commit.lines {
-            self.append_lines(commit.execution, lines);
+            self.append_lines(commit.instance, lines);
+        }
+        commit.takes.iter().for_each(|key| drop(self.rest.inbox.remove(key)));
+        for message in &commit.sends {
+            if self.rest.inbox.insert(message.key, message.clone()).is_some() {
+                return Err(message_is_there(message.key));
+            }
         }
         Ok(CommitOutcome::Done)
     }
 
-    fn append_lines(&mut self, execution: ExecutionKey, lines: &EncodedLines) {
-        let rows = self.log.entry(execution).or_default();
+    fn append_lines(&mut self, instance: InstanceKey, lines: &EncodedLines) {
+        let rows = self.rest.log.entry(instance).or_default();
         let (line, upto) = rows.back().map_or((0, 0), |row| (row.line + u64::from(row.count), row.upto));
         let (line, upto) = (line + u64::from(lines.skipped), upto + lines.json.len());
         rows.push_back(LogRow { line, count: lines.count, upto, lines: lines.json.clone() });
@@ -443,15 +527,15 @@ impl Disk {
             return Err(StoreError::NoModule(new.module));
         }
         let id = (new.hub, new.id.clone());
-        if let Some(holder) = self.ids.get(&id).copied().filter(|holder| *holder != commit.instance) {
-            let row = &self.instances[&holder].1;
+        if let Some(holder) = self.rest.ids.get(&id).copied().filter(|holder| *holder != commit.instance) {
+            let row = &self.rest.instances[&holder].1;
             if !row.status.is_ended() {
                 return Ok(Some(row.status));
             }
-            self.superseded.insert(row.execution);
-            self.instances.remove(&holder);
+            self.rest.superseded.insert(row.execution, Some(holder));
+            self.rest.instances.remove(&holder);
         }
-        if self.instances.contains_key(&commit.instance) {
+        if self.rest.instances.contains_key(&commit.instance) {
             return Err(StoreError::Conflict { execution: commit.execution, expected: 0 });
         }
         let row = InstanceRow {
@@ -468,8 +552,8 @@ impl Disk {
             tags: new.tags.clone(),
             wake: new.wake,
         };
-        self.ids.insert(id, commit.instance);
-        self.instances.insert(commit.instance, (new.hub, row));
+        self.rest.ids.insert(id, commit.instance);
+        self.rest.instances.insert(commit.instance, (new.hub, row));
         Ok(None)
     }
 }

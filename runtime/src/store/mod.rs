@@ -44,7 +44,7 @@ pub struct EncodedLines {
     pub count: u32,
     /// How many stood before them and were too many already; they have had their numbers.
     pub skipped: u32,
-    /// How many bytes of lines the execution may have with these; older ones go. At least as long as `json`.
+    /// How many bytes of lines the instance may have with these; older ones go. At least as long as `json`.
     pub kept_bytes_max: usize,
 }
 
@@ -187,6 +187,11 @@ pub enum CommitOutcome {
     Refused(RuntimeStatus),
 }
 
+/// What both stores say of a message whose number is used already.
+fn message_is_there(key: MessageKey) -> StoreError {
+    StoreError::Other(format!("message {} is there already", key.0))
+}
+
 /// Why the store did not do what it was asked. In every case nothing of the request is visible, with one exception that
 /// its variant names.
 #[derive(Debug, thiserror::Error)]
@@ -197,15 +202,15 @@ pub enum StoreError {
         /// The epoch of the owner that was refused.
         epoch: i64,
     },
-    /// An execution does not have the length that the commit was made for.
+    /// An execution does not have the length that the commit was made for, or is not the one that its instance is at.
     #[error("execution {} is not at {expected} events", execution.0)]
     Conflict {
-        /// Which one.
+        /// Which one; for a [`Change::Continue`] the one before, unless the new one has events already.
         execution: ExecutionKey,
         /// What the commit expected.
         expected: u32,
     },
-    /// The hub does not have the module that a new instance was to run on: it was deleted meanwhile.
+    /// The hub does not have the module that a new instance or execution was to run on: it was deleted meanwhile.
     #[error("no module of this task hub has the version {0}")]
     NoModule(Digest),
     /// A sync failed, now or earlier. What the disk holds is unknown; nothing is written until the server is restarted.
@@ -261,7 +266,7 @@ pub struct InstanceRow {
     pub module: Digest,
     /// Where it stands.
     pub status: RuntimeStatus,
-    /// When it was started, in milliseconds since 1970.
+    /// When its current execution was started, in milliseconds since 1970.
     pub created_ms: u64,
     /// When it last got on, in milliseconds since 1970.
     pub updated_ms: u64,
@@ -269,7 +274,7 @@ pub struct InstanceRow {
     pub custom_status: Option<Payload>,
     /// Its labels.
     pub tags: Tags,
-    /// When it has to be looked at, if it has not ended.
+    /// When it has to be looked at. Says nothing once it has ended.
     pub wake: Wake,
 }
 
@@ -431,11 +436,11 @@ pub trait Store: Send + Sync + 'static {
     /// Writes a batch: all commits that are not refused, or none. Outcomes are in the order of the batch. On return they are
     /// durable: they survive a kill and a power loss.
     ///
-    /// A batch must not hold two commits of one instance. The key of a new instance must lie in the range of its hub
-    /// ([`ExecutionKey::range`]).
+    /// A batch must not hold two commits of one instance. The keys of new instances, executions and messages must lie in the range of their
+    /// hub ([`ExecutionKey::range`]), and must not have been used before.
     ///
     /// # Errors
-    /// [`StoreError::NoModule`] if the hub of a new instance does not have its module, or has it no more.
+    /// [`StoreError::NoModule`] if the hub does not have the module of a new instance or execution, or has it no more.
     /// Nothing of the batch is written, unless the error is [`StoreError::Poisoned`]: then nobody knows.
     /// [`StoreError::Conflict`] also for a [`Change::Create`] whose instance is there already.
     fn commit(&self, batch: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError>;
@@ -477,12 +482,12 @@ pub trait Store: Send + Sync + 'static {
     fn instance(&self, hub: HubKey, id: &InstanceId) -> Result<Option<InstanceRow>, StoreError>;
 
     /// Instances of a hub that have not ended, ascending by key from behind `after`, at most `max`. A row that is damaged is left out,
-    /// and told to the log: the others must go on.
+    /// and told to the log: the others must go on. Every page looks at all of them: [`Store::due`] is for many.
     fn open_instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError>;
 
     /// Instances of a hub that have not ended and have to be looked at later than `from_ms` and not later than `until_ms`, both in milliseconds since
-    /// 1970; `None` for all that are due up to then, also those at once. Ascending by time and key from behind `after`, at most `max`. Rows that are damaged
-    /// are left out, as above.
+    /// 1970; `None` for all that are due up to then, also those at once. Ascending by time and key from behind `after`, at most `max`; an empty
+    /// page says that there is no more. Rows that are damaged are left out, as above.
     fn due(
         &self,
         hub: HubKey,
@@ -492,8 +497,8 @@ pub trait Store: Send + Sync + 'static {
         max: usize,
     ) -> Result<Vec<DueRow>, StoreError>;
 
-    /// Messages that instances of a hub have for each other, ascending by key from behind `after`, at most `max`. One that cannot be read is left
-    /// out and told to the log, as above.
+    /// Messages that instances of a hub have for each other, ascending by key from behind `after`, at most `max`, however large they are; an
+    /// empty page says that there is no more. One that cannot be read is left out and told to the log, as above.
     fn inbox(&self, hub: HubKey, after: Option<MessageKey>, max: usize) -> Result<Vec<Message>, StoreError>;
 
     /// Gives up messages that nobody takes any more. Durable on return.
@@ -514,7 +519,8 @@ pub trait Store: Send + Sync + 'static {
     /// What an activity of this execution, whose first attempt was this task, said last and was kept.
     fn progress(&self, execution: ExecutionKey, task: TaskId) -> Result<Option<Payload>, StoreError>;
 
-    /// Deletes up to `rows_max` rows of progress of executions that have ended or are superseded; how many it were.
+    /// Deletes up to `rows_max` rows of progress of executions that have ended, or that no instance points at; how many it were. Looks at
+    /// all rows of progress, without keeping writes waiting.
     ///
     /// # Errors
     /// As [`Store::commit`]; to be called again later.
@@ -540,11 +546,12 @@ pub trait Store: Send + Sync + 'static {
     /// The lines of an instance, through all its executions, from number `from` on, as far as they are kept.
     fn log(&self, instance: InstanceKey, from: u64) -> Result<LogPage, StoreError>;
 
-    /// The highest execution number below `end` and not below `first` that was ever used and is still stored anywhere.
+    /// The highest execution number below `end` and not below `first` that was ever used and is still stored anywhere but in a message.
     fn last_execution(&self, first: ExecutionKey, end: ExecutionKey) -> Result<Option<ExecutionKey>, StoreError>;
 
-    /// Deletes up to `rows_max` rows of histories that no instance points at any more, each from its end; how many it were. Short, so that live
-    /// work never waits for it.
+    /// Deletes up to `rows_max` rows of executions that no instance points at any more: their histories, each from its end, lines of
+    /// instances that are gone, and the note that says so. How many it were; fewer than `rows_max` if there is no more. Short, so that live work
+    /// never waits for it.
     ///
     /// # Errors
     /// As [`Store::commit`]; to be called again later.

@@ -19,9 +19,12 @@ pub const PART: i64 = 0;
 
 /// The condition of the index `instance_open`: the status is not one of those that end an instance.
 ///
-/// A query gets that index only if it says the same words. The wire contract has numbered the statuses so that the ended
+/// A query gets that index only if it says the same words; likewise [`CONTINUED`]. The wire contract has numbered the statuses so that the ended
 /// ones lie side by side; 2, 4 and 5 of them are not used yet.
 pub const OPEN: &str = "status NOT BETWEEN 1 AND 5";
+
+/// The condition of the index `instance_continued`: the current execution is not the first.
+pub const CONTINUED: &str = "execution <> key";
 
 /// The steps from an empty file to the present schema. Released steps never change; a new one goes to the end.
 pub const MIGRATIONS: &[&str] = &[
@@ -115,6 +118,46 @@ pub const MIGRATIONS: &[&str] = &[
     "
     -- A new instance asks whether its hub has the module still.
     CREATE INDEX version_module ON version (module, hub);
+",
+    "
+    -- When an open instance has to be looked at, in milliseconds since 1970: 0 is now and after every restart, NULL is when others have
+    -- something for it. Says nothing once it has ended. What was open before this step was not asked, so it is looked at.
+    ALTER TABLE instance ADD COLUMN wake INTEGER;
+    DROP INDEX instance_open;
+    UPDATE instance SET wake = 0 WHERE status NOT BETWEEN 1 AND 5;
+    -- In the place of the one without the time. A step that leaves status and time as they are writes to no index, one that changes
+    -- the time only to this one, see ADVANCE in write.rs.
+    CREATE INDEX instance_open ON instance (hub, wake) WHERE status NOT BETWEEN 1 AND 5;
+
+    -- Labels: a JSON object of texts, or NULL if there are none.
+    ALTER TABLE instance ADD COLUMN tags TEXT;
+
+    -- Which instance an execution belongs to that is not its first; that of a first one has its number for a key. From then on the
+    -- instance's column created says when its current execution was.
+    CREATE INDEX instance_continued ON instance (execution) WHERE execution <> key;
+
+    -- Lines belong to an instance through all its executions. There was only one until now, whose number is the instance's key.
+    ALTER TABLE log RENAME COLUMN execution TO instance;
+
+    -- The instance that is gone with the execution, whose lines go too; NULL if it has gone on as another execution.
+    ALTER TABLE superseded ADD COLUMN instance INTEGER;
+    UPDATE superseded SET instance = execution;
+
+    -- What instances have for each other: written in the commit of the sender, deleted in the one that records it. Nearly always
+    -- small, so that the key is its only order.
+    CREATE TABLE inbox (
+        id INTEGER PRIMARY KEY,        -- given out by the partition of the sender; holds hub and partition as an execution does
+        recipient TEXT NOT NULL,       -- instance.id, of the same hub; there need not be one
+        body TEXT NOT NULL             -- JSON
+    );
+
+    -- What activities said of their progress, last. Not part of a commit, so that a row may be there for longer than it is needed.
+    CREATE TABLE progress (
+        execution INTEGER NOT NULL,
+        task INTEGER NOT NULL,         -- of the first attempt
+        payload TEXT NOT NULL,         -- JSON, as the guest wrote it
+        PRIMARY KEY (execution, task)
+    ) WITHOUT ROWID;
 ",
 ];
 

@@ -11,11 +11,11 @@ use super::read::{INSTANCE, instance_row};
 use crate::model::{HubKey, RuntimeStatus};
 use crate::store::{Filter, Listed, Position};
 
-/// How many rows one page may look at. More than it shows only where a prefix and other conditions come together, which no index
-/// answers; it takes some ten milliseconds.
+/// How many rows one page may look at. More than it shows only where a prefix and other conditions come together, or tags and anything,
+/// which no index answers; it takes some ten milliseconds.
 const LOOKED_AT_MAX: usize = 10_000;
 
-/// After how many bytes of custom statuses a page ends.
+/// After how many bytes of custom statuses a page ends, whether it shows them or not.
 const BYTES_MAX: usize = 4 << 20;
 
 /// As [`crate::store::Store::list`].
@@ -63,8 +63,8 @@ fn list_within(
         match instance_row(row) {
             Ok(row) => {
                 last = Some(Position::behind(&row));
+                bytes += row.custom_status.as_ref().map_or(0, |status| status.text().len());
                 if filter.matches(&row) {
-                    bytes += row.custom_status.as_ref().map_or(0, |status| status.text().len());
                     listed.rows.push(row);
                 }
             }

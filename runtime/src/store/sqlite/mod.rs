@@ -137,37 +137,42 @@ impl Store for SqliteStore {
 
     fn due(
         &self,
-        _hub: HubKey,
-        _from_ms: Option<u64>,
-        _until_ms: u64,
-        _after: Option<&DueRow>,
-        _max: usize,
+        hub: HubKey,
+        from_ms: Option<u64>,
+        until_ms: u64,
+        after: Option<&DueRow>,
+        max: usize,
     ) -> Result<Vec<DueRow>, StoreError> {
-        Ok(Vec::new())
+        read::due(&*self.readers.take()?, hub, from_ms, until_ms, after, max)
     }
 
-    fn inbox(&self, _hub: HubKey, _after: Option<MessageKey>, _max: usize) -> Result<Vec<Message>, StoreError> {
-        Ok(Vec::new())
+    fn inbox(&self, hub: HubKey, after: Option<MessageKey>, max: usize) -> Result<Vec<Message>, StoreError> {
+        read::inbox(&*self.readers.take()?, hub, after, max)
     }
 
-    fn discard_messages(&self, _keys: &[MessageKey]) -> Result<(), StoreError> {
-        Ok(())
+    fn discard_messages(&self, keys: &[MessageKey]) -> Result<(), StoreError> {
+        if keys.is_empty() { Ok(()) } else { self.writing(|writer| writer.discard_messages(keys)) }
     }
 
-    fn last_message(&self, _first: MessageKey, _end: MessageKey) -> Result<Option<MessageKey>, StoreError> {
-        Ok(None)
+    fn last_message(&self, first: MessageKey, end: MessageKey) -> Result<Option<MessageKey>, StoreError> {
+        read::last_message(&*self.readers.take()?, first, end)
     }
 
-    fn save_progress(&self, _progress: &[Progress]) -> Result<(), StoreError> {
-        Ok(())
+    fn save_progress(&self, progress: &[Progress]) -> Result<(), StoreError> {
+        if progress.is_empty() { Ok(()) } else { self.writing(|writer| writer.save_progress(progress)) }
     }
 
-    fn progress(&self, _execution: ExecutionKey, _task: TaskId) -> Result<Option<Payload>, StoreError> {
-        Ok(None)
+    fn progress(&self, execution: ExecutionKey, task: TaskId) -> Result<Option<Payload>, StoreError> {
+        read::progress(&*self.readers.take()?, execution, task)
     }
 
-    fn sweep_progress(&self, _rows_max: usize) -> Result<usize, StoreError> {
-        Ok(0)
+    fn sweep_progress(&self, rows_max: usize) -> Result<usize, StoreError> {
+        // An execution that nobody needs now is not needed later, so that the writer need not look.
+        let stale = read::stale_progress(&*self.readers.take()?, rows_max)?;
+        if !stale.is_empty() {
+            self.writing(|writer| writer.discard_progress(&stale))?;
+        }
+        Ok(stale.len())
     }
 
     fn wal_bytes(&self) -> u64 {
@@ -225,9 +230,8 @@ impl Store for SqliteStore {
     }
 
     fn log(&self, instance: InstanceKey, from: u64) -> Result<LogPage, StoreError> {
-        let execution = ExecutionKey(instance.0);
-        let rows = read::log(&*self.readers.take()?, execution, from)?;
-        read::parse_log(execution, from, rows)
+        let rows = read::log(&*self.readers.take()?, instance, from)?;
+        read::parse_log(instance, from, rows)
     }
 
     fn sweep(&self, rows_max: usize) -> Result<usize, StoreError> {

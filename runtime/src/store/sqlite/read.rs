@@ -3,17 +3,22 @@
 //! Every query is one statement, so its snapshot ends with it: a snapshot that stays keeps the log from being started over.
 //! Nothing that lies in the file is trusted: what cannot be is [`StoreError::Corrupt`].
 
+use std::fmt::Display;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard};
 
+use rusqlite::types::Value;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, ToSql, params};
 use serde_json::value::RawValue;
 
 use super::{StoreError, connect};
-use crate::model::{Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey, LogRecord, Payload, RuntimeStatus, Tags, Wake};
-use crate::store::schema::{HUB_KEY_MAX, OPEN, PARTITIONS};
-use crate::store::{HubRow, InstanceRow, LogPage, ModuleRow};
+use crate::model::{
+    Body, Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey, LogRecord, Message, MessageKey, Payload, RuntimeStatus,
+    Tags, TaskId, Wake,
+};
+use crate::store::schema::{CONTINUED, HUB_KEY_MAX, OPEN, PARTITIONS};
+use crate::store::{DueRow, HubRow, InstanceRow, LogPage, ModuleRow};
 
 /// Connections that read at the same time; more readers wait for one. Each keeps up to 2 MB of pages in memory.
 pub(super) const READERS_MAX: usize = 8;
@@ -139,7 +144,7 @@ pub(super) fn instance(conn: &Connection, hub: HubKey, id: &InstanceId) -> Resul
     Ok(all(conn, &sql, params![hub.0, id.as_str()], instance_row)?.pop())
 }
 
-/// As [`crate::store::Store::open_instances`].
+/// As [`crate::store::Store::open_instances`]. The index has them by time, so that all of them are looked at for every page.
 pub(super) fn open_instances(
     conn: &Connection,
     hub: HubKey,
@@ -150,24 +155,114 @@ pub(super) fn open_instances(
         "{INSTANCE} INDEXED BY instance_open LEFT JOIN blob ON blob.id = instance.module
         WHERE hub = ?1 AND {OPEN} AND key > ?2 ORDER BY key LIMIT ?3"
     );
-    let mut after = after.map_or(i64::MIN, |key| key.0);
-    let readable = |row: &Row<'_>| match instance_row(row) {
+    readable_page(after.map_or(i64::MIN, |key| key.0), |after| {
+        all(conn, &sql, params![hub.0, after, limit(max)], |row| {
+            Ok((row.get(0)?, readable("an open instance is left as it is, since its row is damaged", instance_row(row))?))
+        })
+    })
+}
+
+/// The query of [`due`]. Its place in the index is a time and a number, which SQLite finds only in two steps: the rest of the one time, where
+/// a million may be due at once, and what is later.
+pub(super) fn due_sql() -> String {
+    let of = format!(
+        "SELECT wake, key, instance.id AS id FROM instance INDEXED BY instance_open WHERE hub = ?1 AND {OPEN} AND wake <= ?4"
+    );
+    format!("{of} AND wake = ?2 AND key > ?3 UNION ALL {of} AND wake > ?2 ORDER BY wake, key LIMIT ?5")
+}
+
+/// As [`crate::store::Store::due`].
+pub(super) fn due(
+    conn: &Connection,
+    hub: HubKey,
+    from_ms: Option<u64>,
+    until_ms: u64,
+    after: Option<&DueRow>,
+    max: usize,
+) -> Result<Vec<DueRow>, StoreError> {
+    let ms = |ms: u64| i64::try_from(ms).unwrap_or(i64::MAX);
+    let from = from_ms.map_or((i64::MIN, i64::MIN), |from| (ms(from), i64::MAX));
+    let (wake, key) = after.map_or(from, |after| from.max((ms(after.wake_ms), after.key.0)));
+    let sql = due_sql();
+    readable_page((Value::Integer(wake), key), |(wake, key)| {
+        all(conn, &sql, params![hub.0, wake, key, ms(until_ms), limit(max)], |row| {
+            let read = || Ok(DueRow { wake_ms: wake_ms(row.get(0)?)?, key: InstanceKey(row.get(1)?), id: name(row, 2)? });
+            let read = readable("an open instance is left as it is, since its row is damaged", read())?;
+            Ok(((row.get(0)?, row.get(1)?), read))
+        })
+    })
+}
+
+/// As [`crate::store::Store::inbox`].
+pub(super) fn inbox(conn: &Connection, hub: HubKey, after: Option<MessageKey>, max: usize) -> Result<Vec<Message>, StoreError> {
+    let sql = "SELECT id, recipient, body FROM inbox WHERE id > ?1 AND id < ?2 ORDER BY id LIMIT ?3";
+    let (first, _) = MessageKey::range(hub, 0);
+    let (_, end) = MessageKey::range(hub, PARTITIONS - 1);
+    readable_page(after.map_or(first.0 - 1, |key| key.0), |after| {
+        let texts = |row: &Row<'_>| Ok((name::<InstanceId>(row, 1)?, row.get::<_, String>(2)?));
+        let rows = all(conn, sql, params![after, end.0, limit(max)], |row| Ok((row.get(0)?, texts(row))))?;
+        let parsed = rows.into_iter().map(|(key, texts)| {
+            let read = texts.and_then(|(to, body)| {
+                let body: Body = parse(format_args!("message {key}"), &body)?;
+                Ok(Message { key: MessageKey(key), to, body })
+            });
+            Ok((key, readable("a message is left where it is, since it is damaged", read)?))
+        });
+        parsed.collect()
+    })
+}
+
+/// What a row was read as; `None` if it is damaged, which `what` tells the log.
+fn readable<T>(what: &str, read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
         Err(StoreError::Corrupt(why)) => {
-            tracing::error!("an open instance is left as it is, since its row is damaged: {why}");
-            Ok((row.get(0)?, None))
+            tracing::error!("{what}: {why}");
+            Ok(None)
         }
-        read => Ok((row.get(0)?, Some(read?))),
-    };
-    loop {
-        let rows = all(conn, &sql, params![hub.0, after, i64::try_from(max).unwrap_or(i64::MAX)], readable)?;
-        let Some((last, _)) = rows.last() else { return Ok(Vec::new()) };
-        after = *last;
-        // An empty page says that there is no more; one that is all damaged must not look like it.
-        let page: Vec<InstanceRow> = rows.into_iter().filter_map(|(_, row)| row).collect();
-        if !page.is_empty() {
-            return Ok(page);
-        }
+        read => read.map(Some),
     }
+}
+
+/// The rows of a page that are not damaged. `read` gives the page behind a place, each row with its own. An empty page says that there is
+/// no more; one that is all damaged must not look like it, so then it is the next one.
+fn readable_page<P, T>(after: P, read: impl Fn(&P) -> Result<Vec<(P, Option<T>)>, StoreError>) -> Result<Vec<T>, StoreError> {
+    let mut rows = read(&after)?;
+    while let Some((last, _)) = rows.last()
+        && rows.iter().all(|(_, row)| row.is_none())
+    {
+        rows = read(last)?;
+    }
+    Ok(rows.into_iter().filter_map(|(_, row)| row).collect())
+}
+
+/// As [`crate::store::Store::last_message`].
+pub(super) fn last_message(conn: &Connection, first: MessageKey, end: MessageKey) -> Result<Option<MessageKey>, StoreError> {
+    let mut statement = conn.prepare_cached("SELECT max(id) FROM inbox WHERE id >= ?1 AND id < ?2")?;
+    let key: Option<i64> = statement.query_row([first.0, end.0], |row| row.get(0))?;
+    Ok(key.map(MessageKey))
+}
+
+/// As [`crate::store::Store::progress`].
+pub(super) fn progress(conn: &Connection, execution: ExecutionKey, task: TaskId) -> Result<Option<Payload>, StoreError> {
+    let mut statement = conn.prepare_cached("SELECT payload FROM progress WHERE execution = ?1 AND task = ?2")?;
+    let payload: Option<String> = statement.query_row(params![execution.0, task.0], |row| row.get(0)).optional()?;
+    let damaged = |error| StoreError::Corrupt(format!("progress of task {task} of execution {}: {error}", execution.0));
+    payload.map(Payload::parse).transpose().map_err(damaged)
+}
+
+/// The query of [`stale_progress`].
+pub(super) fn stale_progress_sql() -> String {
+    format!(
+        "SELECT execution, task FROM progress
+        WHERE NOT EXISTS (SELECT 1 FROM instance WHERE key = progress.execution AND instance.execution = key AND {OPEN})
+        AND NOT EXISTS (SELECT 1 FROM instance INDEXED BY instance_continued
+            WHERE instance.execution = progress.execution AND instance.{CONTINUED} AND {OPEN}) LIMIT ?1"
+    )
+}
+
+/// Up to `max` rows of progress whose execution has ended or is not that of any instance.
+pub(super) fn stale_progress(conn: &Connection, max: usize) -> Result<Vec<(ExecutionKey, TaskId)>, StoreError> {
+    all(conn, &stale_progress_sql(), params![limit(max)], |row| Ok((ExecutionKey(row.get(0)?), TaskId(row.get(1)?))))
 }
 
 /// As [`crate::store::Store::instances`]. A hub's keys are one range of the table, so that no index is needed.
@@ -184,7 +279,7 @@ pub(super) fn instances(
     let (first, _) = ExecutionKey::range(hub, 0);
     let (_, end) = ExecutionKey::range(hub, PARTITIONS - 1);
     let after = after.map_or(first.0 - 1, |key| key.0);
-    all(conn, &sql, params![hub.0, after, end.0, i64::try_from(max).unwrap_or(i64::MAX)], instance_row)
+    all(conn, &sql, params![hub.0, after, end.0, limit(max)], instance_row)
 }
 
 /// The rows of an execution's history in order, each with the number of its first event.
@@ -201,18 +296,18 @@ pub(super) fn parse_history(execution: ExecutionKey, rows: Vec<(u32, String)>) -
             let why = format!("execution {} has {} events before number {seq}", execution.0, events.len());
             return Err(StoreError::Corrupt(why));
         }
-        events.append(&mut parse::<Vec<Event>>(execution, &json)?);
+        events.append(&mut parse::<Vec<Event>>(history_of(execution), &json)?);
     }
     Ok(events)
 }
 
-/// The rows of lines of an execution that hold number `from` or later ones, with the number of their first line; and the number
+/// The rows of lines of an instance that hold number `from` or later ones, with the number of their first line; and the number
 /// that the next line will get.
-pub(super) fn log(conn: &Connection, execution: ExecutionKey, from: u64) -> Result<(Vec<(u64, String)>, u64), StoreError> {
-    let sql = "SELECT line, count, lines FROM log WHERE execution = ?1
-        AND line >= coalesce((SELECT line FROM log WHERE execution = ?1 AND line <= ?2 ORDER BY line DESC LIMIT 1), 0) ORDER BY line";
+pub(super) fn log(conn: &Connection, instance: InstanceKey, from: u64) -> Result<(Vec<(u64, String)>, u64), StoreError> {
+    let sql = "SELECT line, count, lines FROM log WHERE instance = ?1
+        AND line >= coalesce((SELECT line FROM log WHERE instance = ?1 AND line <= ?2 ORDER BY line DESC LIMIT 1), 0) ORDER BY line";
     let from = i64::try_from(from).unwrap_or(i64::MAX);
-    let rows: Vec<(u64, u64, String)> = all(conn, sql, params![execution.0, from], |row| {
+    let rows: Vec<(u64, u64, String)> = all(conn, sql, params![instance.0, from], |row| {
         let number = |value: i64| value.cast_unsigned();
         Ok((number(row.get(0)?), number(row.get(1)?), row.get(2)?))
     })?;
@@ -222,13 +317,14 @@ pub(super) fn log(conn: &Connection, execution: ExecutionKey, from: u64) -> Resu
 
 /// The lines of what [`log`] has read, from number `from` on.
 pub(super) fn parse_log(
-    execution: ExecutionKey,
+    instance: InstanceKey,
     from: u64,
     (rows, next): (Vec<(u64, String)>, u64),
 ) -> Result<LogPage, StoreError> {
     let mut lines = Vec::new();
     for (first, json) in rows {
-        lines.extend((first..).zip(parse::<Vec<LogRecord>>(execution, &json)?).filter(|(number, _)| *number >= from));
+        let records: Vec<LogRecord> = parse(format_args!("lines of instance {}", instance.0), &json)?;
+        lines.extend((first..).zip(records).filter(|(number, _)| *number >= from));
     }
     Ok(LogPage { lines, next })
 }
@@ -245,6 +341,10 @@ pub(super) fn last_event(conn: &Connection, execution: ExecutionKey) -> Result<O
     event_of(conn, execution, row, |mut events| events.pop())
 }
 
+fn history_of(execution: ExecutionKey) -> impl Display {
+    std::fmt::from_fn(move |f| write!(f, "history of execution {}", execution.0))
+}
+
 /// One event of the row of history that `sql` finds. The others, which may be thousands, are passed over unread.
 fn event_of(
     conn: &Connection,
@@ -254,20 +354,26 @@ fn event_of(
 ) -> Result<Option<Event>, StoreError> {
     let row: Option<String> = conn.prepare_cached(sql)?.query_row([execution.0], |row| row.get(0)).optional()?;
     let Some(json) = row else { return Ok(None) };
-    match choose(parse(execution, &json)?) {
-        Some(event) => parse(execution, event.get()).map(Some),
+    match choose(parse(history_of(execution), &json)?) {
+        Some(event) => parse(history_of(execution), event.get()).map(Some),
         None => Err(StoreError::Corrupt(format!("execution {} has a row without events", execution.0))),
     }
 }
 
-/// As [`crate::store::Store::last_execution`]. Whatever is stored of an execution, its history is, so this asks nothing else.
+/// The query of [`last_execution`].
+pub(super) const LAST_EXECUTION: &str = "SELECT max(execution) FROM (
+    SELECT max(execution) AS execution FROM history WHERE execution >= ?1 AND execution < ?2
+    UNION ALL SELECT max(execution) FROM superseded WHERE execution >= ?1 AND execution < ?2
+    UNION ALL SELECT max(execution) FROM progress WHERE execution >= ?1 AND execution < ?2)";
+
+/// As [`crate::store::Store::last_execution`]. Every execution that an instance points at has a history. One that is superseded may have
+/// none any more, nor one whose progress is kept still.
 pub(super) fn last_execution(
     conn: &Connection,
     first: ExecutionKey,
     end: ExecutionKey,
 ) -> Result<Option<ExecutionKey>, StoreError> {
-    let mut statement = conn.prepare_cached("SELECT max(execution) FROM history WHERE execution >= ?1 AND execution < ?2")?;
-    let key: Option<i64> = statement.query_row([first.0, end.0], |row| row.get(0))?;
+    let key: Option<i64> = conn.prepare_cached(LAST_EXECUTION)?.query_row([first.0, end.0], |row| row.get(0))?;
     Ok(key.map(ExecutionKey))
 }
 
@@ -277,12 +383,11 @@ pub(super) fn status(number: u8) -> Result<RuntimeStatus, StoreError> {
 }
 
 /// The beginning of every query for rows that [`instance_row`] reads.
-pub(super) const INSTANCE: &str =
-    "SELECT key, execution, length, instance.id, function, digest, status, created, updated, custom_status FROM instance";
+pub(super) const INSTANCE: &str = "SELECT key, execution, length, instance.id, function, digest, status, created, updated, custom_status, wake, tags FROM instance";
 
 pub(super) fn instance_row(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
     let key = row.get(0)?;
-    let custom_status: Option<String> = row.get(9)?;
+    let (custom_status, tags): (Option<String>, Option<String>) = (row.get(9)?, row.get(11)?);
     Ok(InstanceRow {
         key: InstanceKey(key),
         execution: ExecutionKey(row.get(1)?),
@@ -297,9 +402,13 @@ pub(super) fn instance_row(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
             .map(Payload::parse)
             .transpose()
             .map_err(|error| StoreError::Corrupt(format!("custom status of instance {key}: {error}")))?,
-        tags: Tags::default(),
-        wake: Wake::NEVER,
+        wake: row.get::<_, Option<i64>>(10)?.map_or(Ok(Wake::NEVER), |wake| wake_ms(wake).map(Wake::at))?,
+        tags: tags.map_or(Ok(Tags::default()), |tags| parse(format_args!("tags of instance {key}"), &tags))?,
     })
+}
+
+fn wake_ms(wake: i64) -> Result<u64, StoreError> {
+    u64::try_from(wake).map_err(|_| StoreError::Corrupt(format!("wake {wake}")))
 }
 
 /// Every row that `sql` gives, made into something by `make`.
@@ -323,6 +432,10 @@ pub(super) fn name<T: std::str::FromStr<Err: std::fmt::Display>>(row: &Row<'_>, 
     row.get::<_, String>(at)?.parse().map_err(|error: T::Err| StoreError::Corrupt(error.to_string()))
 }
 
-fn parse<'json, T: serde::Deserialize<'json>>(execution: ExecutionKey, json: &'json str) -> Result<T, StoreError> {
-    serde_json::from_str(json).map_err(|error| StoreError::Corrupt(format!("history of execution {}: {error}", execution.0)))
+fn parse<'json, T: serde::Deserialize<'json>>(what: impl Display, json: &'json str) -> Result<T, StoreError> {
+    serde_json::from_str(json).map_err(|error| StoreError::Corrupt(format!("{what}: {error}")))
+}
+
+fn limit(max: usize) -> i64 {
+    i64::try_from(max).unwrap_or(i64::MAX)
 }

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
 use super::*;
+use crate::model::{RuntimeStatus, Wake};
+use crate::store::EncodedMessage;
 use crate::store::suite::{self, World};
 
 fn store() -> (TempDir, SqliteStore) {
@@ -102,6 +104,10 @@ fn damaged_rows_are_errors() {
         "UPDATE instance SET length = -1",
         "UPDATE instance SET id = 'a/b'",
         "UPDATE instance SET custom_status = '{'",
+        "UPDATE instance SET wake = -1",
+        "UPDATE instance SET wake = 'soon'",
+        "UPDATE instance SET tags = '{\"a b\":\"c\"}'",
+        "UPDATE instance SET tags = x'ff'",
         "UPDATE hub SET id = 131072",
         "UPDATE hub SET name = '-'",
         "UPDATE version SET module = 77",
@@ -183,22 +189,155 @@ fn an_error_at_commit_that_leaves_the_outcome_open_poisons() {
 }
 
 #[test]
+fn damaged_rows_do_not_keep_others_from_being_due() {
+    let (dir, store) = store();
+    let world = World::new(&store);
+    store.commit(&[1, 2, 3, 4, 5].map(|n| world.create(n, &format!("loaf-{n}")))).unwrap();
+    let damage = "UPDATE instance SET wake = 50; UPDATE instance SET id = 'a/b' WHERE id = 'loaf-2';
+        UPDATE instance SET wake = 60.5 WHERE id = 'loaf-4'; UPDATE instance SET wake = 70 WHERE id = 'loaf-5';
+        UPDATE instance SET wake = -7 WHERE id = 'loaf-1'";
+    outside(&dir).execute_batch(damage).unwrap();
+    for max in 1..=5 {
+        let (mut after, mut seen) = (None, Vec::new());
+        while let page = store.due(world.hub, None, 99, after.as_ref(), max).unwrap()
+            && !page.is_empty()
+        {
+            seen.extend(page.iter().map(|row| row.id.to_string()));
+            after = page.into_iter().next_back();
+        }
+        assert_eq!(seen, ["loaf-3", "loaf-5"], "by {max}");
+    }
+}
+
+#[test]
+fn a_damaged_message_does_not_keep_others_from_being_read() {
+    let (dir, store) = store();
+    let world = World::new(&store);
+    let (first, _) = MessageKey::range(world.hub, 0);
+    let message = |n: i64| {
+        let body = crate::model::Body::Raise { name: "risen".into(), payload: Payload::null() };
+        EncodedMessage::of(&Message { key: MessageKey(first.0 + n), to: suite::id("roll"), body })
+    };
+    store.commit(&[Commit { sends: [1, 2, 3, 4].map(message).into(), ..world.create(1, "loaf") }]).unwrap();
+    let damage = "UPDATE inbox SET body = '{' WHERE id = ?1 + 1; UPDATE inbox SET body = x'ff' WHERE id = ?1 + 2;
+        UPDATE inbox SET recipient = 'a/b' WHERE id = ?1 + 3"
+        .replace("?1", &first.0.to_string());
+    outside(&dir).execute_batch(&damage).unwrap();
+    for max in 1..=4 {
+        let keys: Vec<_> = store.inbox(world.hub, None, max).unwrap().iter().map(|message| message.key.0 - first.0).collect();
+        assert_eq!(keys, [4], "by {max}");
+    }
+}
+
+#[test]
+fn damaged_progress_is_an_error() {
+    let (dir, store) = store();
+    let world = World::new(&store);
+    let execution = ExecutionKey::range(world.hub, 0).0;
+    store.save_progress(&[Progress { execution, task: TaskId(0), payload: Payload::null() }]).unwrap();
+    outside(&dir).execute_batch("UPDATE progress SET payload = '{'").unwrap();
+    assert!(matches!(store.progress(execution, TaskId(0)), Err(StoreError::Corrupt(_))));
+}
+
+#[test]
 fn queries_use_the_indexes_made_for_them() {
     let (dir, _store) = store();
     let plan = |sql: &str| {
         let conn = outside(&dir);
         let mut statement = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
-        let lines = statement.query_map([], |row| row.get::<_, String>(3)).unwrap();
+        let values = rusqlite::params_from_iter((0..statement.parameter_count()).map(|_| 1));
+        let lines = statement.query_map(values, |row| row.get::<_, String>(3)).unwrap();
         lines.map(Result::unwrap).collect::<Vec<_>>().join("; ")
     };
-    let open = format!("SELECT key FROM instance WHERE hub = 1 AND {} AND key > 7 ORDER BY key LIMIT 5", schema::OPEN);
-    assert_eq!(plan(&open), "SEARCH instance USING INDEX instance_open (hub=? AND rowid>?)");
+    assert_eq!(
+        plan(&read::due_sql()),
+        "MERGE (UNION ALL); LEFT; SEARCH instance USING INDEX instance_open (hub=? AND wake=? AND rowid>?); \
+        RIGHT; SEARCH instance USING INDEX instance_open (hub=? AND wake>? AND wake<?)"
+    );
+    assert_eq!(
+        plan(&read::stale_progress_sql()),
+        "SCAN progress; CORRELATED SCALAR SUBQUERY 1; SEARCH instance USING INTEGER PRIMARY KEY (rowid=?); \
+        CORRELATED SCALAR SUBQUERY 2; SEARCH instance USING INDEX instance_continued (execution=?)"
+    );
     let by_status = "SELECT key FROM instance WHERE hub = 1 AND status = 0 AND created > 7 ORDER BY created, key";
     assert_eq!(plan(by_status), "SEARCH instance USING COVERING INDEX instance_status (hub=? AND status=? AND created>?)");
     let has_module = "SELECT 1 FROM version WHERE version.module = 1 AND version.hub = 2";
     assert_eq!(plan(has_module), "SEARCH version USING COVERING INDEX version_module (module=? AND hub=?)");
-    let last = "SELECT max(execution) FROM history WHERE execution >= 1 AND execution < 9";
-    assert_eq!(plan(last), "SEARCH history USING COVERING INDEX history_order (execution>? AND execution<?)");
+    let last = plan(read::LAST_EXECUTION);
+    for search in [
+        "SEARCH history USING COVERING INDEX history_order (execution>? AND execution<?)",
+        "SEARCH superseded USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
+        "SEARCH progress USING PRIMARY KEY (execution>? AND execution<?)",
+    ] {
+        assert!(last.contains(search), "{last}");
+    }
+}
+
+#[test]
+fn a_step_writes_to_no_index_that_it_leaves_as_it_is() {
+    let (dir, _store) = store();
+    let conn = outside(&dir);
+    let written = |sql: &str| {
+        let mut statement = conn.prepare(&format!("EXPLAIN {sql}")).unwrap();
+        let values = rusqlite::params_from_iter((0..statement.parameter_count()).map(|_| 1));
+        let codes = statement.query_map(values, |row| row.get::<_, String>(1)).unwrap();
+        codes.map(Result::unwrap).filter(|code| code == "IdxInsert").count()
+    };
+    assert_eq!([write::ADVANCE, write::ADVANCE_WAKE, write::ADVANCE_STATUS].map(written), [0, 1, 2]);
+}
+
+/// The file of an older version, with everything that could be in one.
+#[test]
+fn a_file_without_wakes_messages_and_progress_is_migrated() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut conn = Connection::open(dir.path().join("dacapo.db")).unwrap();
+    schema::migrate(&mut conn, &MIGRATIONS[..3]).unwrap();
+    let (module, hub) = (Digest::of(suite::MODULE), HubKey(1));
+    let first = ExecutionKey::range(hub, 17).0.0;
+    let line = |n: i64| format!(r#"[{{"at_ms":{n},"level":"info","target":"oven","message":"warm"}}]"#);
+    let started = suite::World { hub }.create(0, "x").events.json;
+    conn.execute("INSERT INTO hub VALUES (1, 'Bakery', 64)", []).unwrap();
+    conn.execute("INSERT INTO blob VALUES (1, ?1, x'00')", [module.0]).unwrap();
+    conn.execute_batch("INSERT INTO module VALUES (1, 'bread', 1); INSERT INTO version VALUES (1, 'bread', 1, 100, '{}')")
+        .unwrap();
+    // Pending, running, ended; and one whose place another has taken, which is not swept yet.
+    for (n, of, status) in [(1, "loaf", 6), (2, "roll", 0), (3, "bun", 1)] {
+        let insert = "INSERT INTO instance VALUES (?1, 1, ?2, ?1, 1, 'BakeBread', 1, ?3, 1000, 2000, '\"warm\"')";
+        conn.execute(insert, rusqlite::params![first + n, of, status]).unwrap();
+    }
+    for n in 1..=4 {
+        conn.execute("INSERT INTO history VALUES (?1, 0, ?2)", rusqlite::params![first + n, started]).unwrap();
+        conn.execute("INSERT INTO log VALUES (?1, 0, 1, 66, ?2)", rusqlite::params![first + n, line(n)]).unwrap();
+    }
+    conn.execute("INSERT INTO superseded VALUES (?1)", [first + 4]).unwrap();
+    drop(conn);
+
+    let store = SqliteStore::open(dir.path()).unwrap();
+    let world = World { hub };
+    let rows = store.instances(hub, None, 9).unwrap();
+    let seen: Vec<_> = rows.iter().map(|row| (row.id.as_str(), row.status, row.wake, row.tags.is_empty())).collect();
+    let expected = [
+        ("loaf", RuntimeStatus::Pending, Wake::AT_ONCE, true),
+        ("roll", RuntimeStatus::Running, Wake::AT_ONCE, true),
+        ("bun", RuntimeStatus::Completed, Wake::NEVER, true),
+    ];
+    assert_eq!(seen, expected);
+    assert!(rows.iter().all(|row| row.module == module && row.custom_status == Some(Payload::of(&"warm"))));
+    let due = store.due(hub, None, 0, None, 9).unwrap();
+    assert_eq!(
+        due.iter().map(|row| (row.id.as_str(), row.key)).collect::<Vec<_>>(),
+        [("loaf", world.key(1)), ("roll", world.key(2))]
+    );
+    let log = |n: i64| store.log(world.key(n), 0).unwrap().lines.iter().map(|(_, line)| line.at_ms).collect::<Vec<_>>();
+    assert_eq!([1, 2, 3, 4].map(log), [[1], [2], [3], [4]]);
+    assert_eq!((store.inbox(hub, None, 9).unwrap(), store.sweep_progress(9).unwrap()), (Vec::new(), 0));
+    assert_eq!([9, 9].map(|rows| store.sweep(rows).unwrap()), [3, 0], "its history, its lines, and the note of it");
+    assert!(log(4).is_empty());
+    assert_eq!(log(3), [3]);
+    // And it goes on.
+    store.commit(&[world.end(1, 1, RuntimeStatus::Completed), world.create(5, "bun")]).unwrap();
+    assert_eq!(store.due(hub, None, 0, None, 9).unwrap().len(), 1);
+    assert_eq!(store.sweep(9).unwrap(), 3);
 }
 
 /// 1 GB in a few seconds, while readers follow one another so closely that there is always one.

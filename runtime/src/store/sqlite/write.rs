@@ -9,9 +9,11 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, ffi, params};
 
 use super::checkpoint::{self, Mode, Moved, STALL_PAGES, STEP_PAGES, Signal};
 use super::{StoreError, read};
-use crate::model::{ExecutionKey, HubKey, RuntimeStatus};
+use crate::model::{Digest, ExecutionKey, HubKey, InstanceKey, MessageKey, RuntimeStatus, TaskId, Wake};
 use crate::store::schema::{HUB_KEY_MAX, PART, PARTITIONS};
-use crate::store::{Change, Commit, CommitOutcome, EncodedLines, NewInstance, Upload, Uploaded};
+use crate::store::{
+    Change, Commit, CommitOutcome, EncodedLines, EncodedMessage, NewInstance, Progress, Upload, Uploaded, message_is_there,
+};
 
 /// A stale owner sets its epoch to NULL here, which the column forbids. Works alike where the others' epoch is raised by another
 /// machine.
@@ -19,19 +21,32 @@ const FENCE: &str = "UPDATE lease SET last_batch = ?1, epoch = CASE WHEN epoch =
 
 const APPEND: &str = "INSERT INTO history (execution, seq, events) VALUES (?1, ?2, ?3)";
 
-/// A step that leaves the status as it is, as most do. It must not name the column on the left: SQLite would write the
+/// A step that leaves status and wake as they are, as most do. It must not name their columns on the left: SQLite would write the
 /// entries of two indexes anew, each on a page of its own.
-const ADVANCE: &str = "UPDATE instance SET length = length + ?4, updated = ?5, custom_status = coalesce(?6, custom_status)
-    WHERE key = ?1 AND execution = ?2 AND length = ?3 AND status = ?7";
+pub(super) const ADVANCE: &str =
+    "UPDATE instance SET length = length + ?4, updated = ?5, custom_status = coalesce(?6, custom_status)
+    WHERE key = ?1 AND execution = ?2 AND length = ?3 AND status = ?7 AND (NOT ?8 OR wake IS ?9)";
 
-const ADVANCE_STATUS: &str =
-    "UPDATE instance SET length = length + ?4, updated = ?5, custom_status = coalesce(?6, custom_status), status = ?7
-    WHERE key = ?1 AND execution = ?2 AND length = ?3";
+/// A step that changes the wake and leaves the status as it is: it writes to one index.
+pub(super) const ADVANCE_WAKE: &str =
+    "UPDATE instance SET length = length + ?4, updated = ?5, custom_status = coalesce(?6, custom_status),
+    wake = ?9 WHERE key = ?1 AND execution = ?2 AND length = ?3 AND status = ?7";
 
-const CREATE: &str = "INSERT INTO instance (key, hub, id, execution, length, function, module, status, created, updated)
+/// A step that changes the status. The index with the wake is written anew in any case.
+pub(super) const ADVANCE_STATUS: &str =
+    "UPDATE instance SET length = length + ?4, updated = ?5, custom_status = coalesce(?6, custom_status), status = ?7,
+    wake = CASE WHEN ?8 THEN ?9 ELSE wake END WHERE key = ?1 AND execution = ?2 AND length = ?3";
+
+/// The next execution of an instance.
+const CONTINUE: &str = "UPDATE instance SET execution = ?4, length = ?5, status = ?6, created = ?7, updated = ?7,
+    module = (SELECT id FROM blob WHERE digest = ?8
+        AND EXISTS (SELECT 1 FROM version WHERE version.module = blob.id AND version.hub = instance.hub)),
+    custom_status = coalesce(?9, custom_status), wake = ?10 WHERE key = ?1 AND execution = ?2 AND length = ?3";
+
+const CREATE: &str = "INSERT INTO instance (key, hub, id, execution, length, function, module, status, created, updated, wake, tags)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6,
         (SELECT id FROM blob WHERE digest = ?7 AND EXISTS (SELECT 1 FROM version WHERE version.module = blob.id AND version.hub = ?2)),
-        ?8, ?9, ?9) ON CONFLICT (hub, id) DO NOTHING";
+        ?8, ?9, ?9, ?10, ?11) ON CONFLICT (hub, id) DO NOTHING";
 
 /// The connection that writes, and what it must remember between batches.
 pub(super) struct Writer {
@@ -98,22 +113,54 @@ impl Writer {
         }
         self.transact(|conn| {
             // From the end, so that whoever still reads it sees the beginning of a history, not a damaged one.
-            let slice = "DELETE FROM history WHERE rowid IN
+            let history = "DELETE FROM history WHERE rowid IN
                 (SELECT rowid FROM history WHERE execution = ?1 ORDER BY seq DESC LIMIT ?2)";
-            let mut slice = conn.prepare_cached(slice)?;
-            let mut swept = 0;
-            while swept < rows_max
-                && let Some(execution) = next_superseded(conn)?
+            let lines = "DELETE FROM log WHERE rowid IN (SELECT rowid FROM log WHERE instance = ?1 ORDER BY line LIMIT ?2)";
+            let delete_some = |sql: &str, of: i64, max: usize| -> Result<usize, StoreError> {
+                Ok(conn.prepare_cached(sql)?.execute(params![of, i64::try_from(max).unwrap_or(i64::MAX)])?)
+            };
+            let mut room = rows_max;
+            while room > 0
+                && let Some((execution, instance)) = next_superseded(conn)?
             {
-                let room = rows_max - swept;
-                let rows = slice.execute(params![execution, i64::try_from(room).unwrap_or(i64::MAX)])?;
-                swept += rows;
-                if rows < room {
-                    conn.prepare_cached("DELETE FROM log WHERE execution = ?1")?.execute([execution])?;
-                    conn.prepare_cached("DELETE FROM superseded WHERE execution = ?1")?.execute([execution])?;
+                room -= delete_some(history, execution, room)?;
+                if let Some(instance) = instance {
+                    room -= delete_some(lines, instance, room)?;
+                }
+                if room > 0 {
+                    room -= conn.prepare_cached("DELETE FROM superseded WHERE execution = ?1")?.execute([execution])?;
                 }
             }
-            Ok(swept)
+            Ok(rows_max - room)
+        })
+    }
+
+    /// As [`crate::store::Store::discard_messages`].
+    pub(super) fn discard_messages(&mut self, keys: &[MessageKey]) -> Result<(), StoreError> {
+        self.transact(|conn| take(conn, keys))
+    }
+
+    /// As [`crate::store::Store::save_progress`].
+    pub(super) fn save_progress(&mut self, progress: &[Progress]) -> Result<(), StoreError> {
+        self.transact(|conn| {
+            let save = "INSERT INTO progress (execution, task, payload) VALUES (?1, ?2, ?3)
+                ON CONFLICT (execution, task) DO UPDATE SET payload = excluded.payload";
+            let mut save = conn.prepare_cached(save)?;
+            for Progress { execution, task, payload } in progress {
+                save.execute(params![execution.0, task.0, payload.text()])?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Deletes these rows of progress.
+    pub(super) fn discard_progress(&mut self, of: &[(ExecutionKey, TaskId)]) -> Result<(), StoreError> {
+        self.transact(|conn| {
+            let mut delete = conn.prepare_cached("DELETE FROM progress WHERE execution = ?1 AND task = ?2")?;
+            for (execution, task) in of {
+                delete.execute(params![execution.0, task.0])?;
+            }
+            Ok(())
         })
     }
 
@@ -230,6 +277,7 @@ struct Statements<'conn> {
     conn: &'conn Connection,
     append: CachedStatement<'conn>,
     advance: CachedStatement<'conn>,
+    advance_wake: CachedStatement<'conn>,
     advance_status: CachedStatement<'conn>,
     create: CachedStatement<'conn>,
 }
@@ -240,6 +288,7 @@ impl<'conn> Statements<'conn> {
             conn,
             append: conn.prepare_cached(APPEND)?,
             advance: conn.prepare_cached(ADVANCE)?,
+            advance_wake: conn.prepare_cached(ADVANCE_WAKE)?,
             advance_status: conn.prepare_cached(ADVANCE_STATUS)?,
             create: conn.prepare_cached(CREATE)?,
         })
@@ -253,8 +302,26 @@ impl<'conn> Statements<'conn> {
                 }
                 0
             }
-            Change::Continue { .. } => return Err(StoreError::Other("continue".into())),
-            Change::Advance { expected_length, status, updated_ms, custom_status, wake: _ } => {
+            Change::Continue { from, expected_length, module, created_ms, custom_status, wake } => {
+                let continued = self.conn.prepare_cached(CONTINUE)?.execute(params![
+                    commit.instance.0,
+                    from.0,
+                    expected_length,
+                    commit.execution.0,
+                    commit.events.count,
+                    RuntimeStatus::Running as u8,
+                    created_ms.cast_signed(),
+                    module.0,
+                    custom_status.as_ref().map(|payload| payload.text()),
+                    wake_column(*wake),
+                ]);
+                if continued.map_err(|error| no_module(error, *module))? != 1 {
+                    return Err(StoreError::Conflict { execution: *from, expected: *expected_length });
+                }
+                supersede(self.conn, from.0, None)?;
+                0
+            }
+            Change::Advance { expected_length, status, updated_ms, custom_status, wake } => {
                 let params = params![
                     commit.instance.0,
                     commit.execution.0,
@@ -263,8 +330,12 @@ impl<'conn> Statements<'conn> {
                     updated_ms.cast_signed(),
                     custom_status.as_ref().map(|payload| payload.text()),
                     *status as u8,
+                    wake.is_some(),
+                    wake.and_then(wake_column),
                 ];
-                let same_status = !status.is_ended() && self.advance.execute(params)? == 1; // An end always changes it.
+                // An end always changes the status.
+                let same_status = !status.is_ended()
+                    && (self.advance.execute(params)? == 1 || wake.is_some() && self.advance_wake.execute(params)? == 1);
                 if !same_status && self.advance_status.execute(params)? != 1 {
                     return Err(conflict(commit, *expected_length));
                 }
@@ -278,8 +349,10 @@ impl<'conn> Statements<'conn> {
             Err(error) => return Err(error.into()),
         }
         if let Some(lines) = &commit.lines {
-            append_lines(self.conn, commit.execution, lines)?;
+            append_lines(self.conn, commit.instance, lines)?;
         }
+        take(self.conn, &commit.takes)?;
+        send(self.conn, &commit.sends)?;
         Ok(CommitOutcome::Done)
     }
 
@@ -301,11 +374,13 @@ impl<'conn> Statements<'conn> {
             return Ok(Some(status));
         }
         self.conn.prepare_cached("DELETE FROM instance WHERE key = ?1")?.execute([key])?;
-        self.conn.prepare_cached("INSERT INTO superseded (execution) VALUES (?1)")?.execute([execution])?;
+        supersede(self.conn, execution, Some(key))?;
         if self.insert(commit, new)? { Ok(None) } else { Err(StoreError::Corrupt(format!("instance {key} is still there"))) }
     }
 
     fn insert(&mut self, commit: &Commit, new: &NewInstance) -> Result<bool, StoreError> {
+        let print = |tags| serde_json::to_string(tags).expect("texts by texts print without errors");
+        let tags = (!new.tags.is_empty()).then(|| print(&new.tags));
         let inserted = self.create.execute(params![
             commit.instance.0,
             new.hub.0,
@@ -316,29 +391,70 @@ impl<'conn> Statements<'conn> {
             new.module.0,
             RuntimeStatus::Pending as u8,
             new.created_ms.cast_signed(),
+            wake_column(new.wake),
+            tags,
         ]);
         inserted.map(|rows| rows == 1).map_err(|error| match constraint(&error) {
-            Some(ffi::SQLITE_CONSTRAINT_NOTNULL) => StoreError::NoModule(new.module),
             Some(ffi::SQLITE_CONSTRAINT_PRIMARYKEY) => conflict(commit, 0),
-            _ => error.into(),
+            _ => no_module(error, new.module),
         })
     }
 }
 
 /// Adds a row of lines, and takes away the oldest rows that there is no room for any more. What this costs does not depend on how many
 /// rows there are.
-fn append_lines(conn: &Connection, execution: ExecutionKey, lines: &EncodedLines) -> Result<(), StoreError> {
-    let last = "SELECT line + count, upto FROM log WHERE execution = ?1 ORDER BY line DESC LIMIT 1";
-    let last = conn.prepare_cached(last)?.query_row([execution.0], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+fn append_lines(conn: &Connection, instance: InstanceKey, lines: &EncodedLines) -> Result<(), StoreError> {
+    let last = "SELECT line + count, upto FROM log WHERE instance = ?1 ORDER BY line DESC LIMIT 1";
+    let last = conn.prepare_cached(last)?.query_row([instance.0], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let (next, upto): (i64, i64) = last.unwrap_or_default();
     let line = next + i64::from(lines.skipped);
     let bytes = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
     let upto = upto.saturating_add(bytes(lines.json.len()));
-    conn.prepare_cached("INSERT INTO log (execution, line, count, upto, lines) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![execution.0, line, lines.count, upto, lines.json])?;
-    let oldest = "DELETE FROM log WHERE execution = ?1
-        AND line < (SELECT line FROM log WHERE execution = ?1 AND upto > ?2 ORDER BY line LIMIT 1)";
-    conn.prepare_cached(oldest)?.execute(params![execution.0, upto - bytes(lines.kept_bytes_max)])?;
+    conn.prepare_cached("INSERT INTO log (instance, line, count, upto, lines) VALUES (?1, ?2, ?3, ?4, ?5)")?.execute(params![
+        instance.0,
+        line,
+        lines.count,
+        upto,
+        lines.json
+    ])?;
+    let oldest = "DELETE FROM log WHERE instance = ?1
+        AND line < (SELECT line FROM log WHERE instance = ?1 AND upto > ?2 ORDER BY line LIMIT 1)";
+    conn.prepare_cached(oldest)?.execute(params![instance.0, upto - bytes(lines.kept_bytes_max)])?;
+    Ok(())
+}
+
+/// Deletes messages.
+fn take(conn: &Connection, keys: &[MessageKey]) -> Result<(), StoreError> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut delete = conn.prepare_cached("DELETE FROM inbox WHERE id = ?1")?;
+    for key in keys {
+        delete.execute([key.0])?;
+    }
+    Ok(())
+}
+
+/// Keeps messages until somebody takes them.
+fn send(conn: &Connection, messages: &[EncodedMessage]) -> Result<(), StoreError> {
+    if messages.is_empty() {
+        return Ok(());
+    }
+    let mut insert = conn.prepare_cached("INSERT INTO inbox (id, recipient, body) VALUES (?1, ?2, ?3)")?;
+    for message in messages {
+        let inserted = insert.execute(params![message.key.0, message.to.as_str(), message.json]);
+        inserted.map_err(|error| match constraint(&error) {
+            Some(ffi::SQLITE_CONSTRAINT_PRIMARYKEY) => message_is_there(message.key),
+            _ => error.into(),
+        })?;
+    }
+    Ok(())
+}
+
+/// Gives an execution up, and the instance with it if that is gone.
+fn supersede(conn: &Connection, execution: i64, instance: Option<i64>) -> Result<(), StoreError> {
+    let sql = "INSERT OR REPLACE INTO superseded (execution, instance) VALUES (?1, ?2)";
+    conn.prepare_cached(sql)?.execute(params![execution, instance])?;
     Ok(())
 }
 
@@ -354,13 +470,26 @@ fn make_hub(conn: &Connection, upload: &Upload<'_>) -> Result<HubKey, StoreError
     Ok(HubKey(hub))
 }
 
-fn next_superseded(conn: &Connection) -> Result<Option<i64>, StoreError> {
-    let mut statement = conn.prepare_cached("SELECT execution FROM superseded ORDER BY execution LIMIT 1")?;
-    Ok(statement.query_row([], |row| row.get(0)).optional()?)
+fn next_superseded(conn: &Connection) -> Result<Option<(i64, Option<i64>)>, StoreError> {
+    let mut statement = conn.prepare_cached("SELECT execution, instance FROM superseded ORDER BY execution LIMIT 1")?;
+    Ok(statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+}
+
+/// A wake as it stands in its column.
+fn wake_column(wake: Wake) -> Option<i64> {
+    wake.ms().map(u64::cast_signed)
 }
 
 fn conflict(commit: &Commit, expected: u32) -> StoreError {
     StoreError::Conflict { execution: commit.execution, expected }
+}
+
+/// What an error means of a statement that has looked for `module`.
+fn no_module(error: rusqlite::Error, module: Digest) -> StoreError {
+    match constraint(&error) {
+        Some(ffi::SQLITE_CONSTRAINT_NOTNULL) => StoreError::NoModule(module),
+        _ => error.into(),
+    }
 }
 
 /// Which constraint an error is about, if it is about one.
