@@ -570,9 +570,11 @@ impl Partition {
                     match input {
                         // It is the one that this asked for: the commit went through after all.
                         Input::StartChild(_, Ok(start)) if Some(start.started.generation) == generation => (),
-                        // Another version may be current by now.
-                        Input::StartChild(message, _) => effects.push(Effect::Send(message)),
-                        Input::Start(..) => self.take_for(now_ms, id.clone(), input, effects),
+                        // Its code is gone, and the shell has to look for another.
+                        Input::StartChild(message, _) if matches!(message.body, Body::Start { module: None, .. }) => {
+                            effects.push(Effect::Send(message));
+                        }
+                        Input::Start(..) | Input::StartChild(..) => self.take_for(now_ms, id.clone(), input, effects),
                         _ if self.by_id.contains_key(&id) => self.take_for(now_ms, id.clone(), input, effects),
                         _ => Self::turn_away(input, effects),
                     }
@@ -696,7 +698,9 @@ impl Partition {
                 starter.refused(&id, status, effects);
                 let mut moment = Moment { now_ms, effects, numbers: &mut self.numbers };
                 instance.answer_contenders(&Answer::Exists(status), &mut moment);
-                self.drop_unstarted(now_ms, key, effects);
+                for input in self.drop_unstarted(now_ms, key, effects) {
+                    self.take_for(now_ms, id.clone(), input, effects);
+                }
             }
             (Phase::Committing(step), CommitOutcome::Done) => {
                 let key = step.next.map_or(key, |next| self.rename(now_ms, key, next, effects));
@@ -718,12 +722,10 @@ impl Partition {
             let id = instance.id.clone();
             let Phase::Starting { starter, start } = std::mem::replace(&mut instance.phase, Phase::Idle) else { unreachable!() };
             let again = starter.failed(*start, error, effects);
-            self.drop_unstarted(now_ms, key, effects);
+            let rest = self.drop_unstarted(now_ms, key, effects);
             // It may be there after all, and somebody has to run it then.
             if may_pass {
-                let mut inputs = self.sought.remove(&id).unwrap_or_default();
-                inputs.extend(again);
-                self.seek_later(now_ms, id, inputs);
+                self.seek_later(now_ms, id, again.into_iter().chain(rest).collect());
             }
             return;
         }
@@ -768,26 +770,18 @@ impl Partition {
         let id = instance.id.clone();
         let mut moment = Moment { now_ms, effects, numbers: &mut self.numbers };
         for (starter, start) in instance.dismiss(answer, &mut moment) {
-            match starter {
-                Starter::Caller(token) => self.take_for(now_ms, id.clone(), Input::Start(token, Box::new(start)), effects),
-                Starter::Message(message) => effects.push(Effect::Send(message)),
-            }
+            self.take_for(now_ms, id.clone(), starter.input(start), effects);
         }
     }
 
-    /// Forgets an instance that did not come into being. Another one may have its ID, which what has come meanwhile is for.
-    fn drop_unstarted(&mut self, now_ms: u64, key: ExecutionKey, effects: &mut Vec<Effect>) {
+    /// Forgets an instance that did not come into being. Returns what came for the ID meanwhile and is still to be settled: another instance may have
+    /// it.
+    fn drop_unstarted(&mut self, now_ms: u64, key: ExecutionKey, effects: &mut Vec<Effect>) -> Vec<Input> {
         let mut instance = self.forget(key);
-        let id = instance.id.clone();
-        let messages = instance.messages();
+        let messages = instance.messages().into_iter().map(|message| Input::Message(Box::new(message)));
         let mut moment = Moment { now_ms, effects, numbers: &mut self.numbers };
-        for (starter, _) in instance.dismiss(&Answer::NotOpen, &mut moment) {
-            let Starter::Message(message) = starter else { unreachable!("callers have been answered") };
-            effects.push(Effect::Send(message));
-        }
-        for message in messages {
-            self.take_for(now_ms, id.clone(), Input::Message(Box::new(message)), effects);
-        }
+        let contenders = instance.dismiss(&Answer::NotOpen, &mut moment);
+        contenders.into_iter().map(|(starter, start)| starter.input(start)).chain(messages).collect()
     }
 
     /// Takes an instance out of memory.
@@ -893,6 +887,14 @@ pub(super) enum Starter {
 }
 
 impl Starter {
+    /// What it came with.
+    fn input(self, start: Start) -> Input {
+        match self {
+            Self::Caller(token) => Input::Start(token, Box::new(start)),
+            Self::Message(message) => Input::StartChild(message, Ok(Box::new(start))),
+        }
+    }
+
     /// It is durable that it has started.
     fn started(self, effects: &mut Vec<Effect>) {
         if let Self::Caller(token) = self {

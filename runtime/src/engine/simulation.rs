@@ -24,7 +24,7 @@ use crate::store::memory::{Fault as StoreFault, MemoryStore};
 use crate::store::{Commit, CommitOutcome, DueRow, InstanceRow, Store, StoreError, Upload};
 
 /// How many interleavings the test runs.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 30_000;
 
 #[test]
 fn every_promise_holds_in_every_interleaving() {
