@@ -8,7 +8,7 @@ use super::residents::Residents;
 use crate::host::{Host, NoGuest, OrchestratorGuest};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::model::Event;
+use crate::model::{Digest, Event};
 use crate::replay::{self, TurnError};
 use crate::store::Store;
 
@@ -23,7 +23,7 @@ pub(super) struct TurnContext<'a> {
 
 /// How much longer than one turn may compute all recorded turns of a rebuilt guest may, each: they were within the bound when they
 /// were new, and on a busy machine the same work takes more time.
-const REPLAY_PATIENCE: u64 = 10;
+pub(super) const REPLAY_PATIENCE: u64 = 10;
 
 /// Runs one turn: on the living guest, or on one that is brought to this point by replay.
 pub(super) fn run(context: &TurnContext<'_>, order: &TurnOrder) -> Result<TurnResult, TurnFailure> {
@@ -48,7 +48,7 @@ fn rebuild(context: &TurnContext<'_>, order: &TurnOrder) -> Result<OrchestratorG
             context.store.history(order.execution).map_err(unreadable)?
         }
     };
-    let mut guest = new_guest(context, order)?;
+    let mut guest = new_guest(context, order.module)?;
     if order.turns > 0 {
         context.metrics.replay();
         guest.set_cpu_ms_max(context.limits.turn_cpu_ms_max.saturating_mul(REPLAY_PATIENCE));
@@ -60,9 +60,8 @@ fn rebuild(context: &TurnContext<'_>, order: &TurnOrder) -> Result<OrchestratorG
 }
 
 /// A fresh guest. When all slots are taken, the resident that was not used for longest makes room.
-fn new_guest(context: &TurnContext<'_>, order: &TurnOrder) -> Result<OrchestratorGuest, TurnFailure> {
-    let module =
-        super::module(context.host, context.store, order.module).map_err(|error| TurnFailure::Host(error.to_string()))?;
+pub(super) fn new_guest(context: &TurnContext<'_>, digest: Digest) -> Result<OrchestratorGuest, TurnFailure> {
+    let module = super::module(context.host, context.store, digest).map_err(|error| TurnFailure::Host(error.to_string()))?;
     loop {
         match module.orchestrator(context.limits) {
             Ok(guest) => return Ok(guest),
