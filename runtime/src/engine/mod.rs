@@ -12,6 +12,7 @@ mod instance;
 mod listing;
 mod partition;
 mod pool;
+mod query;
 mod readiness;
 mod residents;
 mod shell;
@@ -36,8 +37,8 @@ pub use hub::Hub;
 pub use readiness::Unready;
 pub use verify::{Report, VerifyError, verify};
 pub use views::{
-    ControlError, DeleteError, InstancePage, InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError,
-    UploadedModule,
+    ControlError, DeleteError, InstancePage, InstanceView, ModuleVersion, ModuleView, QueryError, StartError, StartRequest,
+    UploadError, UploadedModule,
 };
 pub use watch::Watch;
 
