@@ -40,7 +40,7 @@ pub(super) struct List {
     #[arg(long, value_name = "TEXT")]
     prefix: Option<String>,
 
-    /// Only those with this tag; given several times, those that have all of them
+    /// Only those with this tag; of several, with all
     #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag::tag)]
     tags: Vec<Tag>,
 

@@ -8,9 +8,9 @@ use super::input;
 use super::output::say_data;
 
 const ABOUT: &str = "\
-The answer is computed from the instance's history, and changes nothing. Instances that have ended
-answer too. Which queries there are is up to the orchestrator; an unknown name is answered with those
-that it knows.
+The answer is computed from the instance's history, and changes nothing. An instance that has ended
+answers too. Which queries there are is up to the orchestrator; who asks for another one is told
+which it knows.
 
 Example:
   dacapo query loaf-17 progress --input '{\"unit\": \"percent\"}'";
