@@ -202,7 +202,7 @@ mod tests {
         );
         let failure = Failure { details: Some(Payload::of(&20)), ..Failure::new("OvenCold", "it is cold") };
         check(
-            ApiError::ours_of_guest(StatusCode::UNPROCESSABLE_ENTITY, "query_failed", &failure.message.clone(), failure),
+            ApiError::ours_of_guest(StatusCode::UNPROCESSABLE_ENTITY, "query_failed", failure.message.clone(), failure),
             r#"422  {"error":{"code":"query_failed","message":"it is cold","kind":"OvenCold","details":20}}"#,
         );
     }
