@@ -6,6 +6,7 @@ mod history;
 mod hubs;
 mod list;
 mod operations;
+mod query;
 mod routes;
 mod start;
 mod status;

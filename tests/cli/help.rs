@@ -43,6 +43,9 @@ fn wrong_usage_is_told_with_what_is_right() {
         ("list --status Baked", "Completed"),
         ("list --created-after yesterday", "how long ago"),
         ("list --top 0", "--top"),
+        ("list --tag shop", "NAME=VALUE"),
+        ("start BakeBread --tag =north", "1 to 64 letters"),
+        ("query loaf-17", "<NAME>"),
         ("completions tcsh", "zsh"),
     ] {
         let ran = shell.run(&line.split(' ').collect::<Vec<_>>());

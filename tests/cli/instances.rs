@@ -135,6 +135,31 @@ fn events_and_terminate_reach_the_instance() {
 }
 
 #[test]
+fn a_query_that_nobody_answers_or_that_asks_with_no_json_is_told() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    shell.done(&["start", "Sequence", "--input", r#"{"count": 1}"#, "--id", "a b", "--wait"]);
+    let why = shell.refused(&["query", "a b", "how far", "--input", r#"{"unit":"percent"}"#], NOT_FOUND);
+    assert!(why.contains("how far"), "{why}");
+    let why = shell.refused(&["query", "a b", "far", "--input", "percent"], USAGE);
+    assert!(why.contains(r#"--input '"percent"'"#), "{why}");
+}
+
+#[test]
+fn instances_are_listed_by_their_tags() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    for (id, tags) in [("a", ["shop=north", "kind=rye"]), ("b", ["shop=north", "kind=wheat & rye"])] {
+        let arguments = ["start", "Sequence", "--input", r#"{"count": 0}"#, "--id", id, "--tag", tags[0], "--tag", tags[1]];
+        shell.done(&[arguments.as_slice(), &["--wait"]].concat());
+    }
+    let count = |arguments: &[&str]| shell.json(&[&["list", "--json"], arguments].concat()).as_array().expect("a list").len();
+    assert_eq!(count(&["--tag", "shop=north"]), 2);
+    assert_eq!(count(&["--tag", "shop=north", "--tag", "kind=wheat & rye"]), 1);
+    assert_eq!(count(&["--tag", "shop=south"]), 0);
+}
+
+#[test]
 fn what_is_not_there_has_an_exit_code_of_its_own() {
     let server = Server::start();
     let shell = Shell::of(&server);
@@ -145,6 +170,7 @@ fn what_is_not_there_has_an_exit_code_of_its_own() {
         &["terminate", "x"],
         &["logs", "x"],
         &["logs", "x", "-f"],
+        &["query", "x", "far"],
     ] {
         let why = shell.refused(command, NOT_FOUND);
         assert!(why.contains(&format!("has no instance {:?}", command[1])), "{why}");

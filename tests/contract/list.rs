@@ -72,6 +72,37 @@ fn filters_are_combined_and_what_cannot_be_read_is_left_out() {
 }
 
 #[test]
+fn instances_are_found_by_all_of_their_tags() {
+    let server = Server::start();
+    for (id, prefix, tags) in [
+        ("a", PREFIXES[0], "tag.shop=north&tag.kind=rye"),
+        ("b", PREFIXES[1], "TAG.shop=north&tag.kind=wheat%20and%20rye"),
+        ("c", PREFIXES[3], "tag.shop=south&tag.kind=rye"),
+        ("d", "/api", "tag.Shop=north"),
+        ("e", P3, ""),
+    ] {
+        let reply = server.post(&format!("{prefix}/orchestrators/Sequence/{id}?{tags}&timeout=60"), r#"{"count":0}"#);
+        assert_eq!(reply.status, 200, "{id}: {reply}");
+    }
+    for (query, expected) in [
+        ("tag.shop=north", "a b"),
+        ("tag.shop=north&tag.kind=rye", "a"),
+        ("tag.kind=rye&runtimeStatus=Completed", "a c"),
+        ("tag.kind=wheat+and+rye", "b"),
+        ("tag.kind=rye&instanceIdPrefix=c", "c"),
+        ("tag.Shop=north", "d"),
+        ("tag.shop=North", ""),
+        ("tag.shop=", ""),
+        ("tag.size=1", ""),
+    ] {
+        assert_eq!(list(&server, query).join(" "), expected, "{query}");
+    }
+    // A new instance under an old ID has its own tags.
+    server.post(&format!("{P3}/orchestrators/Sequence/a?tag.kind=oat&timeout=60"), r#"{"count":0}"#);
+    assert_eq!((list(&server, "tag.shop=north").join(" "), list(&server, "tag.kind=oat").join(" ")), ("b".into(), "a".into()));
+}
+
+#[test]
 fn inputs_are_shown_unless_they_are_not_wanted() {
     let server = three();
     let inputs = |query: &str| {
@@ -113,7 +144,8 @@ fn the_token_leads_from_page_to_page_until_it_is_empty() {
 #[test]
 fn what_is_wrong_with_a_list_is_400_and_without_a_key_it_is_401() {
     let server = Server::start();
-    for (token, query) in [("junk", ""), ("", "taskHub=x"), ("", "connection=Elsewhere")] {
+    for (token, query) in [("junk", ""), ("", "taskHub=x"), ("", "connection=Elsewhere"), ("", "tag.=1"), ("", "tag.a=1&tag.a=2")]
+    {
         let reply = server.with_header(TOKEN, token).get(&format!("{P3}/instances?{query}"));
         assert_eq!((reply.status, reply.keys()[0].as_str()), (400, "Message"), "{token} {query}: {reply}");
     }

@@ -164,6 +164,31 @@ fn an_id_has_to_follow_the_rules() {
 }
 
 #[test]
+fn tags_have_to_follow_the_rules() {
+    let server = Server::start();
+    let many: String = (0..17).map(|number| format!("&tag.n{number}=1")).collect();
+    let long = format!("tag.a={}", "x".repeat(257));
+    for prefix in PREFIXES.into_iter().chain(["/api"]) {
+        for (bad, rule) in [
+            ("tag.=1", "1 to 64 letters"),
+            ("tag.a%20b=1", "1 to 64 letters"),
+            ("tag.a=1&tag.a=1", "given twice"),
+            (long.as_str(), "may have 256"),
+            (many.as_str(), "16 tags"),
+        ] {
+            let reply = server.post(&format!("{prefix}/orchestrators/Race/bad?{bad}"), "");
+            assert_long_form(&reply, "One or more of the arguments submitted is incorrect");
+            assert!(reply.json()["ExceptionMessage"].as_str().unwrap().contains(rule), "{bad}: {reply}");
+        }
+    }
+    assert_eq!(server.status("bad", "").status, 404);
+    let reply = server.post(&format!("{P3}/orchestrators/Race/a?tag.shop=north&tag.empty=&tag"), "");
+    assert_eq!(reply.status, 202, "{reply}");
+    assert_eq!(server.status("a", "").keys().len(), 8, "the status has no place for tags");
+    server.finished("a");
+}
+
+#[test]
 fn ids_differ_by_case() {
     let server = Server::start();
     server.start_as("loaf", "Forever", "1");

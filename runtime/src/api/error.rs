@@ -9,6 +9,7 @@ use hyper::StatusCode;
 use serde::Serialize;
 
 use super::reply::Reply;
+use crate::model::{Failure, Payload};
 
 /// How long a client should wait before it tries again what we had no room for, in seconds.
 const RETRY_AFTER_S: u32 = 1;
@@ -28,7 +29,7 @@ enum Form {
     Empty,
     Short { message: String },
     Long { message: &'static str, kind: &'static str, detail: String },
-    Ours { code: &'static str, message: String },
+    Ours { code: &'static str, message: String, failure: Option<Failure> },
 }
 
 /// The long form. Client libraries read `ExceptionMessage` of a refused start without asking whether it is there.
@@ -56,6 +57,11 @@ struct Ours<'a> {
 struct OursInner<'a> {
     code: &'a str,
     message: &'a str,
+    /// These two only if it is a guest's failure, in the guest's words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<&'a Payload>,
 }
 
 impl ApiError {
@@ -104,7 +110,13 @@ impl ApiError {
 
     /// An error outside the wire contract. `code` is for programs and never changes.
     pub(super) fn ours(status: StatusCode, code: &'static str, message: impl Display) -> Self {
-        Self { form: Form::Ours { code, message: message.to_string() }, ..Self::empty(status) }
+        Self { form: Form::Ours { code, message: message.to_string(), failure: None }, ..Self::empty(status) }
+    }
+
+    /// The same where a guest's failure is behind it: its kind and details go along.
+    pub(super) fn ours_of_guest(status: StatusCode, code: &'static str, message: impl Display, failure: Failure) -> Self {
+        let form = Form::Ours { code, message: message.to_string(), failure: Some(failure) };
+        Self { form, ..Self::empty(status) }
     }
 
     /// 400 outside the wire contract.
@@ -131,7 +143,11 @@ impl ApiError {
                 let long = Long { message, exception_message: detail, exception_type: kind, stack_trace: None };
                 Reply::json(self.status, &long)
             }
-            Form::Ours { code, message } => Reply::json(self.status, &Ours { error: OursInner { code, message } }),
+            Form::Ours { code, message, failure } => {
+                let kind = failure.as_ref().map(|failure| failure.kind.as_str());
+                let details = failure.as_ref().and_then(|failure| failure.details.as_ref());
+                Reply::json(self.status, &Ours { error: OursInner { code, message, kind, details } })
+            }
         };
         if let Some(seconds) = self.retry_after_s {
             reply = reply.retry_after_s(seconds);
@@ -183,6 +199,11 @@ mod tests {
         check(
             ApiError::ours(StatusCode::CONFLICT, "function_taken", "\"A\" is taken"),
             r#"409  {"error":{"code":"function_taken","message":"\"A\" is taken"}}"#,
+        );
+        let failure = Failure { details: Some(Payload::of(&20)), ..Failure::new("OvenCold", "it is cold") };
+        check(
+            ApiError::ours_of_guest(StatusCode::UNPROCESSABLE_ENTITY, "query_failed", failure.message.clone(), failure),
+            r#"422  {"error":{"code":"query_failed","message":"it is cold","kind":"OvenCold","details":20}}"#,
         );
     }
 

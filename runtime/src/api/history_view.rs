@@ -1,14 +1,22 @@
 //! What does a client see of a history? The events of the wire contract, projected from those that are stored.
 //!
 //! A scheduled task is shown on its own only while it is open; its answer takes its place and carries its name, time and input.
-//! What the guest dropped is not shown at all. Pure; called by `status`.
+//! A task that the guest dropped is not shown at all. What nothing answers, a detached start or an event for another instance, is shown
+//! as it was asked for. Each attempt of a retry, and each timer between two, stands there by itself. Pure; called by `status`.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
 use crate::model::time;
-use crate::model::{Action, ActivityCall, Cause, End, Event, Failure, Outcome, Payload, TaskId};
+use crate::model::{
+    Action, ActivityCall, Cause, ChildCall, ChildStart, End, Event, Failure, HttpCall, InstanceId, Outcome, Payload, SentEvent,
+    Started, TaskId,
+};
+
+/// The activity as which clients see an HTTP request of the host.
+const HTTP_ACTIVITY: &str = "BuiltIn::HttpActivity";
 
 /// How many causes behind a failure are shown: a guest names them, and each is one level deeper in the JSON.
 const CAUSES_SHOWN_MAX: usize = 32;
@@ -22,7 +30,8 @@ pub(super) struct Show {
     pub(super) output: bool,
 }
 
-/// One event as clients see it, its keys in the order of the contract's example.
+/// One event as clients see it, its keys in the order of the contract's example. Besides those of the contract there is `Attempt`, where
+/// a retry policy has come to its second attempt or a later one.
 ///
 /// An input is a string that holds JSON; a result is the JSON value itself. An input that was never given is stored as `null`
 /// like one that says so, and shown as its text: the contract lets it be null, but asks for nobody to tell the two apart.
@@ -40,7 +49,9 @@ pub(super) enum HistoryEvent<'a> {
     TaskScheduled {
         name: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
-        input: Option<&'a str>,
+        input: Option<Cow<'a, str>>,
+        #[serde(skip_serializing_if = "is_first")]
+        attempt: u32,
         timestamp: String,
     },
     /// An activity gave a result.
@@ -48,21 +59,50 @@ pub(super) enum HistoryEvent<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         result: Option<&'a Payload>,
         timestamp: String,
-        scheduled_time: String,
-        function_name: &'a str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        input: Option<&'a str>,
+        #[serde(flatten)]
+        asked: Asked<'a>,
     },
     /// An activity failed.
     TaskFailed {
-        reason: &'a str,
-        details: Option<&'a str>,
-        failure_details: FailureDetails<'a>,
+        #[serde(flatten)]
+        why: Why<'a>,
         timestamp: String,
-        scheduled_time: String,
-        function_name: &'a str,
+        #[serde(flatten)]
+        asked: Asked<'a>,
+    },
+    /// A child that has not ended yet, or an instance that was started for itself.
+    SubOrchestrationInstanceCreated {
+        name: &'a str,
+        instance_id: Cow<'a, InstanceId>,
         #[serde(skip_serializing_if = "Option::is_none")]
         input: Option<&'a str>,
+        #[serde(skip_serializing_if = "is_first")]
+        attempt: u32,
+        timestamp: String,
+    },
+    /// A child has completed.
+    SubOrchestrationInstanceCompleted {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        result: Option<&'a Payload>,
+        timestamp: String,
+        #[serde(flatten)]
+        asked: Asked<'a>,
+    },
+    /// A child has failed, was terminated, or could not be started.
+    SubOrchestrationInstanceFailed {
+        #[serde(flatten)]
+        why: Why<'a>,
+        timestamp: String,
+        #[serde(flatten)]
+        asked: Asked<'a>,
+    },
+    /// An event was raised to another instance.
+    EventSent {
+        instance_id: &'a InstanceId,
+        name: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        input: Option<&'a str>,
+        timestamp: String,
     },
     /// A timer was set.
     TimerCreated { fire_at: String, timestamp: String },
@@ -100,13 +140,57 @@ pub(super) struct FailureDetails<'a> {
     stack_trace: Option<&'a str>,
     inner_failure: Option<Box<FailureDetails<'a>>>,
     is_non_retriable: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    properties: Option<Properties<'a>>,
 }
 
-/// A task as it was asked for, and when.
-struct Scheduled<'a> {
-    name: &'a str,
-    input: Option<&'a str>,
-    time: String,
+/// What a failure carries besides, for programs.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Properties<'a> {
+    details: &'a Payload,
+}
+
+/// What an answer tells of the task that it answers.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Asked<'a> {
+    scheduled_time: String,
+    function_name: &'a str,
+    /// Of a child.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance_id: Option<Cow<'a, InstanceId>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    input: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "is_first")]
+    attempt: u32,
+}
+
+/// Why a task has failed.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct Why<'a> {
+    reason: &'a str,
+    details: Option<&'a str>,
+    failure_details: FailureDetails<'a>,
+}
+
+fn is_first(attempt: &u32) -> bool {
+    *attempt == 1
+}
+
+/// An HTTP request as the input of the activity that it is to clients.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    method: &'a str,
+    uri: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    headers: &'a [(String, String)],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u64>,
 }
 
 /// Projects the history of one execution.
@@ -120,43 +204,40 @@ pub(super) fn view(history: &[Event], show: Show) -> Vec<HistoryEvent<'_>> {
         }
     }
     let mut view = Vec::new();
-    let mut function = "";
+    let mut first = None;
     let mut turn_at_ms = 0;
-    let mut scheduled: HashMap<TaskId, Scheduled<'_>> = HashMap::new();
+    let mut asked: HashMap<TaskId, Asked<'_>> = HashMap::new();
     let mut timers: HashMap<TaskId, String> = HashMap::new();
     for event in history {
         match event {
             Event::Started(started) => {
-                function = &started.function;
+                first = Some(started);
                 turn_at_ms = started.at_ms;
                 view.push(HistoryEvent::ExecutionStarted {
                     timestamp: time::exact(started.at_ms),
-                    function_name: function,
+                    function_name: &started.function,
                     input: show.input.then(|| started.input.text()),
                 });
             }
             Event::TurnStarted { at_ms, .. } => turn_at_ms = *at_ms,
-            Event::Scheduled { task, .. } if cancelled.contains(task) => (),
-            Event::Scheduled { task, action: Action::Activity(ActivityCall { name, input, .. }) } => {
-                let asked = Scheduled { name, input: show.input.then(|| input.text()), time: time::exact(turn_at_ms) };
-                if answered.contains(task) {
-                    scheduled.insert(*task, asked);
-                } else {
-                    view.push(HistoryEvent::TaskScheduled { name, input: asked.input, timestamp: asked.time });
+            Event::Scheduled { task, action } if action.is_answered() && cancelled.contains(task) => (),
+            Event::Scheduled { task, action } => {
+                let timestamp = time::exact(turn_at_ms);
+                if let Action::Timer { due_ms } = action {
+                    timers.insert(*task, time::exact(*due_ms));
+                } else if answered.contains(task) {
+                    asked.extend(Asked::of(first, *task, action, timestamp, show).map(|asked| (*task, asked)));
+                    continue;
                 }
+                view.extend(scheduled(first, *task, action, timestamp, show));
             }
-            Event::Scheduled { task, action: Action::Timer { due_ms } } => {
-                let fire_at = time::exact(*due_ms);
-                timers.insert(*task, fire_at.clone());
-                view.push(HistoryEvent::TimerCreated { fire_at, timestamp: time::exact(turn_at_ms) });
-            }
-            // Only what was dropped is missing in `timers` and `scheduled`.
+            // Only what was dropped is missing in `timers` and `asked`.
             Event::Resolved { task, at_ms, outcome: Outcome::Fired, .. } => {
                 let timestamp = time::exact(*at_ms);
                 view.extend(timers.remove(task).map(|fire_at| HistoryEvent::TimerFired { fire_at, timestamp }));
             }
             Event::Resolved { task, at_ms, outcome, .. } => {
-                view.extend(scheduled.remove(task).and_then(|asked| answer(asked, *at_ms, outcome, show)));
+                view.extend(asked.remove(task).and_then(|asked| answer(asked, *at_ms, outcome, show)));
             }
             Event::Raised { at_ms, name, payload } => view.push(HistoryEvent::EventRaised {
                 name,
@@ -168,10 +249,10 @@ pub(super) fn view(history: &[Event], show: Show) -> Vec<HistoryEvent<'_>> {
                     let input = reason.as_deref().filter(|_| show.input);
                     view.push(HistoryEvent::ExecutionTerminated { input, timestamp: time::exact(*at_ms) });
                 }
+                let function = first.map_or("", |started| &started.function);
                 view.push(ended(function, *at_ms, end, show));
             }
-            // A wait is no event of the contract; what it waits for is.
-            Event::Scheduled { .. } | Event::Cancelled { .. } => (),
+            Event::Cancelled { .. } => (),
         }
     }
     view
@@ -187,23 +268,87 @@ pub(super) fn termination_output(reason: Option<&str>) -> Payload {
     reason.map_or_else(Payload::null, |reason| Payload::parse(reason.to_owned()).unwrap_or_else(|_| Payload::of(reason)))
 }
 
-fn answer<'a>(asked: Scheduled<'a>, at_ms: u64, outcome: &'a Outcome, show: Show) -> Option<HistoryEvent<'a>> {
-    let Scheduled { name: function_name, input, time: scheduled_time } = asked;
+/// A task on its own, as it was asked for.
+fn scheduled<'a>(
+    first: Option<&Started>,
+    task: TaskId,
+    action: &'a Action,
+    timestamp: String,
+    show: Show,
+) -> Option<HistoryEvent<'a>> {
+    let text = |payload: &'a Payload| show.input.then(|| payload.text());
+    Some(match action {
+        Action::Activity(ActivityCall { name, input, attempt, .. }) => {
+            HistoryEvent::TaskScheduled { name, input: text(input).map(Cow::Borrowed), attempt: *attempt, timestamp }
+        }
+        Action::Http(call) => {
+            HistoryEvent::TaskScheduled { name: HTTP_ACTIVITY, input: show.input.then(|| request(call)), attempt: 1, timestamp }
+        }
+        Action::Timer { due_ms } => HistoryEvent::TimerCreated { fire_at: time::exact(*due_ms), timestamp },
+        Action::SubOrchestration(ChildCall { name, instance, input, attempt, .. }) => {
+            let (instance_id, input) = (child_id(first, task, instance.as_ref())?, text(input));
+            HistoryEvent::SubOrchestrationInstanceCreated { name, instance_id, input, attempt: *attempt, timestamp }
+        }
+        Action::StartDetached(ChildStart { name, instance, input, .. }) => {
+            let (instance_id, input) = (child_id(first, task, instance.as_ref())?, text(input));
+            HistoryEvent::SubOrchestrationInstanceCreated { name, instance_id, input, attempt: 1, timestamp }
+        }
+        Action::SendEvent(SentEvent { instance, name, payload }) => {
+            HistoryEvent::EventSent { instance_id: instance, name, input: text(payload), timestamp }
+        }
+        // A wait is no event of the contract; what it waits for is.
+        Action::WaitEvent { .. } => return None,
+    })
+}
+
+impl<'a> Asked<'a> {
+    /// What the answer to `task` tells of it; `None` if it is none that has an answer with a value.
+    fn of(first: Option<&Started>, task: TaskId, action: &'a Action, scheduled_time: String, show: Show) -> Option<Self> {
+        let text = |payload: &'a Payload| show.input.then(|| Cow::Borrowed(payload.text()));
+        let (function_name, instance_id, input, attempt) = match action {
+            Action::Activity(ActivityCall { name, input, attempt, .. }) => (name.as_str(), None, text(input), *attempt),
+            Action::SubOrchestration(ChildCall { name, instance, input, attempt, .. }) => {
+                (name.as_str(), child_id(first, task, instance.as_ref()), text(input), *attempt)
+            }
+            Action::Http(call) => (HTTP_ACTIVITY, None, show.input.then(|| request(call)), 1),
+            Action::Timer { .. } | Action::WaitEvent { .. } | Action::StartDetached(_) | Action::SendEvent(_) => return None,
+        };
+        Some(Self { scheduled_time, function_name, instance_id, input, attempt })
+    }
+}
+
+/// The ID of an instance that `task` has started.
+fn child_id<'a>(first: Option<&Started>, task: TaskId, given: Option<&'a InstanceId>) -> Option<Cow<'a, InstanceId>> {
+    given.map(Cow::Borrowed).or_else(|| Some(Cow::Owned(first?.child_id(task))))
+}
+
+fn request<'a>(call: &HttpCall) -> Cow<'a, str> {
+    let HttpCall { method, uri, headers, body, timeout_ms } = call;
+    let request = Request { method, uri, headers, body: body.as_deref(), timeout_ms: *timeout_ms };
+    serde_json::to_string(&request).expect("texts and numbers print without errors").into()
+}
+
+fn answer<'a>(asked: Asked<'a>, at_ms: u64, outcome: &'a Outcome, show: Show) -> Option<HistoryEvent<'a>> {
     let timestamp = time::exact(at_ms);
+    let is_child = asked.instance_id.is_some();
     match outcome {
         Outcome::Completed(result) => {
             let result = show.output.then_some(result);
-            Some(HistoryEvent::TaskCompleted { result, timestamp, scheduled_time, function_name, input })
+            Some(if is_child {
+                HistoryEvent::SubOrchestrationInstanceCompleted { result, timestamp, asked }
+            } else {
+                HistoryEvent::TaskCompleted { result, timestamp, asked }
+            })
         }
-        Outcome::Failed(failure) => Some(HistoryEvent::TaskFailed {
-            reason: &failure.message,
-            details: failure.details.as_ref().map(Payload::text),
-            failure_details: failure.into(),
-            timestamp,
-            scheduled_time,
-            function_name,
-            input,
-        }),
+        Outcome::Failed(failure) => {
+            let details = failure.details.as_ref().map(Payload::text);
+            let why = Why { reason: &failure.message, details, failure_details: failure.into() };
+            Some(if is_child {
+                HistoryEvent::SubOrchestrationInstanceFailed { why, timestamp, asked }
+            } else {
+                HistoryEvent::TaskFailed { why, timestamp, asked }
+            })
+        }
         Outcome::Fired => None, // Timers are not tasks to clients.
     }
 }
@@ -240,6 +385,7 @@ impl<'a> From<&'a Failure> for FailureDetails<'a> {
             stack_trace: failure.stack_trace.as_deref(),
             inner_failure: chain(&failure.causes),
             is_non_retriable: failure.non_retriable,
+            properties: failure.details.as_ref().map(|details| Properties { details }),
         }
     }
 }
@@ -253,6 +399,7 @@ fn chain(causes: &[Cause]) -> Option<Box<FailureDetails<'_>>> {
             stack_trace: None,
             inner_failure,
             is_non_retriable: false,
+            properties: cause.details.as_ref().map(|details| Properties { details }),
         }))
     })
 }
@@ -260,6 +407,7 @@ fn chain(causes: &[Cause]) -> Option<Box<FailureDetails<'_>>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Tags;
     use crate::model::execution::tests::{ended as completed, scheduled, started, turn};
 
     const ALL: Show = Show { input: true, output: true };
@@ -275,8 +423,9 @@ mod tests {
 
     fn cold() -> Failure {
         let details = Some(Payload::parse(r#"{"degrees": 12}"#.into()).unwrap());
-        let cause = |kind: &str| Cause { kind: kind.into(), message: "why".into(), details: None };
-        let causes = vec![cause("Near"), cause("Far")];
+        let cause = |kind: &str, details| Cause { kind: kind.into(), message: "why".into(), details };
+        let far = Payload::parse("[1.0]".into()).unwrap();
+        let causes = vec![cause("Near", None), cause("Far", Some(far))];
         Failure { details, causes, stack_trace: Some("at bake".into()), ..Failure::new("Oven", "oven is cold") }
     }
 
@@ -358,7 +507,7 @@ mod tests {
     #[test]
     fn a_failure_keeps_its_reason_and_details_whatever_is_asked_for() {
         let failed = [turn(1_500, 0), scheduled(0, "Bake"), resolved(0, 1_600, Outcome::Failed(cold()))];
-        let details = r#"{"ErrorType":"Oven","ErrorMessage":"oven is cold","StackTrace":"at bake","InnerFailure":{"ErrorType":"Near","ErrorMessage":"why","StackTrace":null,"InnerFailure":{"ErrorType":"Far","ErrorMessage":"why","StackTrace":null,"InnerFailure":null,"IsNonRetriable":false},"IsNonRetriable":false},"IsNonRetriable":false}"#;
+        let details = r#"{"ErrorType":"Oven","ErrorMessage":"oven is cold","StackTrace":"at bake","InnerFailure":{"ErrorType":"Near","ErrorMessage":"why","StackTrace":null,"InnerFailure":{"ErrorType":"Far","ErrorMessage":"why","StackTrace":null,"InnerFailure":null,"IsNonRetriable":false,"Properties":{"Details":[1.0]}},"IsNonRetriable":false},"IsNonRetriable":false,"Properties":{"Details":{"degrees": 12}}}"#;
         let task = format!(
             r#"{{"EventType":"TaskFailed","Reason":"oven is cold","Details":"{{\"degrees\": 12}}","FailureDetails":{details},"Timestamp":"1970-01-01T00:00:01.6Z","ScheduledTime":"1970-01-01T00:00:01.5Z","FunctionName":"Bake"}}"#
         );
@@ -390,6 +539,162 @@ mod tests {
         let fired = r#"{"EventType":"TimerFired","FireAt":"1970-01-01T00:01:00Z","Timestamp":"1970-01-01T00:01:00Z"}"#;
         let event = r#"{"EventType":"EventRaised","Name":"Risen","Timestamp":"1970-01-01T00:00:01.7Z"}"#;
         check(&events, NOTHING, &[STARTED, created, event, fired]);
+    }
+
+    fn child(task: u32, instance: Option<&str>, attempt: u32) -> Event {
+        let action = Action::SubOrchestration(ChildCall {
+            name: "Knead".into(),
+            instance: instance.map(|id| id.parse().unwrap()),
+            input: Payload::of(&7),
+            attempt,
+            first_attempt: (attempt > 1).then_some(TaskId(0)),
+            tags: Tags::default(),
+        });
+        Event::Scheduled { task: TaskId(task), action }
+    }
+
+    /// The ID of the child of a task, if the guest has given none.
+    const ID_0: &str = "02020202020202020202020202020202:0000";
+    const ID_3: &str = "02020202020202020202020202020202:0003";
+
+    #[test]
+    fn a_child_is_shown_as_a_task_is_and_with_its_id() {
+        check(
+            &[turn(1_500, 0), child(0, None, 1), child(1, Some("dough"), 1), gave(1, 1_600, r#"{"b":1, "a":1.0}"#)],
+            ALL,
+            &[
+                &STARTED.replace('}', r#","Input":"null"}"#),
+                &format!(
+                    r#"{{"EventType":"SubOrchestrationInstanceCreated","Name":"Knead","InstanceId":"{ID_0}","Input":"7","Timestamp":"1970-01-01T00:00:01.5Z"}}"#
+                ),
+                r#"{"EventType":"SubOrchestrationInstanceCompleted","Result":{"b":1, "a":1.0},"Timestamp":"1970-01-01T00:00:01.6Z","ScheduledTime":"1970-01-01T00:00:01.5Z","FunctionName":"Knead","InstanceId":"dough","Input":"7"}"#,
+            ],
+        );
+        check(
+            &[turn(1_500, 0), child(0, None, 1), resolved(0, 1_600, Outcome::Failed(Failure::new("Oven", "it is cold")))],
+            NOTHING,
+            &[
+                STARTED,
+                &format!(
+                    r#"{{"EventType":"SubOrchestrationInstanceFailed","Reason":"it is cold","Details":null,"FailureDetails":{{"ErrorType":"Oven","ErrorMessage":"it is cold","StackTrace":null,"InnerFailure":null,"IsNonRetriable":false}},"Timestamp":"1970-01-01T00:00:01.6Z","ScheduledTime":"1970-01-01T00:00:01.5Z","FunctionName":"Knead","InstanceId":"{ID_0}"}}"#
+                ),
+            ],
+        );
+        check(
+            &[turn(1_500, 0), child(0, None, 1), Event::Cancelled { task: TaskId(0) }, completed()],
+            NOTHING,
+            &[STARTED, ENDED],
+        );
+    }
+
+    #[test]
+    fn every_attempt_and_every_wait_of_a_retry_is_shown() {
+        let failed = |task, at_ms| resolved(task, at_ms, Outcome::Failed(Failure::new("Oven", "it is cold").non_retriable()));
+        let again = Event::Scheduled {
+            task: TaskId(2),
+            action: Action::Activity(ActivityCall {
+                name: "Bake".into(),
+                input: Payload::null(),
+                attempt: 2,
+                first_attempt: Some(TaskId(0)),
+                timeout_ms: None,
+            }),
+        };
+        let events = [
+            turn(1_500, 0),
+            scheduled(0, "Bake"),
+            failed(0, 1_600),
+            turn(1_600, 1),
+            Event::Scheduled { task: TaskId(1), action: Action::Timer { due_ms: 2_600 } },
+            resolved(1, 2_600, Outcome::Fired),
+            turn(2_600, 1),
+            again.clone(),
+            child(3, None, 2),
+            failed(2, 2_700),
+        ];
+        let first = r#"{"EventType":"TaskFailed","Reason":"it is cold","Details":null,"FailureDetails":{"ErrorType":"Oven","ErrorMessage":"it is cold","StackTrace":null,"InnerFailure":null,"IsNonRetriable":true},"Timestamp":"1970-01-01T00:00:01.6Z","ScheduledTime":"1970-01-01T00:00:01.5Z","FunctionName":"Bake"}"#;
+        let second = first
+            .replace("01.6Z", "02.7Z")
+            .replace("01.5Z", "02.6Z")
+            .replace(r#""FunctionName":"Bake""#, r#""FunctionName":"Bake","Attempt":2"#);
+        let expected = [
+            STARTED,
+            first,
+            r#"{"EventType":"TimerCreated","FireAt":"1970-01-01T00:00:02.6Z","Timestamp":"1970-01-01T00:00:01.6Z"}"#,
+            r#"{"EventType":"TimerFired","FireAt":"1970-01-01T00:00:02.6Z","Timestamp":"1970-01-01T00:00:02.6Z"}"#,
+            &format!(
+                r#"{{"EventType":"SubOrchestrationInstanceCreated","Name":"Knead","InstanceId":"{ID_3}","Attempt":2,"Timestamp":"1970-01-01T00:00:02.6Z"}}"#
+            ),
+            &second,
+        ];
+        check(&events, NOTHING, &expected);
+        let open = r#"{"EventType":"TaskScheduled","Name":"Bake","Attempt":2,"Timestamp":"1970-01-01T00:00:02.6Z"}"#;
+        check(&events[..8], NOTHING, &[&expected[..4], &[open]].concat());
+    }
+
+    #[test]
+    fn what_nothing_answers_is_shown_where_it_was_asked_for() {
+        let detached = Action::StartDetached(ChildStart {
+            name: "Clean".into(),
+            instance: None,
+            input: Payload::of("oven"),
+            at_ms: Some(9_000),
+            tags: Tags::default(),
+        });
+        let sent = Action::SendEvent(SentEvent {
+            instance: "shop".parse().unwrap(),
+            name: "Ready".into(),
+            payload: Payload::parse("[1.0]".into()).unwrap(),
+        });
+        let events = [
+            turn(1_500, 0),
+            Event::Scheduled { task: TaskId(0), action: detached },
+            Event::Scheduled { task: TaskId(1), action: sent },
+            completed(),
+        ];
+        let started = format!(
+            r#"{{"EventType":"SubOrchestrationInstanceCreated","Name":"Clean","InstanceId":"{ID_0}","Timestamp":"1970-01-01T00:00:01.5Z"}}"#
+        );
+        let raised = r#"{"EventType":"EventSent","InstanceId":"shop","Name":"Ready","Timestamp":"1970-01-01T00:00:01.5Z"}"#;
+        check(&events, NOTHING, &[STARTED, &started, raised, ENDED]);
+        let with_input = |event: &str, input: &str| event.replace(r#","Timestamp""#, &format!(r#","Input":{input},"Timestamp""#));
+        let expected = [
+            &STARTED.replace('}', r#","Input":"null"}"#),
+            &with_input(&started, r#""\"oven\"""#),
+            &with_input(raised, r#""[1.0]""#),
+        ];
+        check(&events[..3], Show { input: true, output: false }, &expected.map(String::as_str));
+    }
+
+    #[test]
+    fn an_http_request_is_an_activity_of_the_host() {
+        let plain = HttpCall { method: "GET".into(), uri: "http://oven/".into(), headers: vec![], body: None, timeout_ms: None };
+        let full = HttpCall {
+            method: "POST".into(),
+            headers: vec![("accept".into(), "*/*".into())],
+            body: Some("{}".into()),
+            timeout_ms: Some(500),
+            ..plain.clone()
+        };
+        let asked = |task, call| Event::Scheduled { task: TaskId(task), action: Action::Http(call) };
+        let answer = r#"{"status":202,"headers":[],"body":""}"#;
+        let events = [turn(1_500, 0), asked(0, plain), asked(1, full), gave(0, 1_600, answer)];
+        check(
+            &events,
+            ALL,
+            &[
+                &STARTED.replace('}', r#","Input":"null"}"#),
+                r#"{"EventType":"TaskScheduled","Name":"BuiltIn::HttpActivity","Input":"{\"method\":\"POST\",\"uri\":\"http://oven/\",\"headers\":[[\"accept\",\"*/*\"]],\"body\":\"{}\",\"timeoutMs\":500}","Timestamp":"1970-01-01T00:00:01.5Z"}"#,
+                &format!(
+                    r#"{{"EventType":"TaskCompleted","Result":{answer},"Timestamp":"1970-01-01T00:00:01.6Z","ScheduledTime":"1970-01-01T00:00:01.5Z","FunctionName":"BuiltIn::HttpActivity","Input":"{{\"method\":\"GET\",\"uri\":\"http://oven/\"}}"}}"#
+                ),
+            ],
+        );
+        let failed = [&events[..3], &[resolved(0, 1_600, Outcome::Failed(Failure::new("Refused", "no such host")))]].concat();
+        let history: Vec<Event> = std::iter::once(Event::Started(started())).chain(failed).collect();
+        let shown = serde_json::to_string(&view(&history, NOTHING)[2]).unwrap();
+        assert!(shown.starts_with(r#"{"EventType":"TaskFailed","Reason":"no such host""#), "{shown}");
+        assert!(shown.ends_with(r#""FunctionName":"BuiltIn::HttpActivity"}"#), "{shown}");
     }
 
     #[test]

@@ -9,7 +9,6 @@ use super::query::Query;
 use super::reply::Reply;
 use super::status::StatusPayload;
 use crate::engine::{Hub, InstancePage};
-use crate::model::Tags;
 use crate::store::{Filter, Position};
 
 /// Where clients say how far they have come, and are told.
@@ -34,13 +33,13 @@ impl ListCall {
     /// Reads it from query and headers.
     ///
     /// # Errors
-    /// 400 if the token is none of ours.
+    /// 400 if the token is none of ours, or what is to be a label can be none.
     pub(super) fn of(query: &Query, headers: &HeaderMap) -> Result<Self, ApiError> {
         let filter = Filter {
             created_from_ms: query.time("createdTimeFrom").map(Timestamp::as_millisecond),
             created_to_ms: query.time("createdTimeTo").map(Timestamp::as_millisecond),
             statuses: query.statuses("runtimeStatus"),
-            tags: Tags::default(),
+            tags: query.tags().map_err(ApiError::bad_argument)?,
             id_prefix: query.text("instanceIdPrefix").unwrap_or_default().to_owned(),
         };
         let top = query.integer("top").and_then(|top| usize::try_from(top).ok()).filter(|top| *top > 0);
@@ -55,8 +54,10 @@ impl ListCall {
 /// `GET {prefix}/instances`: a page of the instances of a hub, and in the header `x-ms-continuation-token` what leads to the next; empty
 /// at the end.
 ///
-/// 200 whatever the states are, with an empty list for an unknown hub. 400 for a token that is none of ours, an ill-formed hub name or an
-/// unknown connection.
+/// With `tag.NAME=VALUE`, only those that have this label; with several, only those that have all of them.
+///
+/// 200 whatever the states are, with an empty list for an unknown hub. 400 for a token that is none of ours, a label that can be none, an
+/// ill-formed hub name or an unknown connection.
 pub(super) async fn list(hub: Option<&Hub>, call: ListCall) -> Result<Reply, ApiError> {
     let ListCall { filter, after, top, show_input } = call;
     let page = match hub {
@@ -89,7 +90,7 @@ fn position(token: &[u8]) -> Option<Position> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::RuntimeStatus;
+    use crate::model::{RuntimeStatus, Tags};
 
     fn call(query: &str, token: &str) -> Result<ListCall, String> {
         let mut headers = HeaderMap::new();
@@ -109,16 +110,24 @@ mod tests {
             created_from_ms: Some(1_500),
             created_to_ms: Some(-1_000),
             statuses: Some(vec![RuntimeStatus::Failed]),
-            tags: Tags::default(),
+            tags: Tags::new([("shop".to_owned(), "north".to_owned()), ("kind".to_owned(), "rye".to_owned())]).unwrap(),
             id_prefix: "Loaf".into(),
         };
         let query = "createdTimeFrom=1970-01-01T00:00:01.5Z&createdTimeTo=1969-12-31T23:59:59Z&RUNTIMESTATUS=failed&instanceIdPrefix=Loaf\
-                     &showInput=False&top=7";
+                     &showInput=False&top=7&tag.shop=north&Tag.kind=rye";
         assert_eq!(call(query, "").unwrap(), ListCall { filter, after: None, top: 7, show_input: false });
         for (top, expected) in
             [("0", 100), ("-5", 100), ("1", 1), ("1000", 1_000), ("1001", 1_000), ("99999999999999999999", 100)]
         {
             assert_eq!(call(&format!("top={top}"), "").unwrap().top, expected, "{top}");
+        }
+    }
+
+    #[test]
+    fn a_label_that_can_be_none_is_400() {
+        for bad in ["tag.=1", "tag.a%20b=1", "tag.shop=a&tag.shop=b"] {
+            let refused = call(bad, "").unwrap_err();
+            assert!(refused.starts_with("400  {\"Message\":\"One or more"), "{bad}: {refused}");
         }
     }
 

@@ -29,8 +29,8 @@ struct Line<'a> {
     message: &'a str,
 }
 
-/// `GET {prefix}/instances/{instance}/logs`: what the current execution and its activities have said, the oldest line that is kept
-/// first.
+/// `GET {prefix}/instances/{instance}/logs`: what an instance and its activities have said, through all its executions, the oldest
+/// line that is kept first.
 ///
 /// 200 with the lines from number `after` on, or all, and with the number of the next line to come: who follows asks again with
 /// that. 404 if there is no such instance.

@@ -1,7 +1,7 @@
 //! How do clients reach the engine? Over HTTP: the wire contract of Durable Functions, and some paths of ours beside it.
 //!
 //! [`serve`] takes connections; for each request `route` chooses the endpoint, `auth` checks that the client may, `body` reads
-//! what is sent, and one handler (`start`, `status`, `list`, `control`, `modules` and so on) answers. The wire types live here,
+//! what is sent, and one handler (`start`, `status`, `list`, `control`, `question`, `modules` and so on) answers. The wire types live here,
 //! spelled as clients expect them. The only folder that names hyper; calls `engine`.
 
 pub mod auth;
@@ -16,6 +16,7 @@ mod modules;
 mod operations;
 mod patience;
 mod query;
+mod question;
 mod reply;
 mod route;
 mod start;
@@ -280,6 +281,10 @@ impl Api {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
                 logs::logs(self.hub(&target), &instance, &query).await
             }
+            Endpoint::Query { instance, name } => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::ours_bad_request)?;
+                question::ask(self.hub(&target), &instance, name, &query).await
+            }
             Endpoint::Upload { module } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::ours_bad_request)?;
                 let module = module.parse().map_err(ApiError::ours_bad_request)?;
@@ -323,7 +328,7 @@ impl Endpoint {
         match self {
             Self::Health | Self::Ready => Need::Nothing,
             Self::Start { .. } | Self::Status { .. } | Self::List | Self::Binding | Self::Metrics => Need::System,
-            Self::Raise { .. } | Self::Terminate { .. } | Self::Logs { .. } => Need::System,
+            Self::Raise { .. } | Self::Terminate { .. } | Self::Logs { .. } | Self::Query { .. } => Need::System,
             Self::Upload { .. } | Self::Modules | Self::Module { .. } | Self::ModuleBytes { .. } => Need::Master,
             Self::DeleteModule { .. } => Need::Master,
         }

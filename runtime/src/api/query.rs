@@ -5,7 +5,7 @@ use jiff::civil::DateTime;
 use jiff::tz::Offset;
 
 use super::links::Target;
-use crate::model::{HubName, RuntimeStatus};
+use crate::model::{HubName, RuntimeStatus, TagError, Tags};
 
 /// The name of the one store that there is so far.
 const CONNECTION: &str = "Storage";
@@ -14,21 +14,27 @@ const CONNECTION: &str = "Storage";
 const STATUSES: [&str; 8] =
     ["Running", "Completed", "ContinuedAsNew", "Failed", "Canceled", "Terminated", "Pending", "Suspended"];
 
+/// What the names of parameters begin with that are labels.
+const TAG: &str = "tag.";
+
 /// How many pieces of a query are read. Each is compared with all before it, also for who has no key.
 const PIECES_MAX: usize = 100;
 
-/// The parameters of a request. Names count without regard to case; what nobody asks for is ignored.
+/// The parameters of a request. Names count without regard to case, except those of labels behind `tag.`; what nobody asks for is
+/// ignored.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Reads a query string. A piece without `=` is ignored, and the values of a repeated name are joined with commas.
+    /// Reads a query string. A piece without `=` is ignored, and the values of a repeated name are joined with commas; labels stay
+    /// apart.
     pub(super) fn parse(text: &str) -> Self {
         let mut parameters: Vec<(String, String)> = Vec::new();
         for piece in text.split('&').filter(|piece| piece.contains('=')).take(PIECES_MAX) {
             for (name, value) in form_urlencoded::parse(piece.as_bytes()) {
                 let (name, value) = (name.trim(), value.trim());
-                match parameters.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(name)) {
+                let known = parameters.iter_mut().find(|(known, _)| known.eq_ignore_ascii_case(name));
+                match known.filter(|_| tag_name(name).is_none()) {
                     Some((_, values)) => {
                         values.push(',');
                         values.push_str(value);
@@ -91,6 +97,14 @@ impl Query {
         (!numbers.is_empty()).then(|| numbers.into_iter().filter_map(RuntimeStatus::from_number).collect())
     }
 
+    /// The labels: parameters `tag.NAME=VALUE`.
+    ///
+    /// # Errors
+    /// If they break the rules of labels, or one is given twice.
+    pub(super) fn tags(&self) -> Result<Tags, TagError> {
+        Tags::new(self.0.iter().filter_map(|(name, value)| Some((tag_name(name)?.to_owned(), value.clone()))))
+    }
+
     /// Which hub and which store are meant; blank or absent means the default one.
     ///
     /// # Errors
@@ -108,6 +122,12 @@ impl Query {
             _ => Ok(Target { hub, connection: CONNECTION }),
         }
     }
+}
+
+/// The name of the label that the parameter `name` gives, if it gives one.
+fn tag_name(name: &str) -> Option<&str> {
+    let (start, rest) = name.split_at_checked(TAG.len())?;
+    start.eq_ignore_ascii_case(TAG).then_some(rest)
 }
 
 #[cfg(test)]
@@ -231,6 +251,25 @@ mod tests {
             assert_eq!(by_name, Query::parse(&format!("s={number}")).statuses("s"));
             assert!(by_name.expect("it is known").iter().all(|status| status.name() == *name));
         }
+    }
+
+    #[test]
+    fn labels_are_parameters_whose_case_counts_behind_the_dot() {
+        let check = |query: &str, expected: Result<&[(&str, &str)], &str>| match (Query::parse(query).tags(), expected) {
+            (Ok(tags), Ok(expected)) => assert_eq!(tags.iter().collect::<Vec<_>>(), expected, "{query}"),
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{query}: {error}"),
+            (seen, _) => panic!("{query}: {seen:?}"),
+        };
+        check("tag=a&tags.x=1&xtag.y=2&tag%C3%BC.x=1", Ok(&[]));
+        check("tag.shop=north&TAG.kind=+rye+bread+&x=1", Ok(&[("kind", "rye bread"), ("shop", "north")]));
+        check("tag.Shop=a&tag.shop=b", Ok(&[("Shop", "a"), ("shop", "b")]));
+        check("tag.a.b-c_9=&tag.x=%3D%26", Ok(&[("a.b-c_9", ""), ("x", "=&")]));
+        check("tag.shop=a&tag.shop=a", Err("tag \"shop\" is given twice"));
+        check("tag.=a", Err("the name of tag \"\" must be 1 to 64"));
+        check("tag.a+b=1", Err("the name of tag \"a b\" must be"));
+        check(&format!("tag.a={}", "x".repeat(257)), Err("may have 256"));
+        let many: Vec<String> = (0..17).map(|number| format!("tag.n{number}=")).collect();
+        check(&many.join("&"), Err("16 tags"));
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(super) enum Endpoint {
     Terminate { instance: String },
     /// What an instance has said.
     Logs { instance: String },
+    /// What an instance answers to a question.
+    Query { instance: String, name: String },
     /// Take a module.
     Upload { module: String },
     /// All modules of a hub.
@@ -52,6 +54,7 @@ impl Endpoint {
             Self::Raise { .. } => "raise",
             Self::Terminate { .. } => "terminate",
             Self::Logs { .. } => "logs",
+            Self::Query { .. } => "query",
             Self::Upload { .. } => "upload",
             Self::Modules => "modules",
             Self::Module { .. } => "module",
@@ -95,7 +98,7 @@ const PREFIXES: [(&str, Door); 4] = [
 type Line = (Method, &'static str, fn(&[&str], Door) -> Endpoint);
 
 /// Behind the prefixes of the wire contract.
-static OPERATIONS: [Line; 9] = [
+static OPERATIONS: [Line; 10] = [
     (Method::POST, "orchestrators/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: None }),
     (Method::POST, "orchestrators/{}/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: Some(part[1].into()) }),
     (Method::GET, "", |_, _| Endpoint::Binding),
@@ -105,6 +108,7 @@ static OPERATIONS: [Line; 9] = [
     (Method::POST, "instances/{}/terminate", |part, _| Endpoint::Terminate { instance: part[0].into() }),
     (Method::DELETE, "instances/{}/terminate", |part, _| Endpoint::Terminate { instance: part[0].into() }),
     (Method::GET, "instances/{}/logs", |part, _| Endpoint::Logs { instance: part[0].into() }),
+    (Method::GET, "instances/{}/query/{}", |part, _| Endpoint::Query { instance: part[0].into(), name: part[1].into() }),
 ];
 
 /// Ours, from the root.
@@ -223,6 +227,9 @@ mod tests {
             check(&format!("POST {prefix}/orchestrators/Bake/loaf-17"), r#"start "Bake" Some("loaf-17")"#);
             check(&format!("GET {prefix}/instances/loaf-17"), r#"status "loaf-17" Webhooks"#);
             check(&format!("GET {prefix}/Instances/"), "List");
+            check(&format!("GET {prefix}/instances/a/Query/How%20far/"), r#"Query { instance: "a", name: "How far" }"#);
+            check(&format!("GET {prefix}/instances/a/query"), "404");
+            check(&format!("POST {prefix}/instances/a/query/far"), "404");
             check(&format!("GET {prefix}"), "Binding");
             check(&format!("GET {prefix}/"), "Binding");
             check(&format!("GET {}/INSTANCES/Loaf/", prefix.to_uppercase()), r#"status "Loaf" Webhooks"#);

@@ -13,7 +13,7 @@ use super::reply::Reply;
 use super::status::{self, StatusPayload, Wanted};
 use super::{Draining, control};
 use crate::engine::{Hub, InstanceView, StartError, StartRequest, Watch};
-use crate::model::{End, InstanceId, Payload, Tags};
+use crate::model::{End, InstanceId, Payload};
 
 /// How long a client should wait before it first asks how an instance stands, in seconds.
 const RETRY_AFTER_S: u32 = 10;
@@ -35,15 +35,12 @@ impl StartCall {
     /// Reads all but the body, of which the request has `null` so far.
     ///
     /// # Errors
-    /// 400 if the ID is ill-formed, or `pollingInterval` is longer than `timeout`.
+    /// 400 if the ID or a label is ill-formed, or `pollingInterval` is longer than `timeout`.
     pub(super) fn of(function: String, instance: Option<String>, query: &Query) -> Result<Self, ApiError> {
         let instance: Option<InstanceId> = instance.map(|id| id.parse()).transpose().map_err(ApiError::bad_argument)?;
+        let tags = query.tags().map_err(ApiError::bad_argument)?;
         let wait = wait(query)?;
-        Ok(Self {
-            request: StartRequest { function, instance, input: Payload::null(), tags: Tags::default() },
-            wait,
-            share: None,
-        })
+        Ok(Self { request: StartRequest { function, instance, input: Payload::null(), tags }, wait, share: None })
     }
 
     /// The same with the body as the input.
@@ -58,11 +55,13 @@ impl StartCall {
 
 /// `POST {prefix}/orchestrators/{function}[/{instance}]` and `POST /api/orchestrators/…`: starts an instance.
 ///
+/// Each `tag.NAME=VALUE` in the query is a label of it.
+///
 /// 202 with the check-status object once the start is durable; the code runs later. With `timeout`, 200 and the bare output if
 /// the instance is Completed by then, 200 and the status object if it ended otherwise, else 202 as without. 400 if the
-/// orchestrator is unknown, the body not JSON, the ID or hub name ill-formed, the connection unknown or `pollingInterval` past
-/// `timeout`; 409 if a live instance has that ID; 413 if the body is too large; 503 if it could not be taken or recorded now.
-/// Whatever refuses a start with 400 carries `ExceptionMessage`, which clients read unasked.
+/// orchestrator is unknown, the body not JSON, the ID, a label or the hub name ill-formed, the connection unknown or
+/// `pollingInterval` past `timeout`; 409 if a live instance has that ID; 413 if the body is too large; 503 if it could not be
+/// taken or recorded now. Whatever refuses a start with 400 carries `ExceptionMessage`, which clients read unasked.
 pub(super) async fn start(
     hub: Option<Arc<Hub>>,
     call: StartCall,
@@ -200,7 +199,16 @@ mod tests {
         for id in ["@x", &"x".repeat(257), "a#b"] {
             check(StartCall::of("Bake".into(), Some(id.to_owned()), &Query::default()).map(|_| ""), long);
         }
+        for tags in ["tag.=1", "tag.a%2Fb=1", "tag.a=1&tag.a=2"] {
+            check(StartCall::of("Bake".into(), None, &Query::parse(tags)).map(|_| ""), long);
+        }
         check::<&str>(Err(StartError::UnknownOrchestrator("Bake".into()).into()), long);
+    }
+
+    #[test]
+    fn labels_come_from_the_query() {
+        let call = StartCall::of("Bake".into(), None, &Query::parse("tag.shop=north&TAG.Kind=rye&taskHub=Bakery")).unwrap();
+        assert_eq!(call.request.tags.iter().collect::<Vec<_>>(), [("Kind", "rye"), ("shop", "north")]);
     }
 
     #[test]

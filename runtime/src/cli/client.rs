@@ -171,23 +171,32 @@ impl Client {
         self.call("DELETE", Call::of_module(name, &version), &[200, 202, 204]).map(drop)
     }
 
-    /// Starts an instance, with this ID or one that the server draws. `input` is JSON, or empty. Returns the server's answer as it
-    /// is; see [`Started`].
-    pub(super) fn start(&self, function: &str, id: Option<&str>, input: &str) -> Result<String> {
-        Ok(self.post_start(function, id, input, None)?.text)
+    /// Starts an instance, with this ID or one that the server draws, and with what `query` says of it besides. `input` is JSON, or
+    /// empty. Returns the server's answer as it is; see [`Started`].
+    pub(super) fn start(&self, function: &str, id: Option<&str>, input: &str, query: &[Parameter<'_>]) -> Result<String> {
+        Ok(self.post_start(function, id, input, query.to_vec())?.text)
     }
 
     /// The same, and returns what commands know of the answer.
     pub(super) fn started(&self, function: &str, input: &str) -> Result<Started> {
-        parse(&self.start(function, None, input)?)
+        parse(&self.start(function, None, input, &[])?)
     }
 
-    /// Starts an instance with this ID and waits for its end, for ever or until `deadline`. Returns as [`Client::end`].
-    pub(super) fn run(&self, function: &str, id: &str, input: &str, deadline: Option<Instant>) -> Result<String> {
+    /// Starts an instance with this ID, as [`Client::start`], and waits for its end, for ever or until `deadline`. Returns as
+    /// [`Client::end`].
+    pub(super) fn run(
+        &self,
+        function: &str,
+        id: &str,
+        input: &str,
+        query: &[Parameter<'_>],
+        deadline: Option<Instant>,
+    ) -> Result<String> {
         let left_s = deadline.map_or(WAIT_S_MAX, |deadline| left(deadline).as_secs_f64());
         // A wait that is over in time answers with the output of a completed instance or with the status of a failed one, and
         // the former may look like the latter. So how it stands is asked for in any case.
-        let started = self.post_start(function, Some(id), input, Some(left_s.min(WAIT_S_MAX)));
+        let timeout = format!("{:.3}", left_s.min(WAIT_S_MAX));
+        let started = self.post_start(function, Some(id), input, [query, &[("timeout", &timeout)]].concat());
         let ended = started.and_then(|_| self.end(id, deadline));
         ended.map_err(|error| match Exit::of(&error) {
             // Where the connection breaks, nobody knows how far the start has come.
@@ -196,12 +205,11 @@ impl Client {
         })
     }
 
-    fn post_start(&self, function: &str, id: Option<&str>, input: &str, wait_s: Option<f64>) -> Result<Answer> {
+    fn post_start(&self, function: &str, id: Option<&str>, input: &str, query: Vec<Parameter<'_>>) -> Result<Answer> {
         let id = id.map(|id| format!("/{}", encode(id))).unwrap_or_default();
-        let timeout = wait_s.map(|wait_s| format!("{wait_s:.3}"));
         let call = Call {
             path: format!("/api/orchestrators/{}{id}", encode(function)),
-            query: timeout.iter().map(|timeout| ("timeout", timeout.as_str())).collect(),
+            query,
             body: Some(("application/json", input.as_bytes())),
             ..Call::default()
         };
@@ -259,6 +267,19 @@ impl Client {
         parse(&self.call("GET", call, &[200])?.text)
     }
 
+    /// What an instance answers to the query `name`, as JSON.
+    pub(super) fn query(&self, id: &str, name: &str, input: Option<&str>) -> Result<String> {
+        let query = input.map(|input| ("input", input)).into_iter().collect();
+        let call = Call { query, ..Call::of_instance(id, &format!("/query/{}", encode(name))) };
+        let subject = call.subject.clone().unwrap_or_default();
+        let answer = self.call("GET", call, &[200, 404])?;
+        match (answer.status, unknown_query(&answer.text)) {
+            (StatusCode::NOT_FOUND, Some(why)) => Err(Exit::NotFound.because(brief(&why))),
+            (StatusCode::NOT_FOUND, None) => Err(self.absent(&subject)),
+            _ => Ok(answer.text),
+        }
+    }
+
     /// Sends a request, whose answer has to have one of the status codes in `expected`.
     fn call(&self, method: &str, call: Call<'_>, expected: &[u16]) -> Result<Answer> {
         let _spinner = self.spins.then(|| Spinner::start(format!("Waiting for {}", self.base)));
@@ -294,10 +315,7 @@ impl Client {
         Err(match status {
             StatusCode::UNAUTHORIZED => Exit::Failed.because(self.about_keys(&call.path)),
             StatusCode::NOT_FOUND => match call.subject {
-                Some(subject) => {
-                    let hub = self.hub.as_ref().map(|hub| format!(" in task hub {hub}")).unwrap_or_default();
-                    Exit::NotFound.because(format_args!("{} has no {subject}{hub}", self.base))
-                }
+                Some(subject) => self.absent(&subject),
                 None => self.no_dacapo(format_args!("it has no {}", brief(&call.path))),
             },
             StatusCode::GONE => {
@@ -307,6 +325,12 @@ impl Client {
             _ if status.is_client_error() && !said.is_empty() => Exit::Failed.because(format_args!("the server refused{said}")),
             _ => Exit::Failed.because(format_args!("{} answered {status}{said}", self.base)),
         })
+    }
+
+    /// What was asked for is not there.
+    fn absent(&self, subject: &str) -> anyhow::Error {
+        let hub = self.hub.as_ref().map(|hub| format!(" in task hub {hub}")).unwrap_or_default();
+        Exit::NotFound.because(format_args!("{} has no {subject}{hub}", self.base))
     }
 
     /// What to do about a 401.
@@ -367,6 +391,23 @@ pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T> {
         };
         Exit::Failed.because(format_args!("the server's answer is not the one that was expected: {said}"))
     })
+}
+
+/// What the body of a 404 says, if the instance is there and has no such query.
+fn unknown_query(body: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Said {
+        error: Inner,
+    }
+
+    #[derive(Deserialize)]
+    struct Inner {
+        code: String,
+        message: String,
+    }
+
+    let Said { error } = serde_json::from_str(body).ok()?;
+    (error.code == "unknown_query").then_some(error.message)
 }
 
 /// What an error's body says, in any of the forms that errors have.
@@ -465,10 +506,10 @@ mod tests {
 
     #[test]
     fn a_start_whose_answer_is_lost_names_the_instance() {
-        let error = client_of("").run("Bake", "loaf-17", "", None).unwrap_err();
+        let error = client_of("").run("Bake", "loaf-17", "", &[], None).unwrap_err();
         assert_eq!(Exit::of(&error), Exit::Unreachable);
         assert_eq!(error.to_string(), "instance loaf-17 may have been started");
-        let error = client_of(http("400 Bad Request", "no")).run("Bake", "loaf-17", "", None).unwrap_err();
+        let error = client_of(http("400 Bad Request", "no")).run("Bake", "loaf-17", "", &[], None).unwrap_err();
         assert_eq!(error.to_string(), "the server refused: no");
     }
 
@@ -482,8 +523,15 @@ mod tests {
         let stranger = "does not speak as a server of Dacapo";
         check(not_found().instances(&[], None).err().unwrap(), Exit::Failed, stranger);
         check(not_found().modules().unwrap_err(), Exit::Failed, stranger);
-        check(not_found().start("Bake", None, "").unwrap_err(), Exit::Failed, stranger);
+        check(not_found().start("Bake", None, "", &[]).unwrap_err(), Exit::Failed, stranger);
         check(not_found().status("a", &[]).unwrap_err(), Exit::NotFound, "has no instance \"a\"");
+        check(not_found().query("a", "far", None).unwrap_err(), Exit::NotFound, "has no instance \"a\"");
+        let unknown = r#"{"error":{"code":"unknown_query","message":"there is \"near\"","kind":"UnknownQuery"}}"#;
+        check(
+            client_of(http("404 Not Found", unknown)).query("a", "far", None).unwrap_err(),
+            Exit::NotFound,
+            "there is \"near\"",
+        );
         check(not_found().module("m").err().unwrap(), Exit::NotFound, "has no module \"m\"");
         let garbled = client_of(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n\xff\xfe".to_vec());
         check(garbled.modules().unwrap_err(), Exit::Failed, stranger);

@@ -13,7 +13,7 @@ Exit status:
   1  the server refused, or something failed
   2  the command line is wrong
   3  the server cannot be reached
-  4  there is no such instance or module
+  4  there is no such instance, module or query
   5  the instance that was waited for has ended as Failed, Terminated or Canceled
   6  the time is up, and the instance that is waited for goes on";
 
@@ -27,7 +27,7 @@ pub(super) enum Exit {
     Usage = 2,
     /// There is no server, or no way to it.
     Unreachable = 3,
-    /// There is no such instance or module.
+    /// There is no such instance, module or query.
     NotFound = 4,
     /// The instance has ended, and not by completing.
     EndedBadly = 5,

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use super::client::{self, Client, Parameter};
 use super::connection::Connection;
 use super::output::{Cell, Table, Tone, relative, say, say_data};
+use super::tag::{self, Tag};
 use super::wire::Instance;
 use super::{moment, tell};
 use crate::clock::Clock;
@@ -22,7 +23,7 @@ const STATUSES: [&str; 8] =
 fn about() -> String {
     let statuses = STATUSES.join(", ");
     format!(
-        "Statuses are {statuses}.\n\n{}\n\nExamples:\n  dacapo list --status Failed,Terminated --created-after 2h\n  dacapo list --prefix loaf- --top 1000 --json",
+        "Statuses are {statuses}.\n\n{}\n\nExamples:\n  dacapo list --status Failed,Terminated --created-after 2h\n  dacapo list --prefix loaf- --top 1000 --json\n  dacapo list --tag shop=north --tag kind=rye",
         moment::FORMS
     )
 }
@@ -38,6 +39,10 @@ pub(super) struct List {
     /// Only those whose ID begins like this; they are then listed by ID
     #[arg(long, value_name = "TEXT")]
     prefix: Option<String>,
+
+    /// Only those with this tag; of several, with all
+    #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag::tag)]
+    tags: Vec<Tag>,
 
     /// Only those created then or later
     #[arg(long, value_name = "TIME", value_parser = moment::moment)]
@@ -90,7 +95,8 @@ impl List {
             // A table has no place for inputs.
             ("showInput", (!self.json).then_some("false")),
         ];
-        let filters: Vec<Parameter<'_>> = filters.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+        let filters = filters.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let filters: Vec<Parameter<'_>> = filters.chain(tag::parameters(&self.tags)).collect();
         let wanted = usize::try_from(self.top)?;
         let (mut instances, mut token) = (Vec::new(), None);
         loop {

@@ -67,7 +67,7 @@ impl Logs {
                     say(shown(&client::parse(line.get())?))?;
                 }
             }
-            // A new execution of the instance counts its lines from 0 again.
+            // A new instance under the same ID counts its lines from 0 again.
             let is_new = logs.next < next;
             next = if is_new { 0 } else { logs.next };
             if logs.lines.is_empty() && !is_new {

@@ -20,11 +20,13 @@ mod modules;
 mod moment;
 mod new;
 mod output;
+mod query;
 mod raise;
 mod serve;
 mod server;
 mod start;
 mod status;
+mod tag;
 mod terminate;
 mod wire;
 
@@ -66,6 +68,7 @@ enum Command {
     Start(start::Start),
     Status(status::Status),
     List(list::List),
+    Query(query::Query),
     Raise(raise::Raise),
     Terminate(terminate::Terminate),
     Logs(logs::Logs),
@@ -122,6 +125,7 @@ impl Command {
             Self::Start(start) => start.run(),
             Self::Status(status) => status.run(),
             Self::List(list) => list.run(),
+            Self::Query(query) => query.run(),
             Self::Raise(raise) => raise.run(),
             Self::Terminate(terminate) => terminate.run(),
             Self::Logs(logs) => logs.run(),
@@ -232,6 +236,9 @@ mod tests {
             "dacapo list --status Baked",
             "dacapo list --top 0",
             "dacapo start a --wait=soon",
+            "dacapo start a --tag shop",
+            "dacapo list --tag =north",
+            "dacapo query a",
             "dacapo deploy . --name=",
             "dacapo modules --json delete a",
         ] {

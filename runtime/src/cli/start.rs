@@ -9,6 +9,7 @@ use super::client::{self, Client};
 use super::connection::Connection;
 use super::exit::Exit;
 use super::output::{Spinner, brief, hint, say_data, shell_word};
+use super::tag::{self, Tag};
 use super::wire::{Instance, Started};
 use super::{input, moment};
 
@@ -16,7 +17,7 @@ const ABOUT: &str = "\
 With --wait, the output is printed instead, as JSON, once the instance has completed.
 
 Examples:
-  dacapo start BakeBread --input '{\"flour\": \"rye\"}' --id loaf-17
+  dacapo start BakeBread --input '{\"flour\": \"rye\"}' --id loaf-17 --tag shop=north
   dacapo start WordCount --input @book.json --wait=60";
 
 /// Start an instance of an orchestrator and print its ID
@@ -34,6 +35,10 @@ pub(super) struct Start {
     /// The ID, which no live instance may have; without it, a random one
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     id: Option<String>,
+
+    /// A tag, by which `dacapo list` finds it; may be given several times
+    #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag::tag)]
+    tags: Vec<Tag>,
 
     /// Wait until the instance has ended, or until the time is up
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, value_parser = moment::seconds)]
@@ -54,7 +59,7 @@ impl Start {
         if let Some(at_most) = self.wait {
             return self.wait(&client, &input, at_most);
         }
-        let answer = client.start(&self.name, self.id.as_deref(), &input)?;
+        let answer = client.start(&self.name, self.id.as_deref(), &input, &tag::parameters(&self.tags))?;
         if self.json {
             return say_data(&answer);
         }
@@ -71,7 +76,7 @@ impl Start {
         let id = self.id.map_or_else(random_id, Ok)?;
         hint(format_args!("Instance {id}"));
         let spinner = Spinner::start(format!("Waiting for {} ({id})", self.name));
-        let text = client.run(&self.name, &id, input, deadline)?;
+        let text = client.run(&self.name, &id, input, &tag::parameters(&self.tags), deadline)?;
         drop(spinner);
 
         let instance: Instance = client::parse(&text)?;

@@ -7,12 +7,15 @@ use super::client;
 use super::connection::Connection;
 use super::moment::milliseconds;
 use super::output::{Cell, Table, Tone, clean, columns, cut, duration, relative, say, say_data, wrapped};
-use super::wire::{HistoryEvent, Instance};
+use super::wire::{HistoryEvent, HttpRequest, HttpResponse, Instance};
 use crate::clock::Clock;
 
 const EXAMPLES: &str = "\
 Example:
   dacapo status loaf-17 --history";
+
+/// The activity as which the host's own HTTP requests stand in a history.
+const HTTP_ACTIVITY: &str = "BuiltIn::HttpActivity";
 
 /// What an input may take of a line that shows a result too, in columns.
 const INPUT_COLUMNS_MAX: usize = 30;
@@ -115,14 +118,13 @@ fn history(events: &[HistoryEvent]) -> Table {
     let start_ms = events.first().and_then(|event| milliseconds(&event.timestamp)).unwrap_or_default();
     for event in events {
         let at_ms = milliseconds(&event.timestamp).unwrap_or_default();
-        let name = event.function_name.as_ref().or(event.name.as_ref());
         let asked_ms = event.scheduled_time.as_deref().and_then(milliseconds);
         let took = asked_ms.map(|asked_ms| duration(at_ms.saturating_sub(asked_ms)));
         let (what, tone) = what(event);
         table.row([
             format!("+{}", duration(at_ms.saturating_sub(start_ms))).into(),
             Cell::toned(&what, tone),
-            name.cloned().unwrap_or_default().into(),
+            name(event).into(),
             took.unwrap_or_default().into(),
             details(event, start_ms).into(),
         ]);
@@ -139,7 +141,8 @@ fn traces(events: &[HistoryEvent], columns: u16) -> Vec<String> {
         // What nobody caught ends the instance with the same trace.
         let Some(trace) = trace.filter(|trace| !trace.trim().is_empty() && !shown.contains(trace)) else { continue };
         shown.push(trace);
-        let name = event.function_name.as_deref().map(|name| format!(": {}", clean(name))).unwrap_or_default();
+        let name = clean(&name(event));
+        let name = if name.is_empty() { name } else { format!(": {name}") };
         let title = Tone::Dim.paint(&format!("{}{name}", what(event).0));
         let lines = trace.trim_end().lines().map(|line| cut(&clean(line), usize::from(columns) - 2));
         traces.push(format!("{title}\n  {}", bounded(lines.collect(), TRACE_LINES_MAX).join("\n  ")));
@@ -147,9 +150,33 @@ fn traces(events: &[HistoryEvent], columns: u16) -> Vec<String> {
     traces
 }
 
+/// Whether it is about an HTTP request of the host.
+fn is_http(event: &HistoryEvent) -> bool {
+    [&event.function_name, &event.name].into_iter().flatten().any(|name| name == HTTP_ACTIVITY)
+}
+
+/// Whose event it is: the name of the function or of the event, or the method of a request.
+fn name(event: &HistoryEvent) -> String {
+    if is_http(event) {
+        return request(event).map(|request| request.method).unwrap_or_default();
+    }
+    let name = event.function_name.as_ref().or(event.name.as_ref()).cloned().unwrap_or_default();
+    match event.attempt {
+        Some(attempt) => format!("{name}, attempt {attempt}"),
+        None => name,
+    }
+}
+
+fn request(event: &HistoryEvent) -> Option<HttpRequest> {
+    serde_json::from_str(event.input.as_deref()?).ok()
+}
+
 /// What happened, in words.
 fn what(event: &HistoryEvent) -> (String, Tone) {
     let (what, tone) = match event.event_type.as_str() {
+        "TaskScheduled" if is_http(event) => ("http request sent", Tone::Busy),
+        "TaskCompleted" if is_http(event) => ("http request answered", Tone::Good),
+        "TaskFailed" if is_http(event) => ("http request failed", Tone::Bad),
         "ExecutionStarted" => ("started", Tone::Busy),
         "TaskScheduled" => ("activity scheduled", Tone::Busy),
         "TaskCompleted" => ("activity completed", Tone::Good),
@@ -178,8 +205,13 @@ fn what(event: &HistoryEvent) -> (String, Tone) {
 fn details(event: &HistoryEvent, start_ms: u64) -> String {
     let due = event.fire_at.as_deref().filter(|_| event.event_type == "TimerCreated").and_then(milliseconds);
     let due = due.map(|due_ms| format!("due at +{}", duration(due_ms.saturating_sub(start_ms))));
-    let input = event.input.clone().filter(|input| input != "null");
-    let result = event.result.as_ref().map(|result| result.get().to_owned());
+    let mut input = event.input.clone().filter(|input| input != "null");
+    let mut result = event.result.as_ref().map(|result| result.get().to_owned());
+    if is_http(event) {
+        input = request(event).map(|request| request.uri).or(input);
+        let response = result.as_deref().and_then(|result| serde_json::from_str(result).ok());
+        result = response.map(|HttpResponse { status, body }| format!("{status} {body}").trim_end().to_owned()).or(result);
+    }
     let outcome = event.reason.clone().or(result);
     let data = match (input, outcome) {
         (Some(input), Some(outcome)) => Some(format!("{} → {outcome}", cut(&clean(&input), INPUT_COLUMNS_MAX))),
@@ -291,6 +323,40 @@ AT        EVENT               NAME        TOOK    DETAILS
 +40m 59s  Novelty
 +41m 0s   event sent          op                  @counter@loaves: 3
 +41m 0s   failed                                  \"failed: oven is cold\"";
+        assert_eq!(history(&events).fitted(100), expected);
+    }
+
+    #[test]
+    fn a_history_tells_who_else_has_a_part_in_it() {
+        let events: Vec<HistoryEvent> = serde_json::from_str(
+            r#"[
+ {"EventType":"ExecutionStarted","Timestamp":"2026-03-01T08:00:00Z","FunctionName":"BakeBread","Input":"null"},
+ {"EventType":"TaskFailed","Reason":"oven is cold","Details":null,"Timestamp":"2026-03-01T08:00:01Z","ScheduledTime":"2026-03-01T08:00:00Z","FunctionName":"Bake","Input":"1"},
+ {"EventType":"TimerCreated","FireAt":"2026-03-01T08:00:03Z","Timestamp":"2026-03-01T08:00:01Z"},
+ {"EventType":"TimerFired","FireAt":"2026-03-01T08:00:03Z","Timestamp":"2026-03-01T08:00:03Z"},
+ {"EventType":"TaskCompleted","Result":true,"Timestamp":"2026-03-01T08:00:04Z","ScheduledTime":"2026-03-01T08:00:03Z","FunctionName":"Bake","Input":"1","Attempt":2},
+ {"EventType":"SubOrchestrationInstanceCreated","Name":"Clean","InstanceId":"oven-3","Input":"\"all\"","Timestamp":"2026-03-01T08:00:04Z"},
+ {"EventType":"SubOrchestrationInstanceCompleted","Result":7,"Timestamp":"2026-03-01T08:00:06Z","ScheduledTime":"2026-03-01T08:00:04Z","FunctionName":"Knead","InstanceId":"dough","Input":"3"},
+ {"EventType":"SubOrchestrationInstanceFailed","Reason":"no van","Timestamp":"2026-03-01T08:00:07Z","ScheduledTime":"2026-03-01T08:00:04Z","FunctionName":"Deliver","InstanceId":"van","Input":"null"},
+ {"EventType":"TaskScheduled","Name":"BuiltIn::HttpActivity","Input":"{\"method\":\"POST\",\"uri\":\"http://shop/\"}","Timestamp":"2026-03-01T08:00:07Z"},
+ {"EventType":"TaskCompleted","Result":{"status":202,"headers":[],"body":"soon"},"Timestamp":"2026-03-01T08:00:08Z","ScheduledTime":"2026-03-01T08:00:07Z","FunctionName":"BuiltIn::HttpActivity","Input":"{\"method\":\"GET\",\"uri\":\"http://shop/\"}"},
+ {"EventType":"TaskFailed","Reason":"no such host","Timestamp":"2026-03-01T08:00:08Z","ScheduledTime":"2026-03-01T08:00:07Z","FunctionName":"BuiltIn::HttpActivity","Input":"{\"method\":\"GET\",\"uri\":\"http://nowhere/\"}"}
+]"#,
+        )
+        .unwrap();
+        let expected = "\
+AT      EVENT                        NAME             TOOK   DETAILS
++0ms    started                      BakeBread
++1.00s  activity failed              Bake             1.00s  1 → oven is cold
++1.00s  timer set                                            due at +3.00s
++3.00s  timer fired
++4.00s  activity completed           Bake, attempt 2  1.00s  1 → true
++4.00s  sub-orchestration started    Clean                   oven-3: \"all\"
++6.00s  sub-orchestration completed  Knead            2.00s  dough: 3 → 7
++7.00s  sub-orchestration failed     Deliver          3.00s  van: no van
++7.00s  http request sent            POST                    http://shop/
++8.00s  http request answered        GET              1.00s  http://shop/ → 202 soon
++8.00s  http request failed          GET              1.00s  http://nowhere/ → no such host";
         assert_eq!(history(&events).fitted(100), expected);
     }
 }

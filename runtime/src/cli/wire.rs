@@ -59,12 +59,29 @@ pub(super) struct HistoryEvent {
     pub(super) function_name: Option<String>,
     pub(super) name: Option<String>,
     pub(super) instance_id: Option<String>,
+    /// Of a task under a retry policy: which attempt, from the second on.
+    pub(super) attempt: Option<u32>,
     /// JSON text, or plain text.
     pub(super) input: Option<String>,
     pub(super) result: Option<Box<RawValue>>,
     pub(super) reason: Option<String>,
     pub(super) orchestration_status: Option<Box<RawValue>>,
     pub(super) failure_details: Option<FailureDetails>,
+}
+
+/// An HTTP request of the host, as it stands in the input of the activity that it is in a history.
+#[derive(Debug, Deserialize)]
+pub(super) struct HttpRequest {
+    pub(super) method: String,
+    pub(super) uri: String,
+}
+
+/// The answer to one.
+#[derive(Debug, Deserialize)]
+pub(super) struct HttpResponse {
+    pub(super) status: u16,
+    #[serde(default)]
+    pub(super) body: String,
 }
 
 /// Why something failed.

@@ -15,6 +15,7 @@ mod listing;
 mod partition;
 mod pool;
 mod post;
+mod query;
 mod readiness;
 mod residents;
 mod shell;
@@ -39,8 +40,8 @@ pub use hub::Hub;
 pub use readiness::Unready;
 pub use verify::{Report, VerifyError, verify};
 pub use views::{
-    ControlError, DeleteError, InstancePage, InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError,
-    UploadedModule,
+    ControlError, DeleteError, InstancePage, InstanceView, ModuleVersion, ModuleView, QueryError, StartError, StartRequest,
+    UploadError, UploadedModule,
 };
 pub use watch::Watch;
 

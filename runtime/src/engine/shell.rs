@@ -252,11 +252,10 @@ impl Shell {
                 return;
             }
             let Machinery { store, host, residents, limits, turns, metrics, .. } = &*shell.machinery;
-            let current = |name: &str| shell.current(name);
-            let context = TurnContext { store: store.as_ref(), host, residents, limits, metrics, current: &current };
+            let context = TurnContext { store: store.as_ref(), host, residents, limits, metrics };
             let began = Instant::now();
             // A panic of ours must not leave the instance waiting for its turn for ever.
-            let result = catch_unwind(AssertUnwindSafe(|| turns::run(&context, &order)))
+            let result = catch_unwind(AssertUnwindSafe(|| turns::run(&context, &order, |name| shell.current(name))))
                 .unwrap_or_else(|_| Err(TurnFailure::Host("the host panicked".into())));
             metrics.turn(began.elapsed(), result.as_ref().err().and_then(guest_fault));
             match &result {

@@ -10,7 +10,7 @@ use super::residents::Residents;
 use crate::host::{Host, NoGuest, OrchestratorGuest};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::model::{Continuation, Event, Failure, Input};
+use crate::model::{Continuation, Digest, Event, Failure, Input, Payload};
 use crate::replay::{self, Fault, TurnError};
 use crate::store::Store;
 
@@ -21,16 +21,19 @@ pub(super) struct TurnContext<'a> {
     pub residents: &'a Residents,
     pub limits: &'a Limits,
     pub metrics: &'a Metrics,
-    /// Which code new instances of an orchestrator get, if a module has it.
-    pub current: &'a dyn Fn(&str) -> Option<Code>,
 }
 
 /// How much longer than one turn may compute all recorded turns of a rebuilt guest may, each: they were within the bound when they
 /// were new, and on a busy machine the same work takes more time.
-const REPLAY_PATIENCE: u64 = 10;
+pub(super) const REPLAY_PATIENCE: u64 = 10;
 
-/// Runs one turn: on the living guest, or on one that is brought to this point by replay.
-pub(super) fn run(context: &TurnContext<'_>, order: &TurnOrder) -> Result<TurnResult, TurnFailure> {
+/// Runs one turn: on the living guest, or on one that is brought to this point by replay. `current` says which code new instances of an
+/// orchestrator get, if a module has it.
+pub(super) fn run(
+    context: &TurnContext<'_>,
+    order: &TurnOrder,
+    current: impl Fn(&str) -> Option<Code>,
+) -> Result<TurnResult, TurnFailure> {
     let mut guest = match context.residents.take(order.execution, order.after) {
         Some(guest) => guest,
         None => rebuild(context, order)?,
@@ -39,7 +42,10 @@ pub(super) fn run(context: &TurnContext<'_>, order: &TurnOrder) -> Result<TurnRe
     let lines = guest.take_lines();
     let progress = played.map_err(|error| TurnFailure::Guest { error, lines: lines.clone() })?;
     let next = match &progress.continuation {
-        Some(continuation) => Some(Box::new(next(context, order, continuation)?)),
+        Some(continuation) => {
+            let current = current(&order.function).filter(|_| !continuation.keep_version);
+            Some(Box::new(next(context, order, current, &continuation.keep)?))
+        }
         None => None,
     };
     if progress.end.is_none() && next.is_none() {
@@ -48,28 +54,20 @@ pub(super) fn run(context: &TurnContext<'_>, order: &TurnOrder) -> Result<TurnRe
     Ok(TurnResult { progress, lines, next })
 }
 
-/// What the execution needs that continues this one.
-fn next(context: &TurnContext<'_>, order: &TurnOrder, continuation: &Continuation) -> Result<Next, TurnFailure> {
-    let host = |message: String| TurnFailure::Host(message);
-    // What is current now, if that still has the function.
-    let code = (context.current)(&order.function).filter(|_| !continuation.keep_version);
-    let code = match code {
+/// What the execution needs that continues this one: `current` code if there is such, else its own, and the events that it shall `keep`.
+fn next(context: &TurnContext<'_>, order: &TurnOrder, current: Option<Code>, keep: &[u32]) -> Result<Next, TurnFailure> {
+    let Code { module, made_by } = match current {
         Some(code) => code,
         None => {
-            let module = super::module(context.host, context.store, order.module).map_err(|error| host(error.to_string()))?;
-            Code::of(order.module, module.catalog())
+            let module = super::module(context.host, context.store, order.module);
+            Code::of(order.module, module.map_err(|error| TurnFailure::Host(error.to_string()))?.catalog())
         }
     };
-    let kept = kept(context, order, &continuation.keep)?;
-    Ok(Next { module: code.module, made_by: code.made_by, limits: context.limits.in_force(), kept })
+    Ok(Next { module, made_by, limits: context.limits.in_force(), kept: kept(context, order, keep)? })
 }
 
 /// Names and values of the events with these numbers. Those of this turn are at hand; the others stand in the history.
-fn kept(
-    context: &TurnContext<'_>,
-    order: &TurnOrder,
-    numbers: &[u32],
-) -> Result<Vec<(String, crate::model::Payload)>, TurnFailure> {
+fn kept(context: &TurnContext<'_>, order: &TurnOrder, numbers: &[u32]) -> Result<Vec<(String, Payload)>, TurnFailure> {
     let mut events: BTreeMap<u32, _> = BTreeMap::new();
     let mut take = |input: &Input| {
         if let Input::Raised { number, name, payload } = input
@@ -107,7 +105,7 @@ fn rebuild(context: &TurnContext<'_>, order: &TurnOrder) -> Result<OrchestratorG
             context.store.history(order.execution).map_err(unreadable)?
         }
     };
-    let mut guest = new_guest(context, order)?;
+    let mut guest = new_guest(context, order.module)?;
     if order.turns > 0 {
         context.metrics.replay();
         guest.set_cpu_ms_max(context.limits.turn_cpu_ms_max.saturating_mul(REPLAY_PATIENCE));
@@ -119,9 +117,8 @@ fn rebuild(context: &TurnContext<'_>, order: &TurnOrder) -> Result<OrchestratorG
 }
 
 /// A fresh guest. When all slots are taken, the resident that was not used for longest makes room.
-fn new_guest(context: &TurnContext<'_>, order: &TurnOrder) -> Result<OrchestratorGuest, TurnFailure> {
-    let module =
-        super::module(context.host, context.store, order.module).map_err(|error| TurnFailure::Host(error.to_string()))?;
+pub(super) fn new_guest(context: &TurnContext<'_>, digest: Digest) -> Result<OrchestratorGuest, TurnFailure> {
+    let module = super::module(context.host, context.store, digest).map_err(|error| TurnFailure::Host(error.to_string()))?;
     loop {
         match module.orchestrator(context.limits) {
             Ok(guest) => return Ok(guest),

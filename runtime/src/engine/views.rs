@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{Digest, End, Event, InstanceId, Payload, RuntimeStatus, Tags};
+use crate::model::{Digest, End, Event, Failure, InstanceId, Payload, RuntimeStatus, Tags};
 use crate::store::{InstanceRow, Position, StoreError};
 
 /// A request to start an instance.
@@ -69,6 +69,41 @@ pub enum ControlError {
     /// It could not be recorded.
     #[error("it could not be recorded: {0}")]
     Store(Arc<StoreError>),
+}
+
+/// Why a question about an instance has no answer. Nothing has changed in any case.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// There is no instance with this ID.
+    #[error("there is no such instance")]
+    NotFound,
+    /// None of its code has run, so there is nothing to ask; it has this status.
+    #[error("none of the instance's code has run: it is {0}")]
+    NotRun(RuntimeStatus),
+    /// It answers no question of this name; the failure says so in the words of its SDK.
+    #[error("{}", .0.message)]
+    Unknown(Failure),
+    /// Its code has refused the question, or could not answer it.
+    #[error("{}", .0.message)]
+    Failed(Failure),
+    /// The guest was at fault while it was brought to where the instance stands, or while it was asked.
+    #[error("the guest was at fault: {}", .0.message)]
+    Faulted(Failure),
+    /// The guest did not repeat its history, so it would answer for something else. The text shows both sides.
+    #[error("the module does not repeat its history: {0}")]
+    Diverged(String),
+    /// The server answers as many questions as it can at once. Try again a little later.
+    #[error("the server has too many queries to answer; try again in a moment")]
+    Overloaded,
+    /// The server is about to stop.
+    #[error("the server is shutting down; try again in a moment")]
+    ShuttingDown,
+    /// The store cannot be read.
+    #[error("the instance cannot be read: {0}")]
+    Unreadable(StoreError),
+    /// The server could not do its part.
+    #[error("the query could not be run: {0}")]
+    Host(String),
 }
 
 /// Why a module was not taken. Nothing is stored then.

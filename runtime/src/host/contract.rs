@@ -100,6 +100,20 @@ pub(super) fn progress(progress: orchestrator::Progress, payload_bytes_max: usiz
     Ok(Progress { asks, custom_status, end, continuation })
 }
 
+/// What a question brought: an answer, or why there is none.
+///
+/// # Errors
+/// Says what in it is not as the contract wants it.
+pub(super) fn answer(
+    answer: Result<String, query::Failure>,
+    payload_bytes_max: usize,
+) -> Result<Result<Payload, Failure>, Failure> {
+    match answer {
+        Ok(text) => payload(text, "the answer to a query", payload_bytes_max).map(Ok),
+        Err(failure) => from_guest(failure, payload_bytes_max).map(Err),
+    }
+}
+
 fn ask(action: orchestrator::Action, payload_bytes_max: usize) -> Result<Ask, Failure> {
     use orchestrator::Action as Asked;
     let action = match action {

@@ -27,7 +27,7 @@ pub use activity::Invocation;
 pub use compiler::{COMMAND as COMPILER_COMMAND, Compiler, child_main as compiler_child_main};
 pub use fault::NoGuest;
 pub use module::{Catalog, Module, ModuleError};
-pub use orchestrator::OrchestratorGuest;
+pub use orchestrator::{OrchestratorGuest, UNKNOWN_QUERY};
 
 use crate::limits::Limits;
 use crate::metrics::Metrics;

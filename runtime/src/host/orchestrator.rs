@@ -2,22 +2,27 @@
 
 use std::sync::Arc;
 
-use wasmtime::component::{Component, InstancePre, Linker};
+use wasmtime::component::{Component, Instance, InstancePre, Linker};
 use wasmtime::{Engine, Store};
 
-use super::contract::{self, orchestrator as bindings};
+use super::contract::{self, orchestrator as bindings, query};
 use super::fault::{self, NoGuest};
 use super::module::Catalog;
 use super::state::{self, GuestState};
 use super::wasi;
 use crate::limits::Limits;
-use crate::model::{Failure, Input, LogLine, Progress, Started};
+use crate::model::{Failure, Input, LogLine, Payload, Progress, Started};
 use crate::replay::{Fault, Guest};
+
+/// The kind of the failure that says that a guest answers no question of a name.
+pub const UNKNOWN_QUERY: &str = "UnknownQuery";
 
 /// The orchestrator role of a module, ready to be instantiated.
 pub(super) struct OrchestratorCode {
     pre: InstancePre<GuestState>,
     indices: bindings::GuestIndices,
+    /// Where the module answers questions, if it exports that.
+    query: Option<query::GuestIndices>,
 }
 
 /// Links `component` with the deterministic world.
@@ -48,14 +53,18 @@ pub(super) fn link(engine: &Engine, component: &Component) -> wasmtime::Result<I
 
 impl OrchestratorCode {
     pub(super) fn new(pre: InstancePre<GuestState>) -> wasmtime::Result<Self> {
-        Ok(Self { indices: bindings::GuestIndices::new(&pre)?, pre })
+        let answers = pre.component().get_export_index(None, contract::QUERY).is_some();
+        let query = if answers { Some(query::GuestIndices::new(&pre)?) } else { None };
+        Ok(Self { indices: bindings::GuestIndices::new(&pre)?, query, pre })
     }
 }
 
 /// A live guest that runs one execution. Between turns it costs the memory pages it has touched, and nothing else.
 pub struct OrchestratorGuest {
     store: Store<GuestState>,
+    instance: Instance,
     guest: bindings::Guest,
+    query: Option<query::GuestIndices>,
     catalog: Arc<Catalog>,
     payload_bytes_max: usize,
     memory_bytes_max: u64,
@@ -66,11 +75,12 @@ impl OrchestratorGuest {
     pub(super) fn new(code: &OrchestratorCode, catalog: Arc<Catalog>, limits: &Limits) -> Result<Self, NoGuest> {
         let mut store = state::store(code.pre.engine(), limits);
         let instance = code.pre.instantiate(&mut store);
-        let guest = instance
-            .and_then(|instance| code.indices.load(&mut store, &instance))
+        let (instance, guest) = instance
+            .and_then(|instance| Ok((instance, code.indices.load(&mut store, &instance)?)))
             .map_err(|error| fault::at_instantiation(&error, store.data_mut().panic.take()))?;
-        let memory_bytes_max = limits.guest_memory_bytes_max;
-        Ok(Self { store, guest, catalog, payload_bytes_max: limits.payload_bytes_max, memory_bytes_max })
+        let (payload_bytes_max, memory_bytes_max) = (limits.payload_bytes_max, limits.guest_memory_bytes_max);
+        let query = code.query.clone();
+        Ok(Self { store, instance, guest, query, catalog, payload_bytes_max, memory_bytes_max })
     }
 
     /// What the guest said since this was last called.
@@ -86,6 +96,24 @@ impl OrchestratorGuest {
     /// How long each of the calls that follow may compute, in milliseconds of CPU. At first `turn_cpu_ms_max` of its limits.
     pub fn set_cpu_ms_max(&mut self, ms: u64) {
         self.store.data_mut().budget.set_max(ms);
+    }
+
+    /// Asks it a question, about where its last turn has left it, and returns its answer or why it gives none. A failure of the kind
+    /// [`UNKNOWN_QUERY`] says that it answers no question of that name.
+    ///
+    /// A question may change the guest, so the guest is not to be used for another turn.
+    ///
+    /// # Errors
+    /// If the guest is at fault, as in a turn.
+    pub fn ask(&mut self, name: &str, input: &Payload) -> Result<Result<Payload, Failure>, Fault> {
+        let Some(indices) = self.query.clone() else {
+            let message = format!("the module answers no queries: it does not export {}", contract::QUERY);
+            return Ok(Err(Failure::new(UNKNOWN_QUERY, message)));
+        };
+        let question = query::Question { name: name.into(), input: input.text().into(), extensions: Vec::new() };
+        let instance = self.instance;
+        let answer = self.call(|_, store| indices.load(&mut *store, &instance)?.call_ask(store, &question))?;
+        contract::answer(answer, self.payload_bytes_max).map_err(Fault::Certain)
     }
 
     /// One call into the guest, held to its bounds.

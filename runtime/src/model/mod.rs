@@ -26,5 +26,5 @@ pub use log::{LogLevel, LogLine, LogRecord};
 pub use message::{Body, Message};
 pub use payload::Payload;
 pub use status::RuntimeStatus;
-pub use tags::Tags;
+pub use tags::{TagError, Tags};
 pub use wake::Wake;
