@@ -24,7 +24,7 @@ use super::pool::TurnPool;
 use super::residents::Residents;
 use super::turns::{self, TurnContext};
 use crate::clock::Clock;
-use crate::host::Host;
+use crate::host::{Host, Surroundings, SurroundingsByHub};
 use crate::limits::Limits;
 use crate::metrics::{GuestFault, Metrics};
 use crate::model::{Execution, ExecutionKey, InstanceId, Outcome, TaskId};
@@ -44,6 +44,7 @@ pub(super) struct Machinery {
     pub timers: Handle,
     pub clock: Clock,
     pub limits: Arc<Limits>,
+    pub surroundings: SurroundingsByHub,
     pub metrics: Arc<Metrics>,
     /// All hubs go on with what they had open at the start.
     pub recovered: AtomicBool,
@@ -70,6 +71,8 @@ pub(super) struct Shell {
     pub row: HubRow,
     pub functions: RwLock<Functions>,
     pub machinery: Arc<Machinery>,
+    /// What this hub gives its activities.
+    surroundings: Arc<Surroundings>,
     cells: Vec<Mutex<Cell>>,
 }
 
@@ -92,7 +95,8 @@ impl Shell {
             Ok(Mutex::new(Cell { partition: Partition::new(next), callers: HashMap::new(), next_token: 0 }))
         };
         let cells = (0..row.partitions).map(cell).collect::<Result<_, StoreError>>()?;
-        Ok(Self { row, functions: RwLock::new(functions), machinery, cells })
+        let surroundings = machinery.surroundings.of(&row.name);
+        Ok(Self { row, functions: RwLock::new(functions), machinery, surroundings, cells })
     }
 
     /// Hands the partitions what the store has open, page by page, each when the one before is mostly loaded: so new work waits for
@@ -308,6 +312,7 @@ impl Shell {
             host: host.clone(),
             store: store.clone(),
             limits: limits.clone(),
+            surroundings: self.surroundings.clone(),
             metrics: metrics.clone(),
             current: Box::new(current),
         };

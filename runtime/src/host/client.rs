@@ -1,0 +1,304 @@
+//! How is an HTTP request made for a guest? Look the name up, ask the policy, connect to the very address that it allowed, speak HTTP/1.1.
+//!
+//! A connection of its own for each request, and no redirect is followed: every hop is asked for, and judged, by itself. Called for the
+//! requests of activities (`outgoing.rs`) and for durable ones (`http.rs`), on the runtime of activities.
+
+use std::error::Error as StdError;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{HOST, HeaderValue, USER_AGENT};
+use hyper::http::uri::Scheme;
+use hyper::{Method, Request, Response, Uri, Version};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
+use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
+
+use super::network::{Denial, Destination, Host, Policy};
+
+/// How long a connection may take to be there, TLS and all, if nobody says.
+const CONNECT_MAX: Duration = Duration::from_secs(30);
+
+/// Of the addresses that a name leads to, so many are tried.
+const ADDRESSES_MAX: usize = 8;
+
+/// What a service hears about who calls, if the guest does not say.
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("dacapo/", env!("CARGO_PKG_VERSION")));
+
+/// Makes requests. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Client {
+    tls: TlsConnector,
+    /// What tests say instead of the system's resolver.
+    #[cfg(test)]
+    names: std::collections::HashMap<String, Vec<IpAddr>>,
+}
+
+/// How long a request may keep its caller waiting. `None`: as long as the caller waits.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Patience {
+    /// Until the connection is there; `None` is [`CONNECT_MAX`].
+    pub connect: Option<Duration>,
+    /// From then until the answer's head is there.
+    pub first_byte: Option<Duration>,
+    /// From one piece of the answer's body to the next.
+    pub between_bytes: Option<Duration>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SendError {
+    #[error("{0}")]
+    Denied(Denial),
+    #[error("the method {0} is not offered")]
+    Method(Method),
+    #[error("the URI {0}")]
+    Uri(&'static str),
+    #[error("{to} cannot be looked up: {error}")]
+    Lookup { to: Destination, error: io::Error },
+    #[error("cannot connect to {to}: {error}")]
+    Connect { to: Destination, error: io::Error },
+    #[error("cannot agree on TLS with {to}: {error}")]
+    Tls { to: Destination, error: io::Error },
+    #[error("{to} {}", .phase.late())]
+    Timeout { to: Destination, phase: Phase },
+    #[error("the exchange with {to} broke off: {}", chain(.error))]
+    Exchange { to: Destination, error: hyper::Error },
+}
+
+/// What took too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Connecting,
+    Answering,
+    Reading,
+}
+
+impl Phase {
+    fn late(self) -> &'static str {
+        match self {
+            Self::Connecting => "did not take the connection in time",
+            Self::Answering => "did not answer in time",
+            Self::Reading => "stopped in the middle of its answer",
+        }
+    }
+}
+
+/// An error and what led to it: hyper says little by itself.
+fn chain(error: &dyn StdError) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+impl Client {
+    /// A client that trusts the certificates that Mozilla's browsers trust, whatever the machine says.
+    pub(super) fn new() -> Self {
+        Self::trusting(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect())
+    }
+
+    fn trusting(roots: RootCertStore) -> Self {
+        let mut config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring has ciphers for TLS 1.2 and 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Self {
+            tls: Arc::new(config).into(),
+            #[cfg(test)]
+            names: std::collections::HashMap::new(),
+        }
+    }
+
+    /// Sends `request`, which has an absolute URI, as far as `policy` allows it, and returns when the head of the answer is there.
+    ///
+    /// Whatever the answer says, it is one. Dropping the future, or the answer's body, closes the connection.
+    ///
+    /// # Errors
+    /// If there is no answer. What was sent may have arrived all the same.
+    pub(super) async fn send<B>(
+        &self,
+        policy: &Policy,
+        mut request: Request<B>,
+        patience: Patience,
+    ) -> Result<Response<AnswerBody>, SendError>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        if request.method() == Method::CONNECT {
+            return Err(SendError::Method(Method::CONNECT)); // A tunnel is a raw socket.
+        }
+        let (to, is_tls) = destination(request.uri())?;
+        direct(&mut request)?;
+        let deadline = Instant::now() + patience.connect.unwrap_or(CONNECT_MAX).min(CONNECT_MAX);
+        let late = || SendError::Timeout { to: to.clone(), phase: Phase::Connecting };
+        let stream = timeout_at(deadline, self.connect(policy, &to, deadline)).await.map_err(|_| late())??;
+        if !is_tls {
+            return exchange(stream, request, to, patience).await;
+        }
+        let name = match &to.host {
+            Host::Address(address) => ServerName::from(*address),
+            Host::Name(name) => {
+                ServerName::try_from(name.clone()).map_err(|_| SendError::Uri("has no name for a certificate"))?
+            }
+        };
+        let stream = timeout_at(deadline, self.tls.connect(name, stream)).await.map_err(|_| late())?;
+        let stream = stream.map_err(|error| SendError::Tls { to: to.clone(), error })?;
+        exchange(stream, request, to, patience).await
+    }
+
+    async fn connect(&self, policy: &Policy, to: &Destination, deadline: Instant) -> Result<TcpStream, SendError> {
+        policy.check(to).map_err(SendError::Denied)?;
+        let addresses = match to.known_addresses() {
+            Some(addresses) => addresses,
+            None => self.look_up(to).await.map_err(|error| SendError::Lookup { to: to.clone(), error })?,
+        };
+        let mut reachable = policy.reachable(to, &addresses).map_err(SendError::Denied)?;
+        reachable.truncate(ADDRESSES_MAX);
+        let mut failed = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        for (tried, address) in reachable.iter().enumerate() {
+            // One that does not answer leaves the others their share of the time.
+            let left = u32::try_from(reachable.len() - tried).expect("few addresses");
+            let until = Instant::now() + deadline.saturating_duration_since(Instant::now()) / left;
+            match timeout_at(until, connect_to(*address)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => failed = error,
+                Err(_) => failed = io::ErrorKind::TimedOut.into(),
+            }
+        }
+        if failed.kind() == io::ErrorKind::TimedOut {
+            return Err(SendError::Timeout { to: to.clone(), phase: Phase::Connecting });
+        }
+        Err(SendError::Connect { to: to.clone(), error: failed })
+    }
+
+    /// The addresses that the name leads to, at least one.
+    async fn look_up(&self, to: &Destination) -> io::Result<Vec<IpAddr>> {
+        let Host::Name(name) = &to.host else { unreachable!("an address is not looked up") };
+        #[cfg(test)]
+        if let Some(addresses) = self.names.get(name) {
+            return Ok(addresses.clone());
+        }
+        let addresses: Vec<IpAddr> = lookup_host((name.as_str(), to.port)).await?.map(|address| address.ip()).collect();
+        if addresses.is_empty() { Err(io::Error::other("it has no address")) } else { Ok(addresses) }
+    }
+}
+
+async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// Where `uri` leads, and whether by TLS.
+fn destination(uri: &Uri) -> Result<(Destination, bool), SendError> {
+    let is_tls = match uri.scheme() {
+        Some(scheme) if *scheme == Scheme::HTTPS => true,
+        Some(scheme) if *scheme == Scheme::HTTP => false,
+        _ => return Err(SendError::Uri("must start with http:// or https://")),
+    };
+    let authority = uri.authority().ok_or(SendError::Uri("has no host"))?;
+    if authority.as_str().contains('@') {
+        return Err(SendError::Uri("has a user name in it, which belongs into a header field"));
+    }
+    if authority.host().is_empty() {
+        return Err(SendError::Uri("has no host"));
+    }
+    let port = match authority.port() {
+        None if authority.as_str().len() > authority.host().len() => return Err(SendError::Uri("has no number as its port")),
+        None => 80 + 363 * u16::from(is_tls),
+        Some(port) => port.as_u16(),
+    };
+    Ok((Destination::new(authority.host(), port), is_tls))
+}
+
+/// Makes the request one to the server itself, not to a proxy.
+fn direct<B>(request: &mut Request<B>) -> Result<(), SendError> {
+    let invalid = |_| SendError::Uri("has a host that cannot be named");
+    let authority = request.uri().authority().map_or("", |authority| authority.as_str());
+    let host = HeaderValue::from_str(authority).map_err(invalid)?;
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    *request.uri_mut() = path.parse().map_err(|_| SendError::Uri("has a path that cannot be asked for"))?;
+    *request.version_mut() = Version::HTTP_11;
+    request.headers_mut().insert(HOST, host);
+    request.headers_mut().entry(USER_AGENT).or_insert(AGENT);
+    Ok(())
+}
+
+async fn exchange<S, B>(
+    stream: S,
+    request: Request<B>,
+    to: Destination,
+    patience: Patience,
+) -> Result<Response<AnswerBody>, SendError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let broke = |error| SendError::Exchange { to: to.clone(), error };
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broke)?;
+    let connection = spawn(async move {
+        let _ = connection.await; // What goes wrong in it, request and body say too.
+    });
+    let answer = async {
+        match patience.first_byte {
+            None => Ok(sender.send_request(request).await),
+            Some(first_byte) => tokio::time::timeout(first_byte, sender.send_request(request)).await,
+        }
+    };
+    let answer = answer.await.map_err(|_| SendError::Timeout { to: to.clone(), phase: Phase::Answering })?.map_err(broke)?;
+    let between_bytes = patience.between_bytes;
+    Ok(answer.map(|incoming| AnswerBody { incoming, to, between_bytes, wait: None, _connection: connection }))
+}
+
+/// The body of an answer, as it comes in.
+pub(super) struct AnswerBody {
+    incoming: Incoming,
+    to: Destination,
+    between_bytes: Option<Duration>,
+    /// Runs while somebody waits for the next piece.
+    wait: Option<Pin<Box<Sleep>>>,
+    _connection: AbortOnDropJoinHandle<()>,
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = SendError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SendError>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
+            this.wait = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(|error| SendError::Exchange { to: this.to.clone(), error })));
+        }
+        let Some(between_bytes) = this.between_bytes else { return Poll::Pending };
+        let wait = this.wait.get_or_insert_with(|| Box::pin(sleep(between_bytes)));
+        let late = || SendError::Timeout { to: this.to.clone(), phase: Phase::Reading };
+        wait.as_mut().poll(cx).map(|()| Some(Err(late())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
