@@ -302,3 +302,217 @@ impl Body for AnswerBody {
         self.incoming.size_hint()
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::net::Ipv4Addr;
+
+    use http_body_util::{BodyExt, Empty};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+
+    use super::super::network::tests::policy;
+    use super::*;
+
+    /// A certificate of `oven.example`, by itself, from 2020 to 2120, and its key.
+    const CERTIFICATE: &str = "\
+        308201673082010da003020102020101300a06082a8648ce3d04030230173115301306035504030c0c6f76656e2e6578616d706c65302017\
+        0d3230303130313030303030305a180f32313230303130313030303030305a30173115301306035504030c0c6f76656e2e6578616d706c65\
+        3059301306072a8648ce3d020106082a8648ce3d030107034200047acd4291ed7cd4b526b3ab4ecf593c51b0b8367b7ac564e98a356d4ba1\
+        64f17575a5a5a5e5b8688b6e91e9014d1364dea7212ea8fa0a6ae110807ec31b42055aa348304630170603551d110410300e820c6f76656e\
+        2e6578616d706c65300c0603551d130101ff04023000301d0603551d0e041604142e860aaeac4b91cd8ea3b49bbe990108150e72e9300a06\
+        082a8648ce3d040302034800304502202d3a42ffde343ca065ff6efac4099cba0ad54be2e49e2f04dfc559e8f8562393022100ed774f6cd1\
+        8d8646f04dfb554e55e41cd5e77e491988d55b8e7dedc0ef6990cb";
+    const KEY: &str = "\
+        308187020100301306072a8648ce3d020106082a8648ce3d030107046d306b02010104207170ad9b4cbb2aef60838a7504f626e8be3978c4\
+        d1c647f8b09a65e89e05a161a144034200047acd4291ed7cd4b526b3ab4ecf593c51b0b8367b7ac564e98a356d4ba164f17575a5a5a5e5b8\
+        688b6e91e9014d1364dea7212ea8fa0a6ae110807ec31b42055a";
+
+    impl Client {
+        /// As if a name server knew `name`.
+        fn knowing(mut self, name: &str, addresses: &[IpAddr]) -> Self {
+            self.names.insert(name.into(), addresses.to_vec());
+            self
+        }
+    }
+
+    /// Listens on a free port of this machine, and gives whoever connects first to `serve`.
+    async fn listen<S: Future<Output = ()> + Send>(serve: impl FnOnce(TcpStream) -> S + Send + 'static) -> u16 {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move { serve(listener.accept().await.unwrap().0).await });
+        port
+    }
+
+    /// Answers the first request with `answer`, and then goes, or never does.
+    pub(in crate::host) async fn server(answer: &str, goes: bool) -> u16 {
+        let answer = answer.as_bytes().to_vec();
+        listen(move |stream| speak(stream, answer, goes)).await
+    }
+
+    async fn speak(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: Vec<u8>, goes: bool) {
+        let request = read_head(&mut stream).await;
+        let answer = String::from_utf8_lossy(&answer).replace("{request}", &request.replace("\r\n", "|"));
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        if !goes {
+            std::future::pending::<()>().await;
+        }
+        stream.shutdown().await.unwrap();
+    }
+
+    async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        String::from_utf8(head).unwrap()
+    }
+
+    /// The certificate, and a server that has it and hears `GET`.
+    async fn tls_server() -> (RootCertStore, u16) {
+        let certificate = CertificateDer::from(hex::decode(CERTIFICATE).unwrap());
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.clone()).unwrap();
+        let key = PrivatePkcs8KeyDer::from(hex::decode(KEY).unwrap());
+        let mut config = ServerConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key.into())
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let port = listen(move |stream| async move {
+            // A client that does not trust us hangs up.
+            if let Ok(stream) = TlsAcceptor::from(Arc::new(config)).accept(stream).await {
+                speak(stream, b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nwarm".to_vec(), true).await;
+            }
+        });
+        (roots, port.await)
+    }
+
+    /// Asks for `uri`, and says what came of it in one line.
+    async fn ask(client: &Client, allow: &[&str], uri: &str, patience: Patience) -> String {
+        let request = Request::get(uri).body(Empty::<Bytes>::new()).unwrap();
+        let answer = match client.send(&policy(allow), request, patience).await {
+            Ok(answer) => answer,
+            Err(error) => return error.to_string(),
+        };
+        let status = answer.status().as_u16();
+        match answer.into_body().collect().await {
+            Ok(body) => format!("{status} {}", String::from_utf8_lossy(&body.to_bytes())),
+            Err(error) => format!("{status}, then {error}"),
+        }
+    }
+
+    const HELLO: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{request}";
+
+    #[tokio::test]
+    async fn an_address_is_asked_if_it_is_listed_and_never_otherwise() {
+        let port = server(HELLO, true).await;
+        let uri = format!("http://127.0.0.1:{port}/bread?kind=rye");
+        let refused = ask(&Client::new(), &["*"], &uri, Patience::default()).await;
+        assert!(refused.contains("is not among what may be reached"), "{refused}");
+        // The server has heard nothing: it is still there for its first caller.
+        let answer = ask(&Client::new(), &["127.0.0.1"], &uri, Patience::default()).await;
+        assert_eq!(answer, format!("200 GET /bread?kind=rye HTTP/1.1|host: 127.0.0.1:{port}|user-agent: dacapo/0.1.0||"));
+    }
+
+    #[tokio::test]
+    async fn a_name_that_leads_to_a_private_address_is_asked_only_if_both_are_listed() {
+        let port = server(HELLO, true).await;
+        let uri = format!("http://oven.example:{port}/");
+        let client = Client::new().knowing("oven.example", &[Ipv4Addr::LOCALHOST.into()]);
+        let refused = ask(&client, &["oven.example"], &uri, Patience::default()).await;
+        assert!(refused.contains("leads to 127.0.0.1, which is not a public address"), "{refused}");
+        let refused = ask(&client, &["127.0.0.1"], &uri, Patience::default()).await;
+        assert!(refused.contains("is not among what may be reached"), "{refused}");
+        let answer = ask(&client, &["oven.example", "127.0.0.1"], &uri, Patience::default()).await;
+        assert!(answer.contains(&format!("|host: oven.example:{port}|")), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_refuses_leaves_the_others() {
+        let port = server(HELLO, true).await;
+        // Nobody listens on the other addresses of this machine.
+        let addresses = [Ipv4Addr::new(127, 0, 0, 9).into(), Ipv4Addr::LOCALHOST.into()];
+        let client = Client::new().knowing("oven.example", &addresses);
+        let allow = ["oven.example", "127.0.0.0/8"];
+        let answer = ask(&client, &allow, &format!("http://oven.example:{port}/"), Patience::default()).await;
+        assert!(answer.starts_with("200 "), "{answer}");
+        let uri = format!("http://127.0.0.9:{port}/");
+        assert!(
+            ask(&client, &allow, &uri, Patience::default()).await.starts_with(&format!("cannot connect to 127.0.0.9:{port}: "))
+        );
+    }
+
+    #[tokio::test]
+    async fn by_tls_a_server_proves_its_name() {
+        let allow = ["oven.example", "bakery.example", "127.0.0.1"];
+        let here = [Ipv4Addr::LOCALHOST.into()];
+        for (name, trusted, expected) in [
+            ("oven.example", true, "200 warm"),
+            ("oven.example", false, "UnknownIssuer"),
+            ("bakery.example", true, "certificate not valid for name"),
+        ] {
+            let (roots, port) = tls_server().await;
+            let client = if trusted { Client::trusting(roots) } else { Client::new() };
+            let client = client.knowing(name, &here);
+            let answer = ask(&client, &allow, &format!("https://{name}:{port}/"), Patience::default()).await;
+            assert!(answer.contains(expected), "{answer}");
+        }
+        let port = server("no TLS here", true).await;
+        let client = Client::new();
+        let answer = ask(&client, &allow, &format!("https://127.0.0.1:{port}/"), PATIENCE_CONNECT).await;
+        assert!(answer.starts_with(&format!("127.0.0.1:{port} did not take the connection in time")), "{answer}");
+    }
+
+    const SHORT: Option<Duration> = Some(Duration::from_millis(50));
+    const PATIENCE_CONNECT: Patience = Patience { connect: SHORT, first_byte: None, between_bytes: None };
+
+    #[tokio::test]
+    async fn whoever_is_late_is_not_waited_for() {
+        let allow = ["127.0.0.1"];
+        let ask_late = async |answer: &str, patience| {
+            let port = server(answer, false).await;
+            let said = ask(&Client::new(), &allow, &format!("http://127.0.0.1:{port}/"), patience).await;
+            said.replace(&format!("127.0.0.1:{port}"), "it")
+        };
+        let first_byte = Patience { first_byte: SHORT, ..Patience::default() };
+        assert_eq!(ask_late("", first_byte).await, "it did not answer in time");
+        let between_bytes = Patience { between_bytes: SHORT, ..Patience::default() };
+        let half = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf";
+        assert_eq!(ask_late(half, between_bytes).await, "200, then it stopped in the middle of its answer");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_breaks_off_or_speaks_something_else_is_a_failed_exchange() {
+        for answer in ["", "220 smtp.example\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"] {
+            let port = server(answer, true).await;
+            let said = ask(&Client::new(), &["127.0.0.1"], &format!("http://127.0.0.1:{port}/"), Patience::default()).await;
+            assert!(said.contains(&format!("the exchange with 127.0.0.1:{port} broke off: ")), "{said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_uri_leads_past_the_policy() {
+        for (uri, expected) in [
+            ("/bread", "the URI must start with http:// or https://"),
+            ("ftp://127.0.0.1/", "the URI must start with http:// or https://"),
+            ("http://rye@127.0.0.1/", "the URI has a user name"),
+            ("http://127.0.0.1:/", "the URI has no number as its port"),
+            ("http://[::ffff:169.254.169.254]/", "169.254.169.254:80 is not among"),
+            ("https://[::1]/", "[::1]:443 is not among"),
+            ("http://LOCALHOST./", "localhost:80 is not among"),
+        ] {
+            let said = ask(&Client::new(), &["*", "127.0.0.1:1"], uri, Patience::default()).await;
+            assert!(said.starts_with(expected), "{uri}: {said}");
+        }
+        let tunnel = Request::connect("http://127.0.0.1/").body(Empty::<Bytes>::new()).unwrap();
+        let refused = Client::new().send(&policy(&["127.0.0.1"]), tunnel, Patience::default()).await;
+        assert!(matches!(refused, Err(SendError::Method(_))));
+    }
+}
