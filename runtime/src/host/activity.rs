@@ -349,7 +349,75 @@ impl log::Host for ActivityState {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    /// What an activity has in a hub with the secret KEY, and what it has reported.
+    fn state() -> (ActivityState, Arc<Mutex<Vec<String>>>) {
+        let secrets = Secrets::new([("KEY".to_owned(), "rye-bread".to_owned())]);
+        let surroundings = Surroundings { secrets, ..Surroundings::default() };
+        let reports = Arc::<Mutex<Vec<String>>>::default();
+        let sink = reports.clone();
+        let state = ActivityState {
+            memory: MemoryBound::new(0),
+            lines: SharedLines::default(),
+            panic: None,
+            client: Client::new(),
+            surroundings: Arc::new(surroundings),
+            heartbeat: Heartbeat::new(move |progress| sink.lock().unwrap().push(progress.text().to_owned())),
+            payload_bytes_max: 16,
+            wasi: None,
+        };
+        (state, reports)
+    }
+
+    #[test]
+    fn a_report_is_handed_over_as_it_is_or_ends_the_activity_with_what_is_wrong() {
+        use heartbeat::Host;
+        let (mut state, reports) = state();
+        state.report("{\"done\": 1.0}".into()).unwrap();
+        for (report, kind, non_retriable) in [
+            ("done", "InvalidJson", false),
+            ("\"rye-bread\"", "SecretRevealed", true),
+            ("[1,2,3,4,5,6,7,8]", "LimitExceeded", false),
+        ] {
+            let fault = fault::of(&state.report(report.into()).unwrap_err(), None);
+            let failure = fault.failure();
+            assert_eq!((failure.kind.as_str(), failure.non_retriable), (kind, non_retriable));
+            assert!(failure.message.starts_with("the progress that the activity reports "), "{failure:?}");
+        }
+        assert_eq!(*reports.lock().unwrap(), ["{\"done\": 1.0}"]);
+    }
+
+    #[test]
+    fn no_failure_and_no_result_shows_a_secret() {
+        let (mut state, _) = state();
+        let secrets = state.surroundings.secrets.clone();
+        let details = || Some(r#"{"key":"rye\u002dbread"}"#.to_owned());
+        let cause = types::Cause { kind: "rye-bread".into(), message: "of rye-bread".into(), details: details() };
+        let failure = types::Failure {
+            kind: "rye-bread".into(),
+            message: format!("{}rye-bread", "x".repeat(super::super::text::TEXT_BYTES_MAX - 4)),
+            details: details(),
+            stack_trace: Some("at rye-bread".into()),
+            non_retriable: false,
+            causes: vec![cause],
+        };
+        let failure = contract::from_guest(concealed(failure, &secrets), 1_000).unwrap();
+        let shown = serde_json::to_string(&failure).unwrap();
+        assert!(!shown.contains("rye") && !shown.contains("bread"), "{shown}");
+        assert_eq!(failure.details.unwrap().text(), r#""[secret KEY]""#);
+        assert_eq!(failure.causes[0].message, "of [secret KEY]");
+
+        log::Host::panicked(&mut state, "no rye-bread left".into(), "src/lib.rs:3".into());
+        assert_eq!(state.panic.unwrap().message, "no [secret KEY] left");
+
+        let result = |json: &str| without_secret(Payload::parse(json.into()).unwrap(), "the result", &secrets);
+        assert!(result(r#"["wheat-bread"]"#).is_ok());
+        let failure = result(r#"{"key": "rye-bread"}"#).unwrap_err();
+        assert!(failure.non_retriable && failure.message.contains("the secret KEY"), "{failure:?}");
+    }
 
     #[test]
     fn a_talkative_activity_loses_lines_and_nothing_else() {

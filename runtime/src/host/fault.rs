@@ -64,7 +64,8 @@ pub(super) fn of(error: &wasmtime::Error, panic: Option<PanicNote>) -> Fault {
         return Fault::Certain(failure("NotOffered", format!("{at}{not_offered}")));
     }
     if let Some(Refused(refused)) = error.downcast_ref::<Refused>() {
-        return Fault::Certain(failure(&refused.kind, format!("{at}{refused}", refused = refused.message)));
+        let non_retriable = refused.non_retriable;
+        return Fault::Certain(Failure { non_retriable, ..failure(&refused.kind, format!("{at}{}", refused.message)) });
     }
     if error.is::<I32Exit>() {
         let message =

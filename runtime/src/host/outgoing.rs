@@ -101,3 +101,59 @@ fn code(error: SendError) -> Error {
         SendError::Exchange { .. } => Error::HttpProtocolError,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::Empty;
+
+    use super::super::client::tests::server;
+    use super::super::network::tests::policy;
+    use super::*;
+
+    /// An activity that may reach `allow` asks for `uri`: what it sees, and the lines that it leaves.
+    async fn ask(allow: &[&str], uri: &str, options: RequestOptions, room: usize) -> (String, Vec<String>) {
+        let surroundings = Surroundings { network: policy(allow), ..Surroundings::default() };
+        let lines = SharedLines::default();
+        let mut outgoing = Outgoing::new(Client::new(), Arc::new(surroundings), lines.clone());
+        outgoing.room = Arc::new(Semaphore::new(room));
+        let request = Request::get(uri).body(Empty::<Bytes>::new().map_err(Into::into).boxed_unsync()).unwrap();
+        let answer = outgoing.send_request(request, Some(options), Box::new(async { Ok(()) }));
+        let seen = match Box::into_pin(answer).await {
+            Ok((answer, _)) => {
+                assert_eq!(outgoing.room.available_permits(), room - 1, "it counts until it is read");
+                String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+            }
+            Err(error) => format!("{error:?}"),
+        };
+        assert_eq!(outgoing.room.available_permits(), room);
+        let said = lines.lock().take();
+        (seen, said.iter().map(ToString::to_string).collect())
+    }
+
+    #[tokio::test]
+    async fn what_comes_of_a_request_is_what_the_guest_sees_and_a_line_says_why() {
+        let (default, allow) = (RequestOptions::default(), ["*", "127.0.0.1"]);
+        let port = server("HTTP/1.1 200 OK\r\n\r\nfresh", true).await;
+        assert_eq!(ask(&allow, &format!("http://127.0.0.1:{port}/"), default, 1).await, ("fresh".into(), Vec::new()));
+
+        let short = RequestOptions { first_byte_timeout: Some(std::time::Duration::from_millis(50)), ..default };
+        let silent = format!("http://127.0.0.1:{}/", server("", false).await);
+        let (seen, said) = ask(&allow, &silent, short, 1).await;
+        assert_eq!(seen, "ConnectionReadTimeout");
+        assert!(said[0].contains("did not answer in time"), "{said:?}");
+
+        let broken = format!("http://127.0.0.1:{}/", server("HTTP/1.1 200", true).await);
+        for (uri, room, error, line) in [
+            ("http://169.254.169.254/latest", 1, "HttpRequestDenied", "into `allow` in section [hubs.Bakery.network]"),
+            ("http://rye@127.0.0.1/", 1, "HttpRequestUriInvalid", "user name"),
+            (&broken, 1, "HttpResponseIncomplete", "broke off"),
+            ("http://127.0.0.1:1/", 1, "ConnectionRefused", "cannot connect"), // Nobody listens there.
+            (&broken, 0, "ConnectionLimitReached", "HTTP requests under way"),
+        ] {
+            let (seen, said) = ask(&allow, uri, default, room).await;
+            assert_eq!(seen, error, "{said:?}");
+            assert!(said.len() == 1 && said[0].starts_with("dacapo: ") && said[0].contains(line), "{said:?}");
+        }
+    }
+}
