@@ -26,13 +26,34 @@
 //! idle_instances_max = 8_000
 //! starts_queued_max = 10_000
 //! ```
+//!
+//! What the activities of a task hub get, which is nothing unless it stands here. The hub's name counts without regard to case:
+//!
+//! ```toml
+//! [hubs.DurableFunctionsHub.network]
+//! allow = [                             # what activities and durable HTTP requests may reach; any port where none is given
+//!     "api.example.com",                # this name, as long as it leads to public addresses
+//!     "*.example.org:443",              # all names below this one
+//!     "10.1.0.0/16",                    # these addresses, private or not; a name that leads to them has to be listed too
+//!     "127.0.0.1:8080",                 # also when it is called localhost
+//! ]                                     # "*" is every name and every public address
+//!
+//! [hubs.DurableFunctionsHub.environment]
+//! REGION = "north"                      # a variable in the environment of activities
+//!
+//! [hubs.DurableFunctionsHub.secrets]    # variables too, whose values are kept out of histories and logs
+//! API_KEY = { env = "BAKERY_API_KEY" }  # from the server's own environment
+//! PASSWORD = { file = "/run/secrets/password" }  # from a file, without the line break at its end
+//! ```
 
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, de};
 
 use crate::api::Edition;
+use crate::host::HubSettings;
 use crate::limits::Limits;
 use crate::model::HubName;
 
@@ -52,6 +73,9 @@ pub struct Config {
     pub use_forwarded_host: bool,
     /// The bounds, each with unit and reason in [`Limits`].
     pub limits: Limits,
+    /// What each task hub gives its activities. Default: nothing.
+    #[serde(deserialize_with = "hubs")]
+    pub hubs: HashMap<HubName, HubSettings>,
 }
 
 impl Default for Config {
@@ -62,6 +86,7 @@ impl Default for Config {
             hosts: Vec::new(),
             use_forwarded_host: false,
             limits: Limits::default(),
+            hubs: HashMap::new(),
         }
     }
 }
@@ -112,15 +137,29 @@ fn host_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>,
     }
 }
 
+/// Two hubs whose names differ in case only are one, and it has to be said in one place what that gets.
+fn hubs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<HubName, HubSettings>, D::Error> {
+    let mut hubs = HashMap::new();
+    for (name, settings) in BTreeMap::<String, HubSettings>::deserialize(deserializer)? {
+        let hub: HubName = name.parse().map_err(de::Error::custom)?;
+        if hubs.insert(hub, settings).is_some() {
+            return Err(de::Error::custom(format!("hub {name:?} stands here twice (case does not count)")));
+        }
+    }
+    Ok(hubs)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::{NetworkSettings, SecretSource};
 
-    /// The file in this module's own documentation.
-    fn documented() -> String {
+    /// The files in this module's own documentation: what holds by default, and what hubs may get.
+    fn documented() -> [String; 2] {
         let lines = include_str!("config.rs").lines().map_while(|line| line.strip_prefix("//!"));
-        let file = lines.skip_while(|line| *line != " ```toml").skip(1).take_while(|line| *line != " ```");
-        file.map(|line| format!("{line}\n")).collect()
+        let text: String = lines.map(|line| format!("{line}\n")).collect();
+        let files: Vec<String> = text.split(" ```").skip(1).step_by(2).map(|file| file.replacen("toml", "", 1)).collect();
+        files.try_into().unwrap()
     }
 
     fn check_refused(text: &str, line: &str, reason: &str) {
@@ -130,7 +169,7 @@ mod tests {
 
     #[test]
     fn the_documented_file_says_what_holds_without_one() {
-        let file = documented();
+        let [file, _] = documented();
         assert_eq!(toml::from_str::<Config>(&file).unwrap(), Config::default());
         assert_eq!(toml::from_str::<Config>("").unwrap(), Config::default());
         // And it leaves nothing out.
@@ -138,6 +177,22 @@ mod tests {
         let file: toml::Table = toml::from_str(&file).unwrap();
         assert_eq!(file["limits"].as_table(), Some(&limits));
         assert_eq!(file.len(), 5);
+    }
+
+    #[test]
+    fn the_documented_hub_gets_what_is_said_there() {
+        let [_, file] = documented();
+        let allow = ["api.example.com", "*.example.org:443", "10.1.0.0/16", "127.0.0.1:8080"];
+        let expected = HubSettings {
+            network: NetworkSettings { allow: allow.map(|entry| entry.parse().unwrap()).to_vec() },
+            environment: BTreeMap::from([("REGION".into(), "north".into())]),
+            secrets: BTreeMap::from([
+                ("API_KEY".into(), SecretSource::Env("BAKERY_API_KEY".into())),
+                ("PASSWORD".into(), SecretSource::File("/run/secrets/password".into())),
+            ]),
+        };
+        let config: Config = toml::from_str(&file).unwrap();
+        assert_eq!(config.hubs, HashMap::from([("durablefunctionsHUB".parse().unwrap(), expected)]));
     }
 
     #[test]
@@ -152,6 +207,7 @@ mod tests {
             hosts: vec!["dev.example".into()],
             use_forwarded_host: true,
             limits: Limits { tasks_max: 7, ..Limits::default() },
+            hubs: HashMap::new(),
         };
         assert_eq!(config, expected);
     }
@@ -163,6 +219,10 @@ mod tests {
         check_refused("[limits]\ntasks_max = -1", "line 2", "tasks_max");
         check_refused("edition = '2019'", "line 1", "`2018` or `current`");
         check_refused("default_hub = '1'", "line 1", "task hub name \"1\" must be");
+        check_refused("[hubs.Bakery.network]\nallow = ['http://dev.example']", "line 2", "without scheme");
+        check_refused("[hubs.Bakery.secrets]\nKEY = 'rye-bread'", "line 2", "KEY");
+        check_refused("[hubs.Bakery]\nnet.allow = []", "line 2", "unknown field `net`");
+        check_refused("[hubs.Bakery]\n[hubs.BAKERY]", "line", "twice");
         check_refused("hosts = ['http://dev.example:80']", "line 1", "without scheme and port");
     }
 }

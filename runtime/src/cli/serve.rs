@@ -13,6 +13,7 @@ use super::{start_logging, tell};
 use crate::api::ApiSettings;
 use crate::api::auth::{self, Access, Keys};
 use crate::config::Config;
+use crate::host::SurroundingsByHub;
 
 /// Run a server until it gets SIGTERM or SIGINT (Ctrl-C)
 ///
@@ -60,6 +61,7 @@ impl Serve {
     pub(super) fn run(self) -> Result<()> {
         start_logging("warn,dacapo=info")?;
         let config = self.config.as_deref().map(Config::load).transpose().context("load the settings")?.unwrap_or_default();
+        let surroundings = SurroundingsByHub::read(&config.hubs).context("read what the task hubs give their activities")?;
         let data = self.data.display();
         DirBuilder::new().recursive(true).mode(0o700).create(&self.data).with_context(|| format!("make {data}"))?;
         let (access, keys) = if self.no_auth {
@@ -75,7 +77,7 @@ impl Serve {
             use_forwarded_host: config.use_forwarded_host,
         };
         let listener = TcpListener::bind(self.listen).with_context(|| format!("listen on {}", self.listen))?;
-        let server = Server::start(listener, &self.data, config.limits, settings)?;
+        let server = Server::start(listener, &self.data, config.limits, surroundings, settings)?;
         let stop = server.stop_signal()?; // Before anybody knows where we are, so that nobody's signal comes too early.
 
         // For programs, which may have closed the other end.

@@ -17,7 +17,7 @@ use crate::api::auth::Access;
 use crate::api::{self, Api, ApiSettings};
 use crate::config::Config;
 use crate::engine::{Engine, EngineSettings};
-use crate::host::Compiler;
+use crate::host::{Compiler, SurroundingsByHub};
 use crate::limits::Limits;
 
 /// Where a server listens that was told nothing.
@@ -33,10 +33,16 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Opens the store in the folder `data` and serves `listener`.
-    pub(super) fn start(listener: TcpListener, data: &Path, limits: Limits, settings: ApiSettings) -> Result<Self> {
+    /// Opens the store in the folder `data` and serves `listener`. Activities get `surroundings`.
+    pub(super) fn start(
+        listener: TcpListener,
+        data: &Path,
+        limits: Limits,
+        surroundings: SurroundingsByHub,
+        settings: ApiSettings,
+    ) -> Result<Self> {
         let compiler = Compiler::child().context("find this program, which is the compiler too")?;
-        let engine = Engine::open(EngineSettings { data: data.to_owned(), limits, compiler })?;
+        let engine = Engine::open(EngineSettings { data: data.to_owned(), limits, compiler, surroundings })?;
         let address = listener.local_addr().context("ask for the port")?;
         listener.set_nonblocking(true).context("prepare the listener")?;
 
@@ -57,7 +63,7 @@ impl Server {
     pub(super) fn start_open(listener: TcpListener, data: &Path) -> Result<Self> {
         let Config { hosts, edition, default_hub, use_forwarded_host, limits, .. } = Config::default();
         let settings = ApiSettings { access: Access::Open { hosts }, edition, default_hub, use_forwarded_host };
-        Self::start(listener, data, limits, settings)
+        Self::start(listener, data, limits, SurroundingsByHub::default(), settings)
     }
 
     /// The server's URL, without a slash at the end.

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 
 use super::module;
 use super::partition::ActivityOrder;
-use crate::host::{Host, Invocation, Module, NoGuest};
+use crate::host::{Heartbeat, Host, Invocation, Module, NoGuest, Surroundings};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::model::{ActivityCall, Digest, ExecutionKey, Failure, LogLine, Outcome, TaskId};
@@ -127,13 +127,14 @@ pub(super) struct ActivityContext {
     pub host: Arc<Host>,
     pub store: Arc<dyn Store>,
     pub limits: Arc<Limits>,
+    pub surroundings: Arc<Surroundings>,
     pub metrics: Arc<Metrics>,
     /// Says which module has the activity now, if one has.
     pub current: Box<dyn Fn() -> Option<Digest> + Send + Sync>,
 }
 
 async fn attempt(context: &ActivityContext, order: &ActivityOrder) -> Result<Done, String> {
-    let ActivityContext { host, store, limits, current, .. } = context;
+    let ActivityContext { host, store, limits, surroundings, current, .. } = context;
     let ActivityCall { name, input, attempt, first_attempt, timeout_ms } = &order.call;
     let digest = current().unwrap_or(order.module);
     let module = match host.ready_module(digest) {
@@ -156,9 +157,11 @@ async fn attempt(context: &ActivityContext, order: &ActivityOrder) -> Result<Don
         task: order.task,
         attempt: *attempt,
         first_attempt: *first_attempt,
+        progress: None,
+        heartbeat: Heartbeat::default(),
     };
     let limit_ms = timeout_ms.unwrap_or(limits.activity_ms_max).min(limits.activity_ms_max);
-    match tokio::time::timeout(Duration::from_millis(limit_ms), invoke(&module, &invocation, limits)).await {
+    match tokio::time::timeout(Duration::from_millis(limit_ms), invoke(&module, &invocation, limits, surroundings)).await {
         Ok(Ok((outcome, lines))) => Ok(Done { outcome, ran: Some(digest), lines }),
         Ok(Err(NoGuest::Guest(fault))) => Ok(Done { ran: Some(digest), ..failed(fault.failure().clone()) }),
         Ok(Err(NoGuest::Host(message))) => Err(message),
@@ -176,9 +179,14 @@ async fn attempt(context: &ActivityContext, order: &ActivityOrder) -> Result<Don
 }
 
 /// Waits for a slot if there is none. Never [`NoGuest::NoSlot`].
-async fn invoke(module: &Module, invocation: &Invocation, limits: &Limits) -> Result<(Outcome, Vec<LogLine>), NoGuest> {
+async fn invoke(
+    module: &Module,
+    invocation: &Invocation,
+    limits: &Limits,
+    surroundings: &Arc<Surroundings>,
+) -> Result<(Outcome, Vec<LogLine>), NoGuest> {
     loop {
-        match module.invoke(invocation, limits).await {
+        match module.invoke(invocation, limits, surroundings).await {
             Err(NoGuest::NoSlot) => tokio::time::sleep(SLOT_WAIT).await,
             done => return done,
         }

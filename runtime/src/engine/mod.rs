@@ -46,7 +46,7 @@ pub use views::{
 pub use watch::Watch;
 
 use crate::clock::Clock;
-use crate::host::{Catalog, Compiler, Host, Module, ModuleError};
+use crate::host::{Catalog, Compiler, Host, Module, ModuleError, SurroundingsByHub};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::model::{Digest, HubName, ModuleName};
@@ -85,6 +85,8 @@ pub struct EngineSettings {
     pub limits: Limits,
     /// Where modules are compiled.
     pub compiler: Compiler,
+    /// What each hub gives its activities.
+    pub surroundings: SurroundingsByHub,
 }
 
 /// Why an engine did not start.
@@ -120,7 +122,7 @@ impl Engine {
     /// # Errors
     /// If the store, the room for guests or threads cannot be had.
     pub fn open(settings: EngineSettings) -> Result<Arc<Self>, OpenError> {
-        let EngineSettings { data, limits, compiler } = settings;
+        let EngineSettings { data, limits, compiler, surroundings } = settings;
         let store_error = |cause| OpenError::Store { data: data.clone(), cause };
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&data).map_err(store_error)?);
         let cores = thread::available_parallelism().map_or(2, usize::from);
@@ -149,6 +151,7 @@ impl Engine {
             guest_log: GuestLog::new()?,
             store,
             limits: Arc::new(limits),
+            surroundings,
             metrics,
             recovered: AtomicBool::new(false),
             uploads: Mutex::default(),

@@ -27,7 +27,7 @@ use super::post::Post;
 use super::residents::Residents;
 use super::turns::{self, TurnContext};
 use crate::clock::Clock;
-use crate::host::{Catalog, Host};
+use crate::host::{Catalog, Host, Surroundings, SurroundingsByHub};
 use crate::limits::Limits;
 use crate::metrics::{GuestFault, Metrics};
 use crate::model::{Body, Digest, Execution, ExecutionKey, Failure, InstanceId, Message, MessageKey, Started, TaskId};
@@ -52,6 +52,7 @@ pub(super) struct Machinery {
     pub handle: Handle,
     pub clock: Clock,
     pub limits: Arc<Limits>,
+    pub surroundings: SurroundingsByHub,
     pub metrics: Arc<Metrics>,
     /// All hubs go on with what they had to do at the start.
     pub recovered: AtomicBool,
@@ -77,6 +78,8 @@ pub(super) struct Shell {
     pub machinery: Arc<Machinery>,
     /// How far the search for what is due has come.
     pub searched: Mutex<Searched>,
+    /// What this hub gives its activities.
+    surroundings: Arc<Surroundings>,
     cells: Vec<Mutex<Cell>>,
     /// By partition, the first number that a message of this life of the server gets.
     first_messages: Vec<MessageKey>,
@@ -110,7 +113,8 @@ impl Shell {
         let cells = numbers.iter().map(cell).collect();
         let first_messages = numbers.iter().map(|numbers| numbers.message).collect();
         let (functions, searched) = (RwLock::new(functions), Mutex::default());
-        Ok(Self { row, functions, machinery, searched, cells, first_messages })
+        let surroundings = machinery.surroundings.of(&row.name);
+        Ok(Self { row, functions, machinery, searched, surroundings, cells, first_messages })
     }
 
     /// Whether a message with this number was sent before the server was started.
@@ -397,6 +401,7 @@ impl Shell {
             host: host.clone(),
             store: store.clone(),
             limits: limits.clone(),
+            surroundings: self.surroundings.clone(),
             metrics: metrics.clone(),
             current: Box::new(current),
         };

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -13,10 +13,16 @@ use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::contract::{self, activity as bindings, log};
+use super::client::Client;
+use super::contract::{self, activity as bindings, heartbeat, log, types};
 use super::fault::{self, NoGuest};
-use super::state::{self, Lines, MemoryBound, NotOffered, PanicNote};
+use super::heartbeat::Heartbeat;
+use super::outgoing::Outgoing;
+use super::secrets::Secrets;
+use super::state::{self, Lines, MemoryBound, NotOffered, PanicNote, Refused, SharedLines};
+use super::surroundings::Surroundings;
 use crate::limits::Limits;
 use crate::model::{Failure, Generation, InstanceId, LogLine, Outcome, Payload, TaskId};
 
@@ -37,6 +43,10 @@ pub struct Invocation {
     pub attempt: u32,
     /// The task of attempt 1, if this is a later one.
     pub first_attempt: Option<TaskId>,
+    /// What an earlier run reported last, if one did.
+    pub progress: Option<Payload>,
+    /// Where this run's reports go.
+    pub heartbeat: Heartbeat,
 }
 
 impl Invocation {
@@ -50,20 +60,23 @@ impl Invocation {
 pub(super) struct ActivityCode {
     pre: InstancePre<ActivityState>,
     indices: bindings::GuestIndices,
+    client: Client,
 }
 
 impl ActivityCode {
-    /// Links `component` with WASI and the log. What WASI has beyond version 0.2's command world ends whoever calls it.
+    /// Links `component` with WASI, outgoing HTTP (by `client`), the log and the heartbeat. What WASI has beyond that ends whoever calls it.
     ///
     /// # Errors
     /// If an import does not have the type that it should have.
-    pub(super) fn new(engine: &Engine, component: &Component) -> wasmtime::Result<Self> {
+    pub(super) fn new(engine: &Engine, component: &Component, client: Client) -> wasmtime::Result<Self> {
         let mut linker: Linker<ActivityState> = Linker::new(engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
         log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+        heartbeat::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
         link_what_is_missing(&mut linker, component)?;
         let pre = linker.instantiate_pre(component)?;
-        Ok(Self { indices: bindings::GuestIndices::new(&pre)?, pre })
+        Ok(Self { indices: bindings::GuestIndices::new(&pre)?, pre, client })
     }
 
     /// Runs one call to its end. Dropping the future stops the guest where it is.
@@ -77,8 +90,20 @@ impl ActivityCode {
         invocation: &Invocation,
         function: &str,
         limits: &Limits,
+        surroundings: &Arc<Surroundings>,
     ) -> Result<(Outcome, Vec<LogLine>), NoGuest> {
-        let mut store = Store::new(self.pre.engine(), ActivityState::new(limits));
+        let secrets = &surroundings.secrets;
+        let state = ActivityState {
+            memory: MemoryBound::new(limits.guest_memory_bytes_max),
+            lines: SharedLines::new(Lines::without(secrets.clone())),
+            panic: None,
+            client: self.client.clone(),
+            surroundings: surroundings.clone(),
+            heartbeat: invocation.heartbeat.clone(),
+            payload_bytes_max: limits.payload_bytes_max,
+            wasi: None,
+        };
+        let mut store = Store::new(self.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
         // Every tick the guest makes room for others; how long it may take in all is for the caller to say.
         store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
@@ -95,14 +120,17 @@ impl ActivityCode {
             task: invocation.task.0,
             attempt: invocation.attempt,
             idempotency_key: invocation.idempotency_key(),
-            progress: None,
+            progress: invocation.progress.as_ref().map(|progress| progress.text().to_owned()),
             extensions: Vec::new(),
         };
         let outcome = match guest.call_invoke(&mut store, &asked).await {
             Ok(Ok(output)) => {
-                contract::payload(output, "the activity's result", limits.payload_bytes_max).map(Outcome::Completed)
+                let what = "the activity's result";
+                contract::payload(output, what, limits.payload_bytes_max)
+                    .and_then(|output| without_secret(output, what, secrets))
+                    .map(Outcome::Completed)
             }
-            Ok(Err(failure)) => contract::from_guest(failure, limits.payload_bytes_max).map(Outcome::Failed),
+            Ok(Err(failure)) => contract::from_guest(concealed(failure, secrets), limits.payload_bytes_max).map(Outcome::Failed),
             Err(error) => {
                 let fault = fault::of(&error, store.data_mut().panic.take());
                 let message = format!("activity {function:?}: {}", fault.failure().message);
@@ -114,10 +142,50 @@ impl ActivityCode {
     }
 }
 
+/// `payload`, unless it would put a secret into a history.
+fn without_secret(payload: Payload, what: &str, secrets: &Secrets) -> Result<Payload, Failure> {
+    match secrets.found_in(payload.text()) {
+        None => Ok(payload),
+        Some(secret) => {
+            let message = format!("{what} has the secret {secret} in it, which must not stand in a history: leave it out");
+            Err(Failure::new("SecretRevealed", message).non_retriable())
+        }
+    }
+}
+
+/// `failure` with `[secret NAME]` where a secret stood. Before its texts are cut: half a secret is not recognised.
+fn concealed(mut failure: types::Failure, secrets: &Secrets) -> types::Failure {
+    let text = |text: &mut String| *text = secrets.conceal(std::mem::take(text));
+    let details = |details: &mut Option<String>| {
+        if let Some(secret) = details.as_deref().and_then(|details| secrets.found_in(details)) {
+            *details = Some(format!("\"[secret {secret}]\""));
+        }
+    };
+    text(&mut failure.kind);
+    text(&mut failure.message);
+    failure.stack_trace.iter_mut().for_each(text);
+    details(&mut failure.details);
+    for cause in &mut failure.causes {
+        text(&mut cause.kind);
+        text(&mut cause.message);
+        details(&mut cause.details);
+    }
+    failure
+}
+
 /// Gives `component` the interfaces of WASI that `linker` does not have. Not with `define_unknown_imports_as_traps`: to that
 /// method an import of WASI 0.2.6 is unknown to a linker that has 0.2.12, and all of WASI would trap.
 fn link_what_is_missing(linker: &mut Linker<ActivityState>, component: &Component) -> wasmtime::Result<()> {
-    const LINKED: [&str; 6] = ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+    const LINKED: [&str; 8] = [
+        "wasi:cli/",
+        "wasi:clocks/",
+        "wasi:filesystem/",
+        "wasi:http/outgoing-handler@",
+        "wasi:http/types@",
+        "wasi:io/",
+        "wasi:random/",
+        "wasi:sockets/",
+    ];
     let engine = linker.engine().clone();
     for (import, item) in component.component_type().imports(&engine) {
         let ComponentItem::ComponentInstance(interface) = item.ty else { continue };
@@ -144,6 +212,10 @@ struct ActivityState {
     memory: MemoryBound,
     lines: SharedLines,
     panic: Option<PanicNote>,
+    client: Client,
+    surroundings: Arc<Surroundings>,
+    heartbeat: Heartbeat,
+    payload_bytes_max: usize,
     /// Made at the first call of WASI: most activities that only compute never make one.
     wasi: Option<Wasi>,
 }
@@ -151,37 +223,29 @@ struct ActivityState {
 struct Wasi {
     ctx: WasiCtx,
     table: ResourceTable,
+    http: WasiHttpCtx,
+    outgoing: Outgoing,
 }
 
 impl Wasi {
-    /// Clocks and randomness, but no files, no environment and no network: nothing is given that nobody allowed.
-    fn new(lines: &SharedLines) -> Self {
+    /// Clocks, randomness, the hub's variables and HTTP as far as its policy allows; no files and no sockets.
+    fn new(client: &Client, surroundings: &Arc<Surroundings>, lines: &SharedLines) -> Self {
         let ctx = WasiCtxBuilder::new()
+            .envs(&surroundings.variables().collect::<Vec<_>>())
             .stdout(Printer { lines: lines.clone(), to_stderr: false })
             .stderr(Printer { lines: lines.clone(), to_stderr: true })
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false)
             .build();
-        Self { ctx, table: ResourceTable::new() }
+        let outgoing = Outgoing::new(client.clone(), surroundings.clone(), lines.clone());
+        Self { ctx, table: ResourceTable::new(), http: WasiHttpCtx::new(), outgoing }
     }
 }
 
 impl ActivityState {
-    fn new(limits: &Limits) -> Self {
-        let memory = MemoryBound::new(limits.guest_memory_bytes_max);
-        Self { memory, lines: SharedLines::default(), panic: None, wasi: None }
-    }
-}
-
-/// What an activity says, through the log and through its two output streams.
-#[derive(Clone, Default)]
-struct SharedLines(Arc<Mutex<Lines>>);
-
-impl SharedLines {
-    fn lock(&self) -> MutexGuard<'_, Lines> {
-        // Nothing panics while it holds the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn wasi(&mut self) -> &mut Wasi {
+        self.wasi.get_or_insert_with(|| Wasi::new(&self.client, &self.surroundings, &self.lines))
     }
 }
 
@@ -251,8 +315,25 @@ impl AsyncWrite for Printer {
 
 impl WasiView for ActivityState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        let wasi = self.wasi.get_or_insert_with(|| Wasi::new(&self.lines));
+        let wasi = self.wasi();
         WasiCtxView { ctx: &mut wasi.ctx, table: &mut wasi.table }
+    }
+}
+
+impl WasiHttpView for ActivityState {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        let wasi = self.wasi();
+        WasiHttpCtxView { hooks: &mut wasi.outgoing, table: &mut wasi.table, ctx: &mut wasi.http }
+    }
+}
+
+impl heartbeat::Host for ActivityState {
+    fn report(&mut self, progress: String) -> wasmtime::Result<()> {
+        let what = "the progress that the activity reports";
+        let progress = contract::payload(progress, what, self.payload_bytes_max)
+            .and_then(|progress| without_secret(progress, what, &self.surroundings.secrets));
+        self.heartbeat.report(progress.map_err(|failure| wasmtime::Error::new(Refused(failure)))?);
+        Ok(())
     }
 }
 
@@ -262,13 +343,81 @@ impl log::Host for ActivityState {
     }
 
     fn panicked(&mut self, message: String, location: String) {
-        self.panic = Some(PanicNote::new(message, location));
+        self.panic = Some(PanicNote::new(self.surroundings.secrets.conceal(message), location));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+
+    /// What an activity has in a hub with the secret KEY, and what it has reported.
+    fn state() -> (ActivityState, Arc<Mutex<Vec<String>>>) {
+        let secrets = Secrets::new([("KEY".to_owned(), "rye-bread".to_owned())]);
+        let surroundings = Surroundings { secrets, ..Surroundings::default() };
+        let reports = Arc::<Mutex<Vec<String>>>::default();
+        let sink = reports.clone();
+        let state = ActivityState {
+            memory: MemoryBound::new(0),
+            lines: SharedLines::default(),
+            panic: None,
+            client: Client::new(),
+            surroundings: Arc::new(surroundings),
+            heartbeat: Heartbeat::new(move |progress| sink.lock().unwrap().push(progress.text().to_owned())),
+            payload_bytes_max: 16,
+            wasi: None,
+        };
+        (state, reports)
+    }
+
+    #[test]
+    fn a_report_is_handed_over_as_it_is_or_ends_the_activity_with_what_is_wrong() {
+        use heartbeat::Host;
+        let (mut state, reports) = state();
+        state.report("{\"done\": 1.0}".into()).unwrap();
+        for (report, kind, non_retriable) in [
+            ("done", "InvalidJson", false),
+            ("\"rye-bread\"", "SecretRevealed", true),
+            ("[1,2,3,4,5,6,7,8]", "LimitExceeded", false),
+        ] {
+            let fault = fault::of(&state.report(report.into()).unwrap_err(), None);
+            let failure = fault.failure();
+            assert_eq!((failure.kind.as_str(), failure.non_retriable), (kind, non_retriable));
+            assert!(failure.message.starts_with("the progress that the activity reports "), "{failure:?}");
+        }
+        assert_eq!(*reports.lock().unwrap(), ["{\"done\": 1.0}"]);
+    }
+
+    #[test]
+    fn no_failure_and_no_result_shows_a_secret() {
+        let (mut state, _) = state();
+        let secrets = state.surroundings.secrets.clone();
+        let details = || Some(r#"{"key":"rye\u002dbread"}"#.to_owned());
+        let cause = types::Cause { kind: "rye-bread".into(), message: "of rye-bread".into(), details: details() };
+        let failure = types::Failure {
+            kind: "rye-bread".into(),
+            message: format!("{}rye-bread", "x".repeat(super::super::text::TEXT_BYTES_MAX - 4)),
+            details: details(),
+            stack_trace: Some("at rye-bread".into()),
+            non_retriable: false,
+            causes: vec![cause],
+        };
+        let failure = contract::from_guest(concealed(failure, &secrets), 1_000).unwrap();
+        let shown = serde_json::to_string(&failure).unwrap();
+        assert!(!shown.contains("rye") && !shown.contains("bread"), "{shown}");
+        assert_eq!(failure.details.unwrap().text(), r#""[secret KEY]""#);
+        assert_eq!(failure.causes[0].message, "of [secret KEY]");
+
+        log::Host::panicked(&mut state, "no rye-bread left".into(), "src/lib.rs:3".into());
+        assert_eq!(state.panic.unwrap().message, "no [secret KEY] left");
+
+        let result = |json: &str| without_secret(Payload::parse(json.into()).unwrap(), "the result", &secrets);
+        assert!(result(r#"["wheat-bread"]"#).is_ok());
+        let failure = result(r#"{"key": "rye-bread"}"#).unwrap_err();
+        assert!(failure.non_retriable && failure.message.contains("the secret KEY"), "{failure:?}");
+    }
 
     #[test]
     fn a_talkative_activity_loses_lines_and_nothing_else() {

@@ -16,6 +16,7 @@ mod bindings {
     wasmtime::component::bindgen!({
         path: "../guest-sdk/wit",
         world: "module",
+        imports: { "dacapo:guest/heartbeat.report": trappable },
         exports: { "dacapo:guest/activity.invoke": async },
     });
 }

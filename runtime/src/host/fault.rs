@@ -3,7 +3,7 @@
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-use super::state::{Denied, Exhausted, NotOffered, PanicNote};
+use super::state::{Denied, Exhausted, NotOffered, PanicNote, Refused};
 use super::text::{TEXT_BYTES_MAX, cut};
 use super::trace::{self, Trace};
 use crate::model::Failure;
@@ -62,6 +62,10 @@ pub(super) fn of(error: &wasmtime::Error, panic: Option<PanicNote>) -> Fault {
     }
     if let Some(not_offered) = error.downcast_ref::<NotOffered>() {
         return Fault::Certain(failure("NotOffered", format!("{at}{not_offered}")));
+    }
+    if let Some(Refused(refused)) = error.downcast_ref::<Refused>() {
+        let non_retriable = refused.non_retriable;
+        return Fault::Certain(Failure { non_retriable, ..failure(&refused.kind, format!("{at}{}", refused.message)) });
     }
     if error.is::<I32Exit>() {
         let message =

@@ -4,13 +4,20 @@
 
 mod activity;
 mod cache;
+mod client;
 mod compiler;
 mod contract;
 mod engines;
 mod fault;
+mod heartbeat;
+mod http;
 mod module;
+mod network;
 mod orchestrator;
+mod outgoing;
+mod secrets;
 mod state;
+mod surroundings;
 mod text;
 mod trace;
 mod wasi;
@@ -26,13 +33,16 @@ use wasmtime::component::Component;
 pub use activity::Invocation;
 pub use compiler::{COMMAND as COMPILER_COMMAND, Compiler, child_main as compiler_child_main};
 pub use fault::NoGuest;
+pub use heartbeat::Heartbeat;
 pub use module::{Catalog, Module, ModuleError};
 pub use orchestrator::{OrchestratorGuest, UNKNOWN_QUERY};
+pub use surroundings::{HubSettings, NetworkSettings, SecretSource, Surroundings, SurroundingsByHub, SurroundingsError};
 
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::model::Digest;
+use crate::model::{Digest, HttpCall, Outcome};
 use cache::Cache;
+use client::Client;
 use compiler::{Compiled, Places};
 use engines::{CORE_INSTANCES_MAX, Engines, MEMORIES_MAX, TABLES_MAX};
 
@@ -48,6 +58,7 @@ pub struct Host {
     metrics: Arc<Metrics>,
     compiling: Places,
     cache: Cache,
+    client: Client,
     ready: Mutex<HashMap<Digest, Arc<Module>>>,
     /// Held while a module is made ready, so that many who want it do the work once.
     making_ready: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
@@ -82,7 +93,14 @@ impl Host {
             ready: Mutex::default(),
             making_ready: Mutex::default(),
             failed: Mutex::default(),
+            client: Client::new(),
         })
+    }
+
+    /// Makes an HTTP request, and says what came of it: an answer, or why there is none. Takes as long as the call says, and
+    /// `activity_ms_max` at most. Dropping the future gives the request up. Needs a tokio runtime with I/O and time.
+    pub async fn request(&self, call: &HttpCall, surroundings: &Surroundings, limits: &Limits) -> Outcome {
+        http::request(&self.client, call, surroundings, limits).await
     }
 
     /// How many guests may stay alive between their turns.
@@ -164,7 +182,7 @@ impl Host {
     }
 
     fn link(&self, digest: Digest, deterministic: &Component, activities: Option<&Component>) -> Result<Module, ModuleError> {
-        Module::new(digest, &self.engines, &self.limits, deterministic, activities)
+        Module::new(digest, &self.engines, &self.client, &self.limits, deterministic, activities)
     }
 
     fn cached(&self, digest: Digest) -> Option<(Component, Option<Component>)> {

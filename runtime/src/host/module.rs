@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 use wasmtime::component::{Component, InstancePre};
 
 use super::activity::{ActivityCode, Invocation};
+use super::client::Client;
 use super::contract::{self, catalog as bindings};
 use super::engines::Engines;
 use super::fault::{self, NoGuest};
 use super::orchestrator::{self, OrchestratorCode, OrchestratorGuest};
 use super::state::{self, GuestState};
+use super::surroundings::Surroundings;
 use super::text::{FUNCTION_CHARACTERS_MAX, GENERATOR_CHARACTERS_MAX, nearest};
 use crate::limits::Limits;
 use crate::model::{Digest, Failure, LogLine, Outcome};
@@ -155,6 +157,7 @@ impl Module {
     pub(super) fn new(
         digest: Digest,
         engines: &Engines,
+        client: &Client,
         limits: &Limits,
         deterministic: &Component,
         activities: Option<&Component>,
@@ -172,7 +175,8 @@ impl Module {
             return Err(lacks(&catalog.activities, contract::ACTIVITY));
         }
         let orchestrator = if has.orchestrator { Some(OrchestratorCode::new(pre).map_err(invalid)?) } else { None };
-        let activity = activities.map(|code| ActivityCode::new(&engines.activities, code)).transpose().map_err(invalid)?;
+        let activity = activities.map(|code| ActivityCode::new(&engines.activities, code, client.clone()));
+        let activity = activity.transpose().map_err(invalid)?;
         Ok(Self { digest, catalog: Arc::new(catalog), orchestrator, activity })
     }
 
@@ -192,15 +196,20 @@ impl Module {
         OrchestratorGuest::new(code, self.catalog.clone(), limits)
     }
 
-    /// Runs one activity to its end. Dropping the future stops it where it is.
+    /// Runs one activity to its end, with what its hub gives. Dropping the future stops it where it is.
     ///
     /// # Errors
     /// If it has not run, as [`NoGuest`] says.
-    pub async fn invoke(&self, invocation: &Invocation, limits: &Limits) -> Result<(Outcome, Vec<LogLine>), NoGuest> {
+    pub async fn invoke(
+        &self,
+        invocation: &Invocation,
+        limits: &Limits,
+        surroundings: &Arc<Surroundings>,
+    ) -> Result<(Outcome, Vec<LogLine>), NoGuest> {
         let Some((code, function)) = self.activity.as_ref().zip(self.catalog.activity(&invocation.function)) else {
             return Err(unknown_function(format!("module {} has no activity named {:?}", self.digest, invocation.function)));
         };
-        code.invoke(invocation, function, limits).await
+        code.invoke(invocation, function, limits, surroundings).await
     }
 }
 

@@ -2,16 +2,18 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand_chacha::ChaCha8Rng;
 use rustix::time::{ClockId, clock_gettime};
 use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
 
+use super::secrets::Secrets;
 use super::text::{NAME_BYTES_MAX, TEXT_BYTES_MAX, cut};
 use super::wasi;
 use crate::limits::Limits;
-use crate::model::{LogLevel, LogLine, Seed};
+use crate::model::{Failure, LogLevel, LogLine, Seed};
 
 /// The data in an orchestrator's wasmtime store.
 pub(super) struct GuestState {
@@ -95,6 +97,18 @@ impl fmt::Display for NotOffered {
 }
 
 impl StdError for NotOffered {}
+
+/// What a guest may not hand over, and why.
+#[derive(Debug)]
+pub(super) struct Refused(pub Failure);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl StdError for Refused {}
 
 /// A bound that another try may not reach.
 #[derive(Debug)]
@@ -232,14 +246,23 @@ pub(super) struct Lines {
     open: [Vec<u8>; 2],
     bytes: usize,
     dropped: u64,
+    /// What no line may show.
+    secrets: Secrets,
 }
 
 impl Lines {
+    /// No lines yet, and none that will show one of `secrets`.
+    pub(super) fn without(secrets: Secrets) -> Self {
+        Self { secrets, ..Self::default() }
+    }
+
     /// How much of it is kept, in bytes: some thousand lines.
     const BYTES_MAX: usize = 256 << 10;
 
     /// Takes one line, and cuts it if it is too long.
     pub(super) fn push(&mut self, level: LogLevel, target: String, message: String) {
+        // Concealed before it is cut: half a secret is not recognised.
+        let (target, message) = (self.secrets.conceal(target), self.secrets.conceal(message));
         let (target, message) = (cut(target, NAME_BYTES_MAX), cut(message, TEXT_BYTES_MAX));
         self.bytes += size_of::<LogLine>() + target.len() + message.len(); // An empty line takes room too.
         if self.bytes > Self::BYTES_MAX {
@@ -273,7 +296,7 @@ impl Lines {
             let message = format!("{} more lines were dropped", self.dropped);
             lines.push(LogLine { level: LogLevel::Warn, target: "dacapo".into(), message });
         }
-        *self = Self::default();
+        *self = Self::without(std::mem::take(&mut self.secrets));
         lines
     }
 
@@ -282,6 +305,21 @@ impl Lines {
         let text = String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned();
         let (level, target) = if to_stderr { (LogLevel::Warn, "stderr") } else { (LogLevel::Info, "stdout") };
         self.push(level, target.into(), text);
+    }
+}
+
+/// What an activity says, through the log and through its two output streams.
+#[derive(Clone, Default)]
+pub(super) struct SharedLines(Arc<Mutex<Lines>>);
+
+impl SharedLines {
+    pub(super) fn new(lines: Lines) -> Self {
+        Self(Arc::new(Mutex::new(lines)))
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Lines> {
+        // Nothing panics while it holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -318,6 +356,21 @@ mod tests {
         }
         let long = talk(&"x".repeat(1 << 20), 1);
         assert_eq!(long[0].message, cut("x".repeat(1 << 20), TEXT_BYTES_MAX));
+    }
+
+    #[test]
+    fn no_line_shows_a_secret_however_it_was_printed() {
+        let key = "rye-bread-".repeat(TEXT_BYTES_MAX / 10);
+        let mut lines = Lines::without(Secrets::new([("KEY".into(), "rye-bread".into()), ("LONG".into(), key.clone())]));
+        lines.push(LogLevel::Info, "rye-bread".into(), "the key is rye-bread".into());
+        lines.print(false, b"the key is rye-");
+        lines.print(false, b"bread\n");
+        lines.print(true, format!("a{key}").as_bytes());
+        let said: Vec<String> = lines.take().iter().map(ToString::to_string).collect();
+        let expected = ["[secret KEY]: the key is [secret KEY]", "stdout: the key is [secret KEY]", "stderr: a[secret LONG]"];
+        assert_eq!(said, expected);
+        lines.push(LogLevel::Info, String::new(), "rye-bread again".into());
+        assert_eq!(lines.take()[0].message, "[secret KEY] again");
     }
 
     /// A core module with one memory, and a function that grows it by a number of pages.

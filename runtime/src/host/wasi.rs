@@ -62,7 +62,7 @@ pub(super) fn resource_type() -> ResourceType {
 type Cx<'a> = StoreContextMut<'a, GuestState>;
 type Written = Result<(), StreamError>;
 
-/// Links `function` of the WASI interface `interface` (without version), or a trap that says what to do instead.
+/// Links `function` of `interface` (without version), which is WASI's or the guest contract's, or a trap that says what to do instead.
 pub(super) fn define(linker: &mut LinkerInstance<'_, GuestState>, interface: &str, function: &str) -> wasmtime::Result<()> {
     match (interface, function) {
         ("wasi:clocks/wall-clock", "now") => linker.func_wrap(function, |cx: Cx<'_>, (): ()| {
@@ -157,6 +157,11 @@ pub(super) fn define(linker: &mut LinkerInstance<'_, GuestState>, interface: &st
             linker.func_wrap(function, |_: Cx<'_>, (_,): (Resource<Handle>,)| Ok((String::from("closed"),)))
         }
 
+        ("dacapo:guest/heartbeat", _) => {
+            let message = "reports progress as a heartbeat, which only activities do: its history has all that it did, and \
+                           `ctx.set_custom_status` shows people how far it is";
+            linker.func_new(function, move |_, _, _, _| Err(Denied::error(message.into())))
+        }
         ("wasi:cli/exit", _) => {
             let message = "ends its process (as `std::process::exit` does), and would take its own history with it: return a result \
                            instead, such as an error by `bail!`";
