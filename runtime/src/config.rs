@@ -24,6 +24,7 @@
 //! residents_max = 8_000
 //! residents_bytes_max = 1_073_741_824
 //! starts_queued_max = 10_000
+//! idle_instances_max = 8_000
 //! ```
 
 use std::io;

@@ -12,6 +12,7 @@ mod instance;
 mod listing;
 mod partition;
 mod pool;
+mod queue;
 mod readiness;
 mod residents;
 mod shell;
