@@ -14,8 +14,9 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
-use super::contract::{self, activity as bindings, log};
+use super::contract::{self, activity as bindings, heartbeat, log};
 use super::fault::{self, NoGuest};
+use super::heartbeat::Heartbeat;
 use super::state::{self, Lines, MemoryBound, NotOffered, PanicNote};
 use crate::limits::Limits;
 use crate::model::{Failure, Generation, InstanceId, LogLine, Outcome, Payload, TaskId};
@@ -37,6 +38,10 @@ pub struct Invocation {
     pub attempt: u32,
     /// The task of attempt 1, if this is a later one.
     pub first_attempt: Option<TaskId>,
+    /// What an earlier run of it, or of an earlier attempt, reported last.
+    pub progress: Option<Payload>,
+    /// Takes what it reports.
+    pub heartbeat: Heartbeat,
 }
 
 impl Invocation {
@@ -61,6 +66,7 @@ impl ActivityCode {
         let mut linker: Linker<ActivityState> = Linker::new(engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
+        heartbeat::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
         link_what_is_missing(&mut linker, component)?;
         let pre = linker.instantiate_pre(component)?;
         Ok(Self { indices: bindings::GuestIndices::new(&pre)?, pre })
@@ -78,7 +84,7 @@ impl ActivityCode {
         function: &str,
         limits: &Limits,
     ) -> Result<(Outcome, Vec<LogLine>), NoGuest> {
-        let mut store = Store::new(self.pre.engine(), ActivityState::new(limits));
+        let mut store = Store::new(self.pre.engine(), ActivityState::new(limits, invocation.heartbeat.clone()));
         store.limiter(|state| &mut state.memory);
         // Every tick the guest makes room for others; how long it may take in all is for the caller to say.
         store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
@@ -95,7 +101,7 @@ impl ActivityCode {
             task: invocation.task.0,
             attempt: invocation.attempt,
             idempotency_key: invocation.idempotency_key(),
-            progress: None,
+            progress: invocation.progress.as_ref().map(|progress| progress.text().to_owned()),
             extensions: Vec::new(),
         };
         let outcome = match guest.call_invoke(&mut store, &asked).await {
@@ -144,6 +150,8 @@ struct ActivityState {
     memory: MemoryBound,
     lines: SharedLines,
     panic: Option<PanicNote>,
+    heartbeat: Heartbeat,
+    payload_bytes_max: usize,
     /// Made at the first call of WASI: most activities that only compute never make one.
     wasi: Option<Wasi>,
 }
@@ -168,9 +176,10 @@ impl Wasi {
 }
 
 impl ActivityState {
-    fn new(limits: &Limits) -> Self {
+    fn new(limits: &Limits, heartbeat: Heartbeat) -> Self {
         let memory = MemoryBound::new(limits.guest_memory_bytes_max);
-        Self { memory, lines: SharedLines::default(), panic: None, wasi: None }
+        let payload_bytes_max = limits.payload_bytes_max;
+        Self { memory, lines: SharedLines::default(), panic: None, heartbeat, payload_bytes_max, wasi: None }
     }
 }
 
@@ -263,6 +272,14 @@ impl log::Host for ActivityState {
 
     fn panicked(&mut self, message: String, location: String) {
         self.panic = Some(PanicNote::new(message, location));
+    }
+}
+
+impl heartbeat::Host for ActivityState {
+    fn report(&mut self, progress: String) {
+        if let Ok(progress) = contract::payload(progress, "the activity's progress", self.payload_bytes_max) {
+            self.heartbeat.report(progress);
+        }
     }
 }
 

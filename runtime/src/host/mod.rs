@@ -8,6 +8,7 @@ mod compiler;
 mod contract;
 mod engines;
 mod fault;
+mod heartbeat;
 mod module;
 mod orchestrator;
 mod state;
@@ -26,6 +27,7 @@ use wasmtime::component::Component;
 pub use activity::Invocation;
 pub use compiler::{COMMAND as COMPILER_COMMAND, Compiler, child_main as compiler_child_main};
 pub use fault::NoGuest;
+pub use heartbeat::Heartbeat;
 pub use module::{Catalog, Module, ModuleError};
 pub use orchestrator::OrchestratorGuest;
 

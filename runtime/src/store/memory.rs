@@ -58,6 +58,7 @@ struct Disk {
     /// The JSON of one commit, by execution and number of its first event.
     history: BTreeMap<(ExecutionKey, u32), String>,
     superseded: BTreeSet<ExecutionKey>,
+    progress: BTreeMap<(ExecutionKey, TaskId), Payload>,
     log: BTreeMap<ExecutionKey, VecDeque<LogRow>>,
 }
 
@@ -251,12 +252,18 @@ impl Store for MemoryStore {
         Ok(None)
     }
 
-    fn save_progress(&self, _progress: &[Progress]) -> Result<(), StoreError> {
-        Ok(())
+    fn save_progress(&self, progress: &[Progress]) -> Result<(), StoreError> {
+        if progress.is_empty() {
+            return Ok(());
+        }
+        self.write(|disk| {
+            disk.progress.extend(progress.iter().map(|said| ((said.execution, said.task), said.payload.clone())));
+            Ok(())
+        })
     }
 
-    fn progress(&self, _execution: ExecutionKey, _task: TaskId) -> Result<Option<Payload>, StoreError> {
-        Ok(None)
+    fn progress(&self, execution: ExecutionKey, task: TaskId) -> Result<Option<Payload>, StoreError> {
+        Ok(self.disk().progress.get(&(execution, task)).cloned())
     }
 
     fn sweep_progress(&self, _rows_max: usize) -> Result<usize, StoreError> {
