@@ -301,19 +301,19 @@ impl Shell {
     }
 
     fn dispatch(self: &Arc<Self>, partition: u32, order: ActivityOrder) {
-        let Machinery { host, store, limits, activities, metrics, .. } = &*self.machinery;
+        let Machinery { host, store, limits, activities, .. } = &*self.machinery;
         let (hub, name) = (self.clone(), order.call.name.clone());
         let current = move || hub.functions.read().unwrap_or_else(PoisonError::into_inner).activity(&name);
         let context = ActivityContext {
+            hub: self.row.key,
             host: host.clone(),
             store: store.clone(),
             limits: limits.clone(),
-            metrics: metrics.clone(),
             current: Box::new(current),
+            recovered: false,
         };
-        let key = (order.execution, order.task);
-        let work = activities.run(context, order);
-        activities.dispatch(key, work, self.done(partition, key));
+        let done = self.done(partition, (order.execution, order.task));
+        activities.run_activity(context, order, done);
     }
 
     /// Timers stand on the list of what runs, so that they are cancelled in the same way; they take up no place there.
