@@ -95,7 +95,7 @@ impl Activities {
     }
 
     /// Makes one HTTP request when it is its turn, as `request` does it, and hands what came of it to `done`, unless it is cancelled before.
-    #[expect(dead_code, reason = "partitions do not give out requests yet")]
+    #[cfg_attr(not(test), expect(dead_code, reason = "partitions do not give out requests yet"))]
     pub(super) fn run_request<R: Future<Output = Outcome> + Send + 'static>(
         &self,
         hub: HubKey,
@@ -239,7 +239,11 @@ fn failed(failure: Failure) -> Done {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
+    use crate::model::Payload;
+    use crate::store::memory::MemoryStore;
 
     #[test]
     fn a_timeout_says_whose_bound_it_was_and_may_be_tried_again() {
@@ -254,5 +258,44 @@ mod tests {
         check(None, servers);
         check(Some(600), servers);
         check(Some(9_000), servers);
+    }
+
+    #[test]
+    fn requests_stand_in_line_within_the_bound_on_their_function() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+        let activities = Activities::new(runtime.handle().clone(), 8, Arc::new(MemoryStore::new()), Arc::default());
+        let limits = toml::from_str("functions.\"BuiltIn::HttpActivity\".running_max = 1").unwrap();
+        activities.add_hub(HubKey(1), limits);
+        let (began, begins) = mpsc::channel();
+        let (ended, ends) = mpsc::channel();
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        for task in 0..2 {
+            let call = HttpCall {
+                method: "GET".into(),
+                uri: format!("https://oven.example/{task}"),
+                headers: Vec::new(),
+                body: None,
+                timeout_ms: None,
+            };
+            let order = HttpOrder { execution: ExecutionKey(1), task: TaskId(task), instance: "loaf-17".parse().unwrap(), call };
+            let (began, ended, gate) = (began.clone(), ended.clone(), gate.clone());
+            let request = move |call: HttpCall| {
+                began.send(call.uri).unwrap();
+                let gate = gate.clone();
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    Outcome::Completed(Payload::of(&200))
+                }
+            };
+            activities.run_request(HubKey(1), order, request, move |done| ended.send((task, done.outcome)).unwrap());
+        }
+        let patience = Duration::from_secs(20);
+        assert_eq!(begins.recv_timeout(patience).unwrap(), "https://oven.example/0");
+        assert!(begins.try_recv().is_err(), "the other one waits");
+        gate.add_permits(1);
+        assert_eq!(ends.recv_timeout(patience).unwrap(), (0, Outcome::Completed(Payload::of(&200))));
+        assert_eq!(begins.recv_timeout(patience).unwrap(), "https://oven.example/1");
+        gate.add_permits(1);
+        assert_eq!(ends.recv_timeout(patience).unwrap().0, 1);
     }
 }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -154,8 +154,12 @@ impl State {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it holds the lock, but for a broken rule of the queue; that is no reason to stop all other work.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        // A queue that has panicked has lost track of what runs: activities would wait for ever, and all is well after a restart.
+        self.state.lock().unwrap_or_else(|poisoned| {
+            tracing::error!("the queue of activities broke one of its own rules; the server stops");
+            drop(poisoned);
+            std::process::abort();
+        })
     }
 
     /// Starts all that may run now.
