@@ -1,7 +1,8 @@
-//! What is one run of an activity? A call of the module that has it, with a time limit and what an earlier run said of its progress.
+//! What is one run of an activity? A call of the module that has it, with a time limit and what an earlier run said of its
+//! progress.
 //!
-//! When it runs, `queue.rs` decides, and `crew.rs` does it. HTTP requests of orchestrations stand in the same line. Called by the shell;
-//! calls the host.
+//! When it runs, `queue.rs` decides, and `crew.rs` does it. HTTP requests of orchestrations stand in the same line. Called by
+//! the shell; calls the host.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -80,8 +81,8 @@ impl Activities {
         self.crew.set_limits(hub, limits);
     }
 
-    /// Runs one activity to its end when it is its turn, on the module that has it then, or else on the execution's own, and hands what came
-    /// of it to `done`, unless it is cancelled before.
+    /// Runs one activity to its end when it is its turn, on the module that has it then, or else on the execution's own, and
+    /// hands what came of it to `done`, unless it is cancelled before.
     pub(super) fn run_activity(&self, context: ActivityContext, order: ActivityOrder, done: impl FnOnce(Done) + Send + 'static) {
         let (key, instance) = ((order.execution, order.task), order.instance.clone());
         let lane = Lane::new(context.hub, &order.call.name);
@@ -94,7 +95,8 @@ impl Activities {
         self.crew.give(Work::new(key, instance, lane, run, done));
     }
 
-    /// Makes one HTTP request when it is its turn, as `request` does it, and hands what came of it to `done`, unless it is cancelled before.
+    /// Makes one HTTP request when it is its turn, as `request` does it, and hands what came of it to `done`, unless it is
+    /// cancelled before.
     #[cfg_attr(not(test), expect(dead_code, reason = "partitions do not give out requests yet"))]
     pub(super) fn run_request<R: Future<Output = Outcome> + Send + 'static>(
         &self,

@@ -1,7 +1,8 @@
-//! Who does the work that the queue gives out? Tasks of an asynchronous runtime, one for each piece that runs and none for what waits.
+//! Who does the work that the queue gives out? Tasks of an asynchronous runtime, one for each piece that runs and none for what
+//! waits.
 //!
-//! What goes wrong on our side is nobody's answer: such work is tried again until there is one, and nobody waits in line behind that. Used by
-//! `activities.rs`; knows nothing of what the work is.
+//! What goes wrong on our side is nobody's answer: such work is tried again until there is one, and nobody waits in line behind
+//! that. Used by `activities.rs`; knows nothing of what the work is.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -47,7 +48,8 @@ pub(super) struct Work {
 type Run = Pin<Box<dyn Future<Output = Result<Done, String>> + Send>>;
 
 impl Work {
-    /// Work for this task of `instance`. `run` does it once, and is asked again if it could not be done; `done` takes what came of it.
+    /// Work for this task of `instance`. `run` does it once, and is asked again if it could not be done; `done` takes what came
+    /// of it.
     pub(super) fn new<R: Future<Output = Result<Done, String>> + Send + 'static>(
         key: Key,
         instance: InstanceId,
@@ -111,8 +113,8 @@ impl Crew {
         self.shared.lock().queue.set_limits(hub, limits);
     }
 
-    /// Has `work` done when it is its turn, unless it is cancelled before. Work for a task that has some in hand already is dropped: it is the
-    /// same.
+    /// Has `work` done when it is its turn, unless it is cancelled before. Work for a task that has some in hand already is
+    /// dropped: it is the same.
     pub(super) fn give(&self, work: Work) {
         let mut state = self.shared.lock();
         if state.in_hand.contains_key(&work.key) {
@@ -125,8 +127,8 @@ impl Crew {
         self.shared.start();
     }
 
-    /// Tells work to stop: what waits goes at once, what runs stops where it next waits, or within a tick of the epoch. No answer comes of it any
-    /// more.
+    /// Tells work to stop: what waits goes at once, what runs stops where it next waits, or within a tick of the epoch. No
+    /// answer comes of it any more.
     pub(super) fn cancel(&self, key: Key) {
         let mut state = self.shared.lock();
         let dropped = match state.in_hand.remove(&key) {

@@ -1,7 +1,7 @@
 //! What did an activity say of its progress? Kept for a later run of it: at once in memory, within a second in the store.
 //!
-//! What many activities report is saved together, once a second at most. What is saved leaves memory, so only the reports of the last second are
-//! here; while the store fails nothing new begins either, so that those of what runs are all that can gather.
+//! What many activities report is saved together, once a second at most. What is saved leaves memory, so only the reports of the
+//! last second are here. While the store fails nobody can ask for new activities, so no more gathers than those in hand report.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -191,8 +191,8 @@ impl Engine {
         thread::Builder::new().name("dacapo-recovery".into()).spawn(work).map(drop)
     }
 
-    /// Deletes superseded histories, slice by slice, and now and then the progress of activities and modules that nobody needs any more,
-    /// for as long as the engine lives.
+    /// Deletes superseded histories, slice by slice, and now and then the progress of activities and modules that nobody needs
+    /// any more, for as long as the engine lives.
     fn sweep(self: &Arc<Self>) {
         let engine = Arc::downgrade(self);
         self.machinery.timers.spawn(async move {

@@ -1,9 +1,9 @@
 //! Which work runs next? The line in which activities wait: fair between hubs, functions and instances, and within all bounds.
 //!
-//! Hubs take turns; within a hub its functions do, and within a function the executions that want it. So an execution that asks for
-//! 10,000 activities keeps nobody waiting for more than one of them. What is at its bound is left out until something of it has
-//! ended, and holds up nothing else. Every operation costs a few look-ups in trees and tables, however much waits. Pure; used by
-//! `crew.rs`.
+//! Hubs take turns; within a hub its functions do, and within a function the executions that want it. So an execution that asks
+//! for 10,000 activities keeps nobody waiting for more than one of them. What is at its bound is left out until something of it
+//! has ended, and holds up nothing else. Every operation costs a few look-ups in trees and tables, however much waits. Pure;
+//! used by `crew.rs`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -177,8 +177,8 @@ trait TakesTurns {
     fn is_needed(&self) -> bool;
 }
 
-/// Members of which those that are ready take turns. Who becomes ready, or is so again, comes after all others; who has nothing left is
-/// forgotten.
+/// Members of which those that are ready take turns. Who becomes ready, or is so again, comes after all others; who has nothing
+/// left is forgotten.
 struct Ring<K, M> {
     members: HashMap<K, Member<M>>,
     /// Those that are ready, by their tickets. A tree, so that one that is ready no longer can be taken out of the middle.
@@ -259,9 +259,9 @@ mod tests {
 
     use super::*;
 
-    /// Plays `script` to a queue of at most three at once, where hub 1 runs two, and function `slow` of it one. Words: `1/mix/7:0` pushes
-    /// task 0 of execution 7, `-1/mix/7:0` removes it; `take` takes one; `done 1/mix` ends one.
-    /// Returns what was taken.
+    /// Plays `script` to a queue of at most three at once, where hub 1 runs two, and function `slow` of it one. Words:
+    /// `1/mix/7:0` pushes task 0 of execution 7, `-1/mix/7:0` removes it; `take` takes one; `done 1/mix` ends one. Returns what
+    /// was taken.
     fn check(script: &str, expected: &str) {
         let mut queue = queue();
         let mut taken = Vec::new();
