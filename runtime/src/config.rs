@@ -44,6 +44,12 @@
 //! [hubs.DurableFunctionsHub.secrets]    # variables too, whose values are kept out of histories and logs
 //! API_KEY = { env = "BAKERY_API_KEY" }  # from the server's own environment
 //! PASSWORD = { file = "/run/secrets/password" }  # from a file, without the line break at its end
+//!
+//! [hubs.DurableFunctionsHub.limits]
+//! activities_running_max = 64           # how many activities and requests of this hub run at once
+//!
+//! [hubs.DurableFunctionsHub.limits.functions.ChargeCard]
+//! running_max = 2                       # how many calls of this function
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
@@ -151,8 +157,11 @@ fn hubs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<HubName, H
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
     use crate::host::{NetworkSettings, SecretSource};
+    use crate::limits::{FunctionLimit, WorkLimits};
 
     /// The files in this module's own documentation: what holds by default, and what hubs may get.
     fn documented() -> [String; 2] {
@@ -190,6 +199,10 @@ mod tests {
                 ("API_KEY".into(), SecretSource::Env("BAKERY_API_KEY".into())),
                 ("PASSWORD".into(), SecretSource::File("/run/secrets/password".into())),
             ]),
+            limits: WorkLimits {
+                activities_running_max: NonZeroU32::new(64),
+                functions: [("chargecard".to_owned(), FunctionLimit { running_max: NonZeroU32::new(2) })].into_iter().collect(),
+            },
         };
         let config: Config = toml::from_str(&file).unwrap();
         assert_eq!(config.hubs, HashMap::from([("durablefunctionsHUB".parse().unwrap(), expected)]));

@@ -1,6 +1,9 @@
 //! Every bound of the server: unit, default, reason. Each can be set in the configuration under `[limits]`.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::model::LimitsInForce;
 
@@ -32,8 +35,8 @@ pub struct Limits {
     pub log_bytes_max: usize,
     /// How long an activity may take, in milliseconds, if its call does not say.
     pub activity_ms_max: u64,
-    /// How many activities run at once; the others wait in the order in which they were asked for. Each holds a slot of
-    /// guest memory.
+    /// How many activities and HTTP requests of orchestrations run at once; the others wait, and hubs, functions and instances
+    /// take turns. Each activity that runs holds a slot of guest memory.
     pub activities_running_max: u32,
     /// How many guests stay alive in memory between their turns. Each takes four to six memory mappings, of which Linux
     /// allows a process 65,530 by default; the server lowers the bound to what `vm.max_map_count` allows.
@@ -80,5 +83,85 @@ impl Default for Limits {
             idle_instances_max: 8_000,
             starts_queued_max: 10_000,
         }
+    }
+}
+
+/// How much of a task hub's work runs at once, beside the server's own [`Limits::activities_running_max`]. What is absent is not
+/// bounded.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WorkLimits {
+    /// How many activities and HTTP requests of the hub run at once.
+    pub activities_running_max: Option<NonZeroU32>,
+    /// Bounds on single functions.
+    pub functions: FunctionLimits,
+}
+
+impl WorkLimits {
+    /// How many of `function` run at once; its name is compared without case.
+    pub fn running_max(&self, function: &str) -> Option<NonZeroU32> {
+        self.functions.0.get(&function.to_lowercase())?.running_max
+    }
+}
+
+/// Bounds on single functions, by name, which is compared without case.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FunctionLimits(BTreeMap<String, FunctionLimit>);
+
+/// The bounds on one function.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FunctionLimit {
+    /// How many of its calls run at once.
+    pub running_max: Option<NonZeroU32>,
+}
+
+impl FromIterator<(String, FunctionLimit)> for FunctionLimits {
+    fn from_iter<I: IntoIterator<Item = (String, FunctionLimit)>>(limits: I) -> Self {
+        Self(limits.into_iter().map(|(name, limit)| (name.to_lowercase(), limit)).collect())
+    }
+}
+
+impl<'de> Deserialize<'de> for FunctionLimits {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = BTreeMap::<String, FunctionLimit>::deserialize(deserializer)?;
+        let count = written.len();
+        let names: Vec<String> = written.keys().cloned().collect();
+        let limits: Self = written.into_iter().collect();
+        if limits.0.len() == count {
+            return Ok(limits);
+        }
+        let is_again = |name: &&String| names.iter().filter(|other| other.to_lowercase() == name.to_lowercase()).count() > 1;
+        let twice = names.iter().find(is_again).expect("two names have become one");
+        Err(de::Error::custom(format!("function {twice:?} is there twice: case does not count in names of functions")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_has_its_bound_whatever_the_case_of_its_name() {
+        let text = "activities_running_max = 64\n[functions.ChargeCard]\nrunning_max = 2\n[functions.\"BuiltIn::HttpActivity\"]";
+        let limits: WorkLimits = toml::from_str(text).unwrap();
+        assert_eq!(limits.activities_running_max, NonZeroU32::new(64));
+        for (name, max) in [("ChargeCard", 2), ("CHARGECARD", 2), ("charge", 0), ("builtin::httpactivity", 0)] {
+            assert_eq!(limits.running_max(name), NonZeroU32::new(max), "{name}");
+        }
+        assert_eq!(toml::from_str::<WorkLimits>("").unwrap(), WorkLimits::default());
+    }
+
+    #[test]
+    fn a_mistake_in_the_bounds_on_work_is_refused() {
+        let check = |text: &str, reason: &str| {
+            let error = toml::from_str::<WorkLimits>(text).unwrap_err().to_string();
+            assert!(error.contains(reason), "{text}: {error}");
+        };
+        check("activities_running_max = 0", "nonzero");
+        check("functions.Charge.running_max = 0", "nonzero");
+        check("functions.Charge.max = 1", "unknown field `max`");
+        check("activity_running_max = 1", "unknown field `activity_running_max`");
+        check("functions = { charge = {}, Mix = {}, Charge = {} }", "\"Charge\" is there twice");
     }
 }

@@ -1,180 +1,168 @@
-//! Who runs activities? An asynchronous runtime of its own, bounded in number; the others wait in line.
+//! What is one run of an activity? A call of the module that has it, with a time limit and what an earlier run said of its
+//! progress.
+//!
+//! When it runs, `queue.rs` decides, and `crew.rs` does it. HTTP requests of orchestrations stand in the same line. Called by
+//! the shell; calls the host.
 
-use std::collections::HashMap;
-use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
-use tokio::task::AbortHandle;
 
+pub(super) use super::crew::Done;
+use super::crew::{Crew, Key, Work};
+use super::heartbeats::Heartbeats;
 use super::module;
-use super::partition::ActivityOrder;
+use super::partition::{ActivityOrder, HttpOrder};
+use super::queue::Lane;
 use crate::host::{Heartbeat, Host, Invocation, Module, NoGuest, Surroundings};
-use crate::limits::Limits;
+use crate::limits::{Limits, WorkLimits};
 use crate::metrics::Metrics;
-use crate::model::{ActivityCall, Digest, ExecutionKey, Failure, LogLine, Outcome, TaskId};
+use crate::model::{ActivityCall, Digest, Failure, HttpCall, HubKey, LogLine, Outcome};
 use crate::store::Store;
+
+/// What bounds on functions call an HTTP request of an orchestration: the name that it has in Durable Functions.
+const HTTP_FUNCTION: &str = "BuiltIn::HttpActivity";
 
 /// How long to wait for a slot that a stopped guest has not given back yet.
 const SLOT_WAIT: Duration = Duration::from_millis(1);
 
-/// The activities that run or wait in line, and the timers.
+/// The activities and HTTP requests that run or wait in line.
 pub(super) struct Activities {
-    runtime: Handle,
-    permits: Arc<Semaphore>,
-    running: Arc<Running>,
+    crew: Crew,
+    heartbeats: Heartbeats,
 }
 
-type Running = Mutex<HashMap<(ExecutionKey, TaskId), AbortHandle>>;
-
-/// What came of an activity.
-pub(super) struct Done {
-    pub outcome: Outcome,
-    /// The module that ran, if one did.
-    pub ran: Option<Digest>,
-    /// What it said.
-    pub lines: Vec<LogLine>,
-}
-
-impl Activities {
-    /// At most `running_max` at once, on `runtime`.
-    pub(super) fn new(runtime: Handle, running_max: u32) -> Self {
-        Self { runtime, permits: Arc::new(Semaphore::new(running_max as usize)), running: Arc::default() }
-    }
-
-    /// Runs `work`, and hands what came of it to `done`, unless it is cancelled before.
-    pub(super) fn dispatch(
-        &self,
-        key: (ExecutionKey, TaskId),
-        work: impl Future<Output = Done> + Send + 'static,
-        done: impl FnOnce(Done) + Send + 'static,
-    ) {
-        let running = self.running.clone();
-        // Under the lock, so that the task cannot take itself off the list before it is on it.
-        let mut list = lock(&self.running);
-        let task = self.runtime.spawn(async move {
-            let result = work.await;
-            lock(&running).remove(&key);
-            done(result);
-        });
-        list.insert(key, task.abort_handle());
-    }
-
-    /// Runs one activity to its end when it is its turn, on the module that has it then, or else on the execution's own.
-    ///
-    /// What goes wrong on our side is nobody's answer: it is tried again until it works, and nobody waits in line behind that.
-    pub(super) fn run(&self, context: ActivityContext, order: ActivityOrder) -> impl Future<Output = Done> + Send + 'static {
-        let permits = self.permits.clone();
-        async move {
-            let in_hand = context.metrics.activity();
-            loop {
-                let waits = context.metrics.activity_waits();
-                let permit = permits.acquire().await;
-                drop(waits);
-                let runs = context.metrics.activity_runs();
-                // A panic of ours must not leave the instance waiting for this answer for ever.
-                let mut attempt = pin!(attempt(&context, &order));
-                let result = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| attempt.as_mut().poll(cx))) {
-                    Ok(poll) => poll,
-                    Err(_) => Poll::Ready(Err("the host panicked".into())),
-                });
-                let result = result.await;
-                drop((permit, runs));
-                match result {
-                    Ok(done) => {
-                        let is_completed = matches!(done.outcome, Outcome::Completed(_));
-                        if is_completed {
-                            in_hand.completed()
-                        } else {
-                            in_hand.failed()
-                        }
-                        return done;
-                    }
-                    Err(message) => {
-                        let (instance, task) = (&order.instance, order.task);
-                        tracing::error!(%instance, %task, "an activity could not be run, and is tried again in a second: {message}");
-                        tokio::time::sleep(RETRY).await;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Tells an activity to stop: it does so where it next waits, or within a tick of the epoch.
-    pub(super) fn cancel(&self, key: (ExecutionKey, TaskId)) {
-        let task = lock(&self.running).remove(&key);
-        if let Some(task) = task {
-            task.abort();
-        }
-    }
-}
-
-fn lock(running: &Running) -> MutexGuard<'_, HashMap<(ExecutionKey, TaskId), AbortHandle>> {
-    // Nothing panics while it holds the lock.
-    running.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// How long to wait before an activity is tried again that could not be run for a reason on our side.
-const RETRY: Duration = Duration::from_secs(1);
-
-/// What an activity needs of the server.
+/// What an activity needs of the server and its hub.
 pub(super) struct ActivityContext {
+    /// Whose bounds hold.
+    pub hub: HubKey,
     pub host: Arc<Host>,
     pub store: Arc<dyn Store>,
     pub limits: Arc<Limits>,
-    pub surroundings: Arc<Surroundings>,
-    pub metrics: Arc<Metrics>,
     /// Says which module has the activity now, if one has.
     pub current: Box<dyn Fn() -> Option<Digest> + Send + Sync>,
+    /// What the hub gives it.
+    pub surroundings: Arc<Surroundings>,
 }
 
-async fn attempt(context: &ActivityContext, order: &ActivityOrder) -> Result<Done, String> {
-    let ActivityContext { host, store, limits, surroundings, current, .. } = context;
-    let ActivityCall { name, input, attempt, first_attempt, timeout_ms } = &order.call;
-    let digest = current().unwrap_or(order.module);
-    let module = match host.ready_module(digest) {
-        Some(module) => module,
-        // Mapping compiled code, or compiling it, takes long: not on a thread that others wait for.
-        None => {
-            let (host, store) = (host.clone(), store.clone());
-            let found = tokio::task::spawn_blocking(move || module(&host, store.as_ref(), digest)).await;
-            found.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?
-        }
-    };
-    if module.catalog().activity(name).is_none() {
-        return Ok(failed(Failure::new("UnknownActivity", module.catalog().no_activity(name)).non_retriable()));
+impl Activities {
+    /// At most `running_max` at once, on `runtime`. What they say of their progress is kept in `store`.
+    pub(super) fn new(runtime: Handle, running_max: u32, store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Self {
+        Self { crew: Crew::new(runtime.clone(), running_max, metrics), heartbeats: Heartbeats::new(runtime, store) }
     }
-    let invocation = Invocation {
-        function: name.clone(),
-        input: input.clone(),
-        instance: order.instance.clone(),
-        generation: order.generation,
-        task: order.task,
-        attempt: *attempt,
-        first_attempt: *first_attempt,
-        progress: None,
-        heartbeat: Heartbeat::default(),
-    };
-    let limit_ms = timeout_ms.unwrap_or(limits.activity_ms_max).min(limits.activity_ms_max);
-    match tokio::time::timeout(Duration::from_millis(limit_ms), invoke(&module, &invocation, limits, surroundings)).await {
-        Ok(Ok((outcome, lines))) => Ok(Done { outcome, ran: Some(digest), lines }),
-        Ok(Err(NoGuest::Guest(fault))) => Ok(Done { ran: Some(digest), ..failed(fault.failure().clone()) }),
-        Ok(Err(NoGuest::Host(message))) => Err(message),
-        Ok(Err(NoGuest::NoSlot)) => unreachable!("`invoke` waits for a slot"),
-        Err(_) => {
-            let whose = if limit_ms == limits.activity_ms_max {
-                " (limit activity_ms_max, section [limits] of the server's configuration)"
-            } else {
-                ""
-            };
-            let message = format!("activity {name:?} took longer than {limit_ms} ms{whose}, and was stopped");
-            Ok(failed(Failure::new("Timeout", message)))
+
+    /// Bounds the work of `hub`; to be called before it has any.
+    pub(super) fn add_hub(&self, hub: HubKey, limits: WorkLimits) {
+        self.crew.set_limits(hub, limits);
+    }
+
+    /// Runs one activity to its end when it is its turn, on the module that has it then, or else on the execution's own, and
+    /// hands what came of it to `done`, unless it is cancelled before.
+    pub(super) fn run_activity(&self, context: ActivityContext, order: ActivityOrder, done: impl FnOnce(Done) + Send + 'static) {
+        let (key, instance) = ((order.execution, order.task), order.instance.clone());
+        let lane = Lane::new(context.hub, &order.call.name);
+        let may_have_run = AtomicBool::new(order.recovered || order.call.attempt > 1);
+        let call = Arc::new(Call { context, order, heartbeats: self.heartbeats.clone(), may_have_run });
+        let run = move || {
+            let call = call.clone();
+            async move { call.run().await }
+        };
+        self.crew.give(Work::new(key, instance, lane, run, done));
+    }
+
+    /// Makes one HTTP request when it is its turn, as `request` does it, and hands what came of it to `done`, unless it is
+    /// cancelled before.
+    pub(super) fn run_request<R: Future<Output = Outcome> + Send + 'static>(
+        &self,
+        hub: HubKey,
+        order: HttpOrder,
+        request: impl Fn(HttpCall) -> R + Send + 'static,
+        done: impl FnOnce(Done) + Send + 'static,
+    ) {
+        let HttpOrder { execution, task, instance, call } = order;
+        let run = move || {
+            let answer = request(call.clone());
+            async move { Ok(Done { outcome: answer.await, ran: None, lines: Vec::new() }) }
+        };
+        self.crew.give(Work::new((execution, task), instance, Lane::new(hub, HTTP_FUNCTION), run, done));
+    }
+
+    /// Tells an activity or a request to stop, wherever it is: see [`Crew::cancel`].
+    pub(super) fn cancel(&self, key: Key) {
+        self.crew.cancel(key);
+    }
+
+    /// Saves what activities have said of their progress, when nothing runs any more. Blocks.
+    pub(super) fn close(&self) {
+        self.heartbeats.close();
+    }
+}
+
+/// An activity that was asked for.
+struct Call {
+    context: ActivityContext,
+    order: ActivityOrder,
+    heartbeats: Heartbeats,
+    /// So that there may be progress to go on from.
+    may_have_run: AtomicBool,
+}
+
+impl Call {
+    /// Runs it once.
+    ///
+    /// # Errors
+    /// If it could not be run for a reason on our side.
+    async fn run(&self) -> Result<Done, String> {
+        let ActivityContext { host, store, limits, current, surroundings, .. } = &self.context;
+        let ActivityOrder { execution, task, instance, generation, .. } = &self.order;
+        let ActivityCall { name, input, attempt, first_attempt, timeout_ms } = &self.order.call;
+        let digest = current().unwrap_or(self.order.module);
+        let module = match host.ready_module(digest) {
+            Some(module) => module,
+            // Mapping compiled code, or compiling it, takes long: not on a thread that others wait for.
+            None => {
+                let (host, store) = (host.clone(), store.clone());
+                let found = tokio::task::spawn_blocking(move || module(&host, store.as_ref(), digest)).await;
+                found.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?
+            }
+        };
+        if module.catalog().activity(name).is_none() {
+            return Ok(failed(Failure::new("UnknownActivity", module.catalog().no_activity(name)).non_retriable()));
         }
+        let kept_for = (*execution, first_attempt.unwrap_or(*task));
+        let progress = match self.may_have_run.load(Ordering::Relaxed) {
+            true => self.heartbeats.last(kept_for).await?,
+            false => None,
+        };
+        let heartbeats = self.heartbeats.clone();
+        let invocation = Invocation {
+            function: name.clone(),
+            input: input.clone(),
+            instance: instance.clone(),
+            generation: *generation,
+            task: *task,
+            attempt: *attempt,
+            first_attempt: *first_attempt,
+            progress,
+            heartbeat: Heartbeat::new(move |progress| heartbeats.report(kept_for, progress)),
+        };
+        self.may_have_run.store(true, Ordering::Relaxed);
+        let limit_ms = timeout_ms.unwrap_or(limits.activity_ms_max).min(limits.activity_ms_max);
+        let (outcome, lines) =
+            match tokio::time::timeout(Duration::from_millis(limit_ms), invoke(&module, &invocation, limits, surroundings)).await
+            {
+                Ok(Ok(done)) => done,
+                Ok(Err(NoGuest::Guest(fault))) => (Outcome::Failed(fault.failure().clone()), Vec::new()),
+                Ok(Err(NoGuest::Host(message))) => return Err(message),
+                Ok(Err(NoGuest::NoSlot)) => unreachable!("`invoke` waits for a slot"),
+                Err(_) => (Outcome::Failed(timed_out(name, *timeout_ms, limits)), Vec::new()),
+            };
+        if let Outcome::Completed(_) = outcome {
+            self.heartbeats.forget(kept_for);
+        }
+        Ok(Done { outcome, ran: Some(digest), lines })
     }
 }
 
@@ -193,6 +181,79 @@ async fn invoke(
     }
 }
 
+/// It took too long, by the bound of its call or by the server's. Trying again may help.
+fn timed_out(name: &str, timeout_ms: Option<u64>, limits: &Limits) -> Failure {
+    let (limit_ms, whose) = match timeout_ms {
+        Some(timeout_ms) if timeout_ms < limits.activity_ms_max => (timeout_ms, "the timeout of its call"),
+        _ => (limits.activity_ms_max, "limit activity_ms_max, section [limits] of the server's configuration"),
+    };
+    Failure::new("Timeout", format!("activity {name:?} took longer than {limit_ms} ms ({whose}), and was stopped"))
+}
+
 fn failed(failure: Failure) -> Done {
     Done { outcome: Outcome::Failed(failure), ran: None, lines: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::model::Payload;
+    use crate::model::{ExecutionKey, TaskId};
+    use crate::store::memory::MemoryStore;
+
+    #[test]
+    fn a_timeout_says_whose_bound_it_was_and_may_be_tried_again() {
+        let limits = Limits { activity_ms_max: 600, ..Limits::default() };
+        let check = |timeout_ms, expected: &str| {
+            let failure = timed_out("Bake", timeout_ms, &limits);
+            assert_eq!((failure.kind.as_str(), failure.message.as_str(), failure.non_retriable), ("Timeout", expected, false));
+        };
+        let servers = "activity \"Bake\" took longer than 600 ms (limit activity_ms_max, section [limits] of the server's \
+                       configuration), and was stopped";
+        check(Some(50), "activity \"Bake\" took longer than 50 ms (the timeout of its call), and was stopped");
+        check(None, servers);
+        check(Some(600), servers);
+        check(Some(9_000), servers);
+    }
+
+    #[test]
+    fn requests_stand_in_line_within_the_bound_on_their_function() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
+        let activities = Activities::new(runtime.handle().clone(), 8, Arc::new(MemoryStore::new()), Arc::default());
+        let limits = toml::from_str("functions.\"BuiltIn::HttpActivity\".running_max = 1").unwrap();
+        activities.add_hub(HubKey(1), limits);
+        let (began, begins) = mpsc::channel();
+        let (ended, ends) = mpsc::channel();
+        let gate = Arc::new(tokio::sync::Semaphore::new(0));
+        for task in 0..2 {
+            let call = HttpCall {
+                method: "GET".into(),
+                uri: format!("https://oven.example/{task}"),
+                headers: Vec::new(),
+                body: None,
+                timeout_ms: None,
+            };
+            let order = HttpOrder { execution: ExecutionKey(1), task: TaskId(task), instance: "loaf-17".parse().unwrap(), call };
+            let (began, ended, gate) = (began.clone(), ended.clone(), gate.clone());
+            let request = move |call: HttpCall| {
+                began.send(call.uri).unwrap();
+                let gate = gate.clone();
+                async move {
+                    gate.acquire().await.unwrap().forget();
+                    Outcome::Completed(Payload::of(&200))
+                }
+            };
+            activities.run_request(HubKey(1), order, request, move |done| ended.send((task, done.outcome)).unwrap());
+        }
+        let patience = Duration::from_secs(20);
+        assert_eq!(begins.recv_timeout(patience).unwrap(), "https://oven.example/0");
+        assert!(begins.try_recv().is_err(), "the other one waits");
+        gate.add_permits(1);
+        assert_eq!(ends.recv_timeout(patience).unwrap(), (0, Outcome::Completed(Payload::of(&200))));
+        assert_eq!(begins.recv_timeout(patience).unwrap(), "https://oven.example/1");
+        gate.add_permits(1);
+        assert_eq!(ends.recv_timeout(patience).unwrap().0, 1);
+    }
 }

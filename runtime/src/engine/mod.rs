@@ -5,10 +5,12 @@
 
 mod activities;
 mod alarm;
+mod crew;
 mod deletion;
 mod due;
 mod functions;
 mod guest_log;
+mod heartbeats;
 mod hub;
 mod instance;
 mod listing;
@@ -16,6 +18,7 @@ mod partition;
 mod pool;
 mod post;
 mod query;
+mod queue;
 mod readiness;
 mod residents;
 mod shell;
@@ -69,6 +72,9 @@ const SWEEP_ROWS: usize = 500;
 /// How long to wait after a slice when there is more to delete, and when there is not.
 const SWEEP_PAUSE_BUSY: Duration = Duration::from_millis(20);
 const SWEEP_PAUSE_IDLE: Duration = Duration::from_secs(1);
+
+/// How often to look for progress of activities whose execution has ended.
+const SWEEP_PROGRESS_EVERY: Duration = Duration::from_secs(60);
 
 /// How often to look for modules that were deleted, and that no instance refers to any more.
 const DISCARD_EVERY: Duration = Duration::from_secs(3_600);
@@ -142,7 +148,7 @@ impl Engine {
             residents: Residents::new(host.residents_max() as usize, limits.residents_bytes_max),
             host: Arc::new(host),
             turns: TurnPool::new(cores, turns_max),
-            activities: Activities::new(runtime.handle().clone(), limits.activities_running_max),
+            activities: Activities::new(runtime.handle().clone(), limits.activities_running_max, store.clone(), metrics.clone()),
             alarms: Alarms::new(Clock)?,
             post: Post::new()?,
             discarded: Mutex::default(),
@@ -177,26 +183,29 @@ impl Engine {
             let catalog = Arc::new(catalog_of(&module)?);
             functions.set(module.name, module.digest, catalog);
         }
+        self.machinery.activities.add_hub(row.key, self.machinery.surroundings.of(&row.name).limits.clone());
         Ok(Arc::new(Hub::new(Shell::new(row, functions, self.machinery.clone())?)))
     }
 
-    /// Deletes superseded histories, slice by slice, and now and then modules that nobody needs any more, for as long as the engine
-    /// lives.
+    /// Deletes superseded histories, slice by slice, and now and then the progress of activities and modules that nobody needs
+    /// any more, for as long as the engine lives.
     fn sweep(self: &Arc<Self>) {
         let engine = Arc::downgrade(self);
         self.machinery.handle.spawn(async move {
-            let mut discard_at = Instant::now();
+            let (mut discard_at, mut sweep_progress_at) = (Instant::now(), Instant::now());
             while let Some(machinery) = engine.upgrade().map(|engine| engine.machinery.clone()) {
                 let is_time = discard_at <= Instant::now();
                 if is_time {
                     discard_at = Instant::now() + DISCARD_EVERY;
                 }
+                let is_time_for_progress = sweep_progress_at <= Instant::now();
                 let work = move || {
                     if is_time && let Err(error) = discard_modules(&machinery) {
                         tracing::warn!("the bytes of deleted modules cannot be discarded now: {error}");
                     }
                     discard_messages(&machinery);
-                    let swept = machinery.store.sweep(SWEEP_ROWS);
+                    let progress = if is_time_for_progress { machinery.store.sweep_progress(SWEEP_ROWS) } else { Ok(0) };
+                    let swept = machinery.store.sweep(SWEEP_ROWS).and_then(|rows| Ok(rows.max(progress?)));
                     if let Err(error) = &swept {
                         machinery.committer.note(Err(error));
                     }
@@ -208,9 +217,12 @@ impl Engine {
                 };
                 let swept = tokio::task::spawn_blocking(work).await;
                 if let Ok(Err(error)) = &swept {
-                    tracing::warn!("superseded histories cannot be deleted now: {error}");
+                    tracing::warn!("what nobody needs any more cannot be deleted now: {error}");
                 }
                 let is_full = matches!(swept, Ok(Ok(rows)) if rows >= SWEEP_ROWS);
+                if is_time_for_progress && !is_full {
+                    sweep_progress_at = Instant::now() + SWEEP_PROGRESS_EVERY;
+                }
                 tokio::time::sleep(if is_full { SWEEP_PAUSE_BUSY } else { SWEEP_PAUSE_IDLE }).await;
             }
         });
@@ -297,6 +309,7 @@ impl Engine {
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(runtime) = runtime {
             runtime.shutdown_timeout(CLOSE_MAX / 2);
+            self.machinery.activities.close();
         }
         while (self.machinery.turns.is_busy() || self.machinery.committer.queued() > 0) && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));

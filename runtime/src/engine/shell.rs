@@ -30,7 +30,7 @@ use crate::clock::Clock;
 use crate::host::{Catalog, Host, Surroundings, SurroundingsByHub};
 use crate::limits::Limits;
 use crate::metrics::{GuestFault, Metrics};
-use crate::model::{Body, Digest, Execution, ExecutionKey, Failure, InstanceId, Message, MessageKey, Started, TaskId};
+use crate::model::{Body, Digest, Execution, ExecutionKey, Failure, HttpCall, InstanceId, Message, MessageKey, Started, TaskId};
 use crate::replay::{Fault, TurnError};
 use crate::store::group::Committer;
 use crate::store::{HubRow, InstanceRow, Store, StoreError};
@@ -394,24 +394,30 @@ impl Shell {
     }
 
     fn dispatch(self: &Arc<Self>, partition: u32, order: ActivityOrder) {
-        let Machinery { host, store, limits, activities, metrics, .. } = &*self.machinery;
+        let Machinery { host, store, limits, activities, .. } = &*self.machinery;
         let (hub, name) = (self.clone(), order.call.name.clone());
         let current = move || hub.functions.read().unwrap_or_else(PoisonError::into_inner).activity(&name);
         let context = ActivityContext {
+            hub: self.row.key,
             host: host.clone(),
             store: store.clone(),
             limits: limits.clone(),
-            surroundings: self.surroundings.clone(),
-            metrics: metrics.clone(),
             current: Box::new(current),
+            surroundings: self.surroundings.clone(),
         };
-        let key = (order.execution, order.task);
-        let work = activities.run(context, order);
-        activities.dispatch(key, work, self.done(partition, key));
+        let done = self.done(partition, (order.execution, order.task));
+        activities.run_activity(context, order, done);
     }
 
     fn request(self: &Arc<Self>, partition: u32, order: HttpOrder) {
-        let _ = (partition, order);
+        let Machinery { host, limits, activities, .. } = &*self.machinery;
+        let done = self.done(partition, (order.execution, order.task));
+        let (host, limits, surroundings) = (host.clone(), limits.clone(), self.surroundings.clone());
+        let request = move |call: HttpCall| {
+            let (host, limits, surroundings) = (host.clone(), limits.clone(), surroundings.clone());
+            async move { host.request(&call, &surroundings, &limits).await }
+        };
+        activities.run_request(self.row.key, order, request, done);
     }
 
     /// Takes what came of a task to the partition.

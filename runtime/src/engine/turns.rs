@@ -10,7 +10,7 @@ use super::residents::Residents;
 use crate::host::{Host, NoGuest, OrchestratorGuest};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::model::{Continuation, Digest, Event, Failure, Input, Payload};
+use crate::model::{Digest, Event, Failure, Input, Payload};
 use crate::replay::{self, Fault, TurnError};
 use crate::store::Store;
 

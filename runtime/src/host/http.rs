@@ -134,7 +134,7 @@ mod tests {
 
     fn surroundings(allow: &[&str]) -> Surroundings {
         let secrets = Secrets::new([("KEY".to_owned(), "rye-bread".to_owned())]);
-        Surroundings { network: policy(allow), environment: Vec::new(), secrets }
+        Surroundings { network: policy(allow), environment: Vec::new(), secrets, ..Surroundings::default() }
     }
 
     fn call(uri: &str) -> HttpCall {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::network::{Entry, Policy};
 use super::secrets::{CHARACTERS_MIN, Secrets};
+use crate::limits::WorkLimits;
 use crate::model::HubName;
 
 /// What the configuration says of one hub. Where secrets are to be found, not what they are.
@@ -21,6 +22,8 @@ pub struct HubSettings {
     pub environment: BTreeMap<String, String>,
     /// Variables whose values are kept from histories and logs. Read once, when the server starts. Default: none.
     pub secrets: BTreeMap<String, SecretSource>,
+    /// How much of its work runs at once. Default: as much as the server's bound allows.
+    pub limits: WorkLimits,
 }
 
 /// What the configuration says of one hub's network.
@@ -57,6 +60,8 @@ pub struct Surroundings {
     pub(super) network: Policy,
     pub(super) environment: Vec<(String, String)>,
     pub(super) secrets: Secrets,
+    /// How many of them run at once.
+    pub(crate) limits: WorkLimits,
 }
 
 /// What each hub gives, found without regard to case.
@@ -73,7 +78,12 @@ impl Default for Surroundings {
 impl Surroundings {
     /// What a hub gives of which the configuration says nothing.
     fn nothing(hub: HubName) -> Self {
-        Self { network: Policy::new(hub, Vec::new()), environment: Vec::new(), secrets: Secrets::default() }
+        Self {
+            network: Policy::new(hub, Vec::new()),
+            environment: Vec::new(),
+            secrets: Secrets::default(),
+            limits: WorkLimits::default(),
+        }
     }
 
     /// Reads the secrets, from files and from `variable`.
@@ -113,6 +123,7 @@ impl Surroundings {
             network: Policy::new(hub.clone(), settings.network.allow.clone()),
             environment: settings.environment.clone().into_iter().collect(),
             secrets: Secrets::new(secrets),
+            limits: settings.limits.clone(),
         })
     }
 
