@@ -34,7 +34,10 @@ const IMPURE: [&str; 17] = [
 const OWNERS: [(&[&str], &[&str]); 5] = [
     (&["wasmtime", "wasmtime_wasi", "wit_component"], &["runtime/src/host/"]),
     (&["rusqlite", "SELECT", "INSERT INTO", "CREATE TABLE", "PRAGMA"], &["runtime/src/store/"]),
-    (&["hyper", "hyper_util", "http_body_util"], &["runtime/src/api/"]),
+    (
+        &["hyper", "hyper_util", "http_body_util"],
+        &["runtime/src/api/", "runtime/src/host/client.rs", "runtime/src/host/http.rs", "runtime/src/host/outgoing.rs"],
+    ),
     (&["ureq", "clap"], &["runtime/src/cli/"]),
     (&["SystemTime"], &["runtime/src/clock.rs"]),
 ];
