@@ -90,7 +90,10 @@ impl<M: Module> orchestrator::Guest for Exports<M> {
 
 impl<M: Module> query::Guest for Exports<M> {
     fn ask(question: query::Question) -> Result<String, query::Failure> {
-        Err(Error::new("UnknownQuery", format!("this orchestration answers no query {:?}", question.name)).into_failure())
+        EXECUTION.with_borrow(|execution| {
+            let execution = execution.as_ref().expect("the host calls `begin` before `ask`");
+            execution.ask(&question.name, &question.input).map_err(Error::into_failure)
+        })
     }
 }
 
@@ -125,6 +128,8 @@ fn invoke(functions: &[Definition], invocation: activity::Invocation) -> Result<
         task: invocation.task,
         attempt: invocation.attempt,
         idempotency_key: invocation.idempotency_key,
+        progress: invocation.progress,
+        ..ActivityContext::default()
     };
     run(context, invocation.input)
 }

@@ -485,6 +485,7 @@ impl World<'_> {
             task,
             attempt: call.attempt,
             idempotency_key: format!("{}:{task}", start.generation),
+            ..ActivityContext::default()
         };
         let outcome = match (mock.run)(context, call.input.clone()) {
             Ok(json) => Outcome::Completed(json),
