@@ -144,7 +144,11 @@ impl Context {
     ///
     /// An orchestrator that is called is an instance of its own, with its own history and status: a sub-orchestration. Dropping
     /// the task lets it run on alone.
-    pub fn call<F: Function>(&self, function: fn() -> F, input: impl IntoInput<F::Input>) -> Task<F::Output> {
+    pub fn call<F: Function>(&self, function: fn() -> F, input: impl IntoInput<F::Input>) -> Task<F::Output>
+    where
+        F::Input: Serialize,
+        F::Output: DeserializeOwned,
+    {
         self.call_with(function, input, F::Options::default())
     }
 
@@ -170,7 +174,11 @@ impl Context {
         function: fn() -> F,
         input: impl IntoInput<F::Input>,
         options: impl IntoOptions<F::Options>,
-    ) -> Task<F::Output> {
+    ) -> Task<F::Output>
+    where
+        F::Input: Serialize,
+        F::Output: DeserializeOwned,
+    {
         let _ = function; // Said all it has to say by its type.
         self.ask_for(Cow::Borrowed(F::NAME), &input.into_input(), options.into_options())
     }
@@ -254,7 +262,10 @@ impl Context {
     ///
     /// # Errors
     /// If the input has no form in JSON. What comes of the start, nobody hears here.
-    pub fn start<O: Orchestrator>(&self, orchestrator: fn() -> O, input: impl IntoInput<O::Input>) -> Result<String> {
+    pub fn start<O: Orchestrator>(&self, orchestrator: fn() -> O, input: impl IntoInput<O::Input>) -> Result<String>
+    where
+        O::Input: Serialize,
+    {
         self.start_with(orchestrator, input, StartOptions::new())
     }
 
@@ -278,7 +289,10 @@ impl Context {
         orchestrator: fn() -> O,
         input: impl IntoInput<O::Input>,
         options: StartOptions,
-    ) -> Result<String> {
+    ) -> Result<String>
+    where
+        O::Input: Serialize,
+    {
         let _ = orchestrator;
         self.start_named_with(O::NAME, &input.into_input(), options)
     }

@@ -57,11 +57,10 @@ impl Context {
     ///
     /// The instance keeps its ID, its custom status, its tags and who waits for it. Events that nobody has read are handed on. Tasks
     /// that are open are forgotten; whatever runs for them is told to stop.
-    pub fn continue_as_new<O: Orchestrator>(
-        &self,
-        orchestrator: fn() -> O,
-        input: impl IntoInput<O::Input>,
-    ) -> Result<O::Output> {
+    pub fn continue_as_new<O: Orchestrator>(&self, orchestrator: fn() -> O, input: impl IntoInput<O::Input>) -> Result<O::Output>
+    where
+        O::Input: Serialize,
+    {
         self.continue_as_new_with(orchestrator, input, ContinueOptions::new())
     }
 
@@ -79,7 +78,10 @@ impl Context {
         orchestrator: fn() -> O,
         input: impl IntoInput<O::Input>,
         options: ContinueOptions,
-    ) -> Result<O::Output> {
+    ) -> Result<O::Output>
+    where
+        O::Input: Serialize,
+    {
         let _ = orchestrator; // Said all it has to say by its type.
         let here = &self.ledger.start.function;
         if O::NAME != here {

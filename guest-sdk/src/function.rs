@@ -26,11 +26,11 @@ pub trait Function: 'static {
     /// What it is called by.
     const NAME: &'static str;
 
-    /// What it takes; `()` if nothing.
-    type Input: Serialize + DeserializeOwned + 'static;
+    /// What it takes; `()` if nothing. To be called from the same module, it has to be `Serialize` too.
+    type Input: DeserializeOwned + 'static;
 
-    /// What it gives.
-    type Output: Serialize + DeserializeOwned + 'static;
+    /// What it gives. To be called from the same module, it has to be `DeserializeOwned` too.
+    type Output: Serialize + 'static;
 
     /// What a call may say beside the input: [`ActivityOptions`] or [`ChildOptions`].
     type Options: CallOptions;
