@@ -18,7 +18,6 @@
 // The attributes write `::dacapo_guest::…`, in the tests of this crate too.
 extern crate self as dacapo_guest;
 
-mod activity;
 #[cfg(all(target_family = "wasm", target_os = "unknown"))]
 mod allocator;
 mod bindings;
@@ -33,6 +32,7 @@ mod executor;
 mod function;
 mod http;
 mod input;
+mod invocation;
 pub mod log;
 mod module;
 mod query;
@@ -41,7 +41,6 @@ mod task;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
 
-pub use activity::ActivityContext;
 pub use call::{ActivityOptions, ChildOptions, StartOptions};
 pub use context::Context;
 pub use continuation::ContinueOptions;
@@ -50,6 +49,7 @@ pub use error::{Error, Result, Timeout};
 pub use function::{Activity, Function, Orchestrator};
 pub use http::{HttpRequest, HttpResponse};
 pub use input::{IntoInput, IntoOptions};
+pub use invocation::ActivityContext;
 pub use retry::RetryPolicy;
 pub use task::Task;
 pub use uuid::Uuid;
