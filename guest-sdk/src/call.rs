@@ -461,3 +461,97 @@ fn input_json(role: &str, name: &str, input: &(impl Serialize + ?Sized)) -> Resu
         Error::new("InvalidInput", format!("the input for {role} {name} has no form in JSON: {error}")).non_retriable()
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::executor::tests::{check, echo};
+    use crate::orchestrator;
+
+    #[orchestrator]
+    async fn bake(_ctx: Context, loaf: String) -> Result<u32> {
+        Ok(loaf.len() as u32)
+    }
+
+    #[test]
+    fn a_child_is_called_as_an_activity_is() {
+        async fn call(ctx: Context) -> Result<u32> {
+            let (rye, wheat) = (ctx.call(bake, "rye"), ctx.call_orchestrator_named::<u32>("Bake", &"wheat"));
+            Ok(rye.await? + wheat.await?)
+        }
+        check(call, &[("turn 0", "child bake(\"rye\"); child Bake(\"wheat\")"), ("turn 1; 1=5", ""), ("0=3", "ended 8")]);
+        check(call, &[("turn 0", "child bake(\"rye\"); child Bake(\"wheat\")"), ("0!Cold", "failed Cold: it went wrong")]);
+    }
+
+    #[test]
+    fn a_call_takes_its_options() {
+        async fn call(ctx: Context) -> Result<u32> {
+            let options = ChildOptions::new().instance_id("loaf").tag("grain", "oat").tag("grain", "rye").tag("a", "b");
+            let first = ctx.call_with(bake, "rye", options.clone());
+            let second = ctx.call_orchestrator_named_with::<u32>("Bake", "rye", options);
+            let brief = ActivityOptions::new().timeout(Duration::from_secs(1));
+            let third = ctx.call_named_with::<u32>("Weigh", &7, brief);
+            Ok(first.await? + second.await? + third.await?)
+        }
+        let child = "(\"rye\") as loaf a=b grain=rye";
+        let asked = format!("child bake{child}; child Bake{child}; Weigh(7) within 1000");
+        check(call, &[("turn 0", &asked), ("0=1; 1=2; 2=3", "ended 6")]);
+    }
+
+    #[test]
+    fn a_child_that_gives_another_type_is_a_failure() {
+        async fn call(ctx: Context) -> Result<u32> {
+            ctx.call(bake, "rye").await
+        }
+        let failure = "failed InvalidOutput: orchestrator bake gave something else than expected: \
+                       invalid type: string \"heavy\", expected u32 at line 1 column 7";
+        check(call, &[("turn 0", "child bake(\"rye\")"), ("0=\"heavy\"", failure)]);
+    }
+
+    #[test]
+    fn a_start_gives_the_id_of_the_new_instance_and_is_not_awaited() {
+        async fn start(ctx: Context) -> Result<Vec<String>> {
+            let first = ctx.call(echo, 1_u32);
+            let derived = ctx.start(bake, "rye")?;
+            let at = ctx.now() + Duration::from_micros(1);
+            let named = ctx.start_named_with("Bake", "rye", StartOptions::new().instance_id("loaf-7").tag("a", "b").at(at))?;
+            first.await?;
+            Ok(vec![derived, named, ctx.start_named("Bake", &7)?])
+        }
+        let asked = "echo(1); start bake(\"rye\"); start Bake(\"rye\") as loaf-7 a=b at 6";
+        let ids = "[\"0123456789abcdef0123456789abcdef:0001\",\"loaf-7\",\"0123456789abcdef0123456789abcdef:0003\"]";
+        check(start, &[("turn 5", asked), ("turn 6; 0=1", &format!("start Bake(7); ended {ids}"))]);
+    }
+
+    #[test]
+    fn an_event_is_sent_in_the_order_of_asking_and_takes_a_number() {
+        async fn send(ctx: Context) -> Result<u32> {
+            ctx.send_event("shop-7", "Loaf baked", &("rye", 500))?;
+            ctx.call(echo, 1_u32).await
+        }
+        check(send, &[("turn 0", "send Loaf baked to shop-7: [\"rye\",500]; echo(1)"), ("1=7", "ended 7")]);
+    }
+
+    #[test]
+    fn what_has_no_form_in_json_is_never_asked_for() {
+        fn unspeakable() -> HashMap<(), u32> {
+            HashMap::from([((), 1)])
+        }
+        async fn call(ctx: Context) -> Result<u32> {
+            ctx.call_orchestrator_named("Bake", &unspeakable()).await
+        }
+        let failure = "failed InvalidInput: the input for orchestrator Bake has no form in JSON: key must be a string";
+        check(call, &[("turn 0", failure)]);
+        async fn start(ctx: Context) -> Result<String> {
+            ctx.start_named("Bake", &unspeakable())
+        }
+        check(start, &[("turn 0", failure)]);
+        async fn send(ctx: Context) -> Result<()> {
+            ctx.send_event("shop", "loaf", &unspeakable())
+        }
+        let failure = "failed InvalidEvent: the event loaf for \"shop\" has no form in JSON: key must be a string";
+        check(send, &[("turn 0", failure)]);
+    }
+}

@@ -116,3 +116,112 @@ impl Context {
 
 /// The kind of the error that an orchestrator returns to go on.
 pub(crate) const CONTINUED_AS_NEW: &str = "ContinuedAsNew";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::executor::tests::{check, describe, echo, event, start};
+    use crate::orchestrator;
+
+    /// The name under which tests start their executions.
+    #[orchestrator]
+    async fn bake(_ctx: Context, loaves: u32) -> Result<u32> {
+        Ok(loaves)
+    }
+
+    #[orchestrator]
+    async fn sell(_ctx: Context, loaves: u32) -> Result<u32> {
+        Ok(loaves)
+    }
+
+    #[test]
+    fn an_orchestrator_goes_on_by_returning_that() {
+        async fn go_on(ctx: Context) -> Result<u32> {
+            let loaves = ctx.call(echo, 1_u32).await?;
+            let _held = ctx.call(echo, 2_u32); // Neither answered nor cancelled: the end ends it.
+            ctx.continue_as_new(bake, loaves + 1)
+        }
+        check(go_on, &[("turn 0", "echo(1)"), ("0=7", "echo(2); continued 8 keep []")]);
+    }
+
+    #[test]
+    fn it_may_come_from_deep_within() {
+        async fn deep(ctx: &Context) -> Result<u32> {
+            ctx.call(echo, 1_u32).await?;
+            ctx.continue_as_new(bake, 5_u32)
+        }
+        async fn go_on(ctx: Context) -> Result<u32> {
+            Ok(deep(&ctx).await? + 1)
+        }
+        check(go_on, &[("turn 0", "echo(1)"), ("0=7", "continued 5 keep []")]);
+    }
+
+    #[test]
+    fn an_orchestrator_that_fails_afterwards_has_failed() {
+        async fn fail(ctx: Context) -> Result<u32> {
+            let _next = ctx.continue_as_new(bake, 1_u32);
+            Err(Error::new("Cold", "the oven is cold"))
+        }
+        check(fail, &[("turn 0", "failed Cold: the oven is cold")]);
+    }
+
+    #[test]
+    fn a_value_that_is_returned_afterwards_is_not_the_end_and_the_last_call_counts() {
+        async fn return_value(ctx: Context) -> Result<u32> {
+            let _next = ctx.continue_as_new(bake, 1_u32);
+            ctx.call(echo, 1_u32).await?;
+            let _next = ctx.continue_as_new_with(bake, 2_u32, ContinueOptions::new().keep_version());
+            Ok(7)
+        }
+        check(return_value, &[("turn 0", "echo(1)"), ("0=1", "continued 2 keep [] and version")]);
+    }
+
+    /// Reads one event of each name and goes on after an activity.
+    async fn read_some(ctx: Context, options: ContinueOptions) -> Result<u32> {
+        ctx.call(echo, 1_u32).await?;
+        let (left, _right): (u32, u32) = (ctx.event("left").await?, ctx.event("right").await?);
+        let _held = ctx.event::<u32>("left"); // Has an event, and nobody has taken it.
+        ctx.continue_as_new_with(bake, left, options)
+    }
+
+    #[test]
+    fn unread_events_are_handed_on_unless_they_are_dropped() {
+        let raises = "turn 0; raise left 0; raise Left 1; raise right 2; raise other 3; raise left 4";
+        let waits = "wait left; wait right; wait left";
+        let calls = |end: &str| format!("{waits}; continued 0 keep {end}");
+        let keep = calls("[1, 3, 4]");
+        check(|ctx| read_some(ctx, ContinueOptions::new()), &[(raises, "echo(1)"), ("0=1", &keep)]);
+        let drop = calls("[]");
+        check(|ctx| read_some(ctx, ContinueOptions::new().drop_events()), &[(raises, "echo(1)"), ("0=1", &drop)]);
+    }
+
+    #[test]
+    fn events_behind_the_end_in_the_same_call_are_handed_on_in_any_case() {
+        for (options, keep) in [(ContinueOptions::new(), "[1, 3, 4]"), (ContinueOptions::new().drop_events(), "[3, 4]")] {
+            let mut executor = start(&|ctx| read_some(ctx, options));
+            let events = ["turn 0", "raise left 0", "raise left 1", "raise right 2", "0=1", "raise left 3", "raise right 4"];
+            let progress = executor.advance(events.map(event).into());
+            let expected = format!("echo(1); wait left; wait right; wait left; continued 0 keep {keep}");
+            assert_eq!(describe(&[progress]), expected);
+        }
+    }
+
+    #[test]
+    fn nobody_goes_on_as_somebody_else() {
+        async fn change(ctx: Context) -> Result<u32> {
+            ctx.continue_as_new(sell, 1_u32)
+        }
+        let failure = "failed ContinuedAsAnother: orchestrator bake cannot continue as sell: it continues as itself; \
+                       to let another one follow, `ctx.start(…)` it";
+        check(change, &[("turn 0", failure)]);
+    }
+
+    #[test]
+    fn an_input_without_a_form_in_json_is_a_failure() {
+        async fn go_on(ctx: Context) -> Result<u32> {
+            Err(ctx.continue_with(&std::collections::HashMap::from([((), 1)]), ContinueOptions::new()))
+        }
+        let failure = "failed InvalidInput: the input to continue with has no form in JSON: key must be a string";
+        check(go_on, &[("turn 0", failure)]);
+    }
+}

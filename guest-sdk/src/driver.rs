@@ -40,3 +40,36 @@ impl Driver {
 pub fn continue_as_new(ctx: &Context, input: &serde_json::Value, options: ContinueOptions) -> Error {
     ctx.continue_with(input, options)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_closure_runs_as_a_component_does() {
+        let start = Start {
+            function: "bake".to_owned(),
+            instance_id: "loaf".to_owned(),
+            generation: "0123456789abcdef0123456789abcdef".to_owned(),
+            input: "3".to_owned(),
+            parent: None,
+            tags: vec![],
+            extensions: vec![],
+        };
+        let mut driver = Driver::begin(start, |ctx, input| async move {
+            ctx.on_query("input", move |_: ()| input.clone());
+            let heat: serde_json::Value = ctx.call_named("heat", &180).await?;
+            Err(continue_as_new(&ctx, &heat, ContinueOptions::new()))
+        });
+        let progress = driver.advance(vec![Event::TurnStarted(0)]);
+        assert!(matches!(&progress.actions[..], [Action::Activity(call)] if call.name == "heat"), "{progress:?}");
+        assert_eq!(driver.ask("input", "null"), Ok("\"3\"".to_owned()));
+        assert_eq!(driver.ask("output", "null").unwrap_err().kind, "UnknownQuery");
+        let outcome = Outcome::Completed(json!({ "degrees": 180 }).to_string());
+        let progress = driver.advance(vec![Event::Resolved(Answer { task: 0, outcome })]);
+        let Some(End::ContinuedAsNew(next)) = progress.outcome else { panic!("{progress:?}") };
+        assert_eq!(next.input, "{\"degrees\":180}");
+    }
+}

@@ -416,4 +416,4 @@ impl Wake for Woken {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -139,3 +139,192 @@ impl fmt::Debug for RetryPolicy {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use futures::future::{Either, join_all, select};
+
+    use super::*;
+    use crate::executor::tests::{Counted, check, describe, echo, event, start};
+    use crate::{ActivityOptions, ChildOptions, orchestrator};
+
+    #[orchestrator]
+    async fn bake(_ctx: Context, loaf: u32) -> Result<u32> {
+        Ok(loaf)
+    }
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    const THRICE: RetryPolicy = RetryPolicy::new(ms(100), 3).backoff_coefficient(2.0);
+
+    async fn try_thrice(ctx: Context) -> Result<u32> {
+        ctx.call_with(echo, 1_u32, THRICE).await
+    }
+
+    #[test]
+    fn each_attempt_is_an_action_and_each_wait_a_timer() {
+        let calls = [
+            ("turn 0", "echo(1)"),
+            ("turn 5; 0!Cold", "timer 105"),
+            ("turn 105; 1 fired", "echo(1) again 2 of 0"),
+            ("turn 110; 2!Cold", "timer 310"),
+            ("turn 310; 3 fired", "echo(1) again 3 of 0"),
+            ("turn 320; 4!Tired", "failed Tired: it went wrong"),
+        ];
+        check(try_thrice, &calls);
+        check(try_thrice, &[("turn 0", "echo(1)"), ("0=7", "ended 7")]);
+        check(
+            try_thrice,
+            &[("turn 0", "echo(1)"), ("0!Cold", "timer 100"), ("1 fired", "echo(1) again 2 of 0"), ("2=7", "ended 7")],
+        );
+    }
+
+    #[test]
+    fn a_child_is_tried_again_with_all_its_options() {
+        async fn call(ctx: Context) -> Result<u32> {
+            ctx.call_with(bake, 1_u32, ChildOptions::new().instance_id("loaf-1").tag("b", "2").tag("a", "1").retry(THRICE)).await
+        }
+        let again = "child bake(1) as loaf-1 a=1 b=2 again 2 of 0";
+        check(
+            call,
+            &[("turn 0", "child bake(1) as loaf-1 a=1 b=2"), ("0!Cold", "timer 100"), ("1 fired", again), ("2=7", "ended 7")],
+        );
+        async fn named(ctx: Context) -> Result<u32> {
+            ctx.call_orchestrator_named_with("Bake", &1, THRICE).await
+        }
+        let calls =
+            [("turn 0", "child Bake(1)"), ("0!Cold", "timer 100"), ("1 fired", "child Bake(1) again 2 of 0"), ("2=7", "ended 7")];
+        check(named, &calls);
+    }
+
+    #[test]
+    fn each_attempt_has_the_timeout_of_its_activity() {
+        async fn call(ctx: Context) -> Result<u32> {
+            ctx.call_with(echo, 1_u32, ActivityOptions::new().timeout(Duration::from_micros(4500)).retry(THRICE)).await
+        }
+        let calls = [("turn 0", "echo(1) within 5"), ("0!Cold", "timer 100"), ("1 fired", "echo(1) again 2 of 0 within 5")];
+        check(call, &calls);
+    }
+
+    #[test]
+    fn an_error_that_nothing_can_help_is_the_last() {
+        check(try_thrice, &[("turn 0", "echo(1)"), ("0!!Cold", "failed Cold: it went wrong")]);
+    }
+
+    #[test]
+    fn the_predicate_says_which_errors_are_worth_a_retry() {
+        async fn unless_cold(ctx: Context) -> Result<u32> {
+            ctx.call_with(echo, 1_u32, THRICE.retry_if(|error| error.kind() != "Cold")).await
+        }
+        check(unless_cold, &[("turn 0", "echo(1)"), ("0!Cold", "failed Cold: it went wrong")]);
+        check(unless_cold, &[("turn 0", "echo(1)"), ("0!Dark", "timer 100")]);
+    }
+
+    #[test]
+    fn after_the_total_timeout_a_failure_is_the_last() {
+        async fn for_a_second(ctx: Context) -> Result<u32> {
+            let call = ctx.call_with(echo, 1_u32, THRICE.total_timeout(ms(1000)));
+            ctx.sleep(ms(300)).await?; // It counts from the call on, not from the first poll.
+            call.await
+        }
+        let asked = "echo(1); timer 305";
+        let first = "1 fired; 0!Cold";
+        check(for_a_second, &[("turn 5", asked), (&format!("turn 1004; {first}"), "timer 1104")]);
+        check(for_a_second, &[("turn 5", asked), (&format!("turn 1005; {first}"), "failed Cold: it went wrong")]);
+    }
+
+    #[test]
+    fn whoever_drops_the_task_cancels_what_is_under_way() {
+        async fn race(ctx: Context) -> Result<u32> {
+            let call = ctx.call_with(echo, 1_u32, THRICE);
+            match select(call, ctx.event::<u32>("stop")).await {
+                Either::Left((answer, _)) => answer,
+                Either::Right((_, call)) => {
+                    drop(call);
+                    ctx.call(echo, 2_u32).await
+                }
+            }
+        }
+        check(race, &[("turn 0", "echo(1); wait stop"), ("raise stop 1", "cancel 0; echo(2)")]);
+        check(race, &[("turn 0", "echo(1); wait stop"), ("0!Cold", "timer 100"), ("raise stop 1", "cancel 2; echo(2)")]);
+        let second = [
+            ("turn 0", "echo(1); wait stop"),
+            ("0!Cold; 2 fired", "timer 100; echo(1) again 2 of 0"),
+            ("raise stop 1", "cancel 3; echo(2)"),
+        ];
+        check(race, &second);
+    }
+
+    #[test]
+    fn a_timeout_bounds_attempts_and_waits() {
+        async fn bounded(ctx: Context) -> Result<u32> {
+            ctx.timeout(ms(150), ctx.call_with(echo, 1_u32, THRICE)).await?
+        }
+        let calls = [
+            ("turn 0", "echo(1); timer 150"),
+            ("turn 5; 0!Cold", "timer 105"),
+            ("turn 150; 1 fired", "failed Timeout: it was not done within 150ms"),
+        ];
+        check(bounded, &calls);
+    }
+
+    #[test]
+    fn a_wide_join_over_calls_with_retries_polls_each_once_per_answer() {
+        const WIDTH: u32 = 10_000;
+        let polls = Rc::new(Cell::new(0));
+        let counter = polls.clone();
+        let mut executor = start(&move |ctx: Context| {
+            let counter = counter.clone();
+            async move {
+                let tasks = (0..WIDTH).map(|number| Counted(ctx.call_with(echo, number, THRICE), counter.clone()));
+                join_all(tasks).await.into_iter().sum::<Result<u32>>()
+            }
+        });
+        executor.advance(vec![event("turn 0")]);
+        executor.advance((0..WIDTH).map(|task| event(&format!("{task}!Cold"))).collect());
+        executor.advance((WIDTH..2 * WIDTH).map(|task| event(&format!("{task} fired"))).collect());
+        let answers = (2 * WIDTH..3 * WIDTH).map(|task| event(&format!("{task}=1"))).collect();
+        assert_eq!(describe(&[executor.advance(answers)]), "ended 10000");
+        assert_eq!(polls.get(), 40_000);
+    }
+
+    #[test]
+    fn the_wait_grows_up_to_the_longest_one() {
+        let check = |policy: &RetryPolicy, expected: &[(u32, Duration)]| {
+            for (attempt, wait) in expected {
+                let actual = policy.wait_after(*attempt, &Error::new("Cold", "it is cold"), Duration::ZERO);
+                assert_eq!(actual, Some(*wait), "after attempt {attempt} of {policy:?}");
+            }
+        };
+        let equal = RetryPolicy::new(ms(100), u32::MAX);
+        check(&equal, &[(1, ms(100)), (2, ms(100)), (u32::MAX - 1, ms(100))]);
+        let growing = equal.clone().backoff_coefficient(3.0);
+        check(&growing, &[(1, ms(100)), (2, ms(300)), (3, ms(900)), (4, ms(2700)), (u32::MAX - 1, Duration::MAX)]);
+        check(&growing.max_interval(ms(1000)), &[(1, ms(100)), (3, ms(900)), (4, ms(1000)), (u32::MAX - 1, ms(1000))]);
+        check(&equal.backoff_coefficient(1.5), &[(2, ms(150)), (3, ms(225))]);
+        check(&RetryPolicy::new(Duration::MAX, 2), &[(1, Duration::MAX)]);
+    }
+
+    #[test]
+    fn a_policy_that_makes_no_sense_is_refused_before_anything_runs() {
+        let check_refused = |policy: RetryPolicy, expected: &str| {
+            let run = move |ctx: Context| {
+                let policy = policy.clone();
+                async move { ctx.call_with(echo, 1_u32, policy).await }
+            };
+            check(run, &[("turn 0", &format!("failed InvalidRetryPolicy: a retry policy says {expected}"))]);
+        };
+        let zero = "an interval of zero: it has to be longer, if only a millisecond";
+        check_refused(RetryPolicy::new(ms(1), 0), "0 attempts: 1 is the first and only one");
+        check_refused(RetryPolicy::new(ms(0), 2), zero);
+        check_refused(THRICE.max_interval(ms(0)), zero);
+        for (coefficient, shown) in [(0.99, "0.99"), (-1.0, "-1"), (f64::NAN, "NaN"), (f64::INFINITY, "inf")] {
+            let expected = format!("a back-off coefficient of {shown}: 1 keeps the waits equal, and more makes them grow");
+            check_refused(THRICE.backoff_coefficient(coefficient), &expected);
+        }
+    }
+}
