@@ -632,3 +632,6 @@ fn merge(calls: impl Iterator<Item = Progress>) -> Progress {
     }
     merged
 }
+
+#[cfg(test)]
+mod tests;

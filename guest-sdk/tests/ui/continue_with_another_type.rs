@@ -19,10 +19,4 @@ async fn other_output(ctx: Context) -> Result<u32> {
     ctx.continue_as_new(text, ())
 }
 
-#[orchestrator]
-async fn forgets_to_return(ctx: Context) -> Result<()> {
-    ctx.continue_as_new(forgets_to_return, ());
-    Ok(())
-}
-
 fn main() {}
