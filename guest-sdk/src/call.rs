@@ -149,7 +149,8 @@ impl Context {
         F::Input: Serialize,
         F::Output: DeserializeOwned,
     {
-        self.call_with(function, input, F::Options::default())
+        let _ = function; // Said all it has to say by its type.
+        self.ask_once(F::Options::default().into_call(Cow::Borrowed(F::NAME), &input.into_input()))
     }
 
     /// As [`call`](Self::call), with options: a [`RetryPolicy`], or [`ActivityOptions`] for an activity, or [`ChildOptions`] for an
@@ -179,8 +180,8 @@ impl Context {
         F::Input: Serialize,
         F::Output: DeserializeOwned,
     {
-        let _ = function; // Said all it has to say by its type.
-        self.ask_for(Cow::Borrowed(F::NAME), &input.into_input(), options.into_options())
+        let _ = function;
+        self.ask(options.into_options().into_call(Cow::Borrowed(F::NAME), &input.into_input()))
     }
 
     /// Asks for a run of an activity that another module has, by its name.
@@ -192,7 +193,7 @@ impl Context {
     /// # Ok(()) }
     /// ```
     pub fn call_named<Output: DeserializeOwned + 'static>(&self, name: &str, input: &(impl Serialize + ?Sized)) -> Task<Output> {
-        self.call_named_with(name, input, ActivityOptions::new())
+        self.ask_once(ActivityOptions::new().into_call(Cow::Owned(name.to_owned()), input))
     }
 
     /// As [`call_named`](Self::call_named), with a [`RetryPolicy`] or [`ActivityOptions`].
@@ -211,7 +212,7 @@ impl Context {
         input: &(impl Serialize + ?Sized),
         options: impl IntoOptions<ActivityOptions>,
     ) -> Task<Output> {
-        self.ask_for(Cow::Owned(name.to_owned()), input, options.into_options())
+        self.ask(options.into_options().into_call(Cow::Owned(name.to_owned()), input))
     }
 
     /// Asks for a run of an orchestrator that another module has, by its name: a sub-orchestration, as with [`call`](Self::call).
@@ -227,7 +228,7 @@ impl Context {
         name: &str,
         input: &(impl Serialize + ?Sized),
     ) -> Task<Output> {
-        self.call_orchestrator_named_with(name, input, ChildOptions::new())
+        self.ask_once(ChildOptions::new().into_call(Cow::Owned(name.to_owned()), input))
     }
 
     /// As [`call_orchestrator_named`](Self::call_orchestrator_named), with a [`RetryPolicy`] or [`ChildOptions`].
@@ -246,7 +247,7 @@ impl Context {
         input: &(impl Serialize + ?Sized),
         options: impl IntoOptions<ChildOptions>,
     ) -> Task<Output> {
-        self.ask_for(Cow::Owned(name.to_owned()), input, options.into_options())
+        self.ask(options.into_options().into_call(Cow::Owned(name.to_owned()), input))
     }
 
     /// Starts an instance of `orchestrator` and waits for nothing. Gives the ID of the new instance, which begins after this
@@ -328,7 +329,7 @@ impl Context {
         let start = ChildStart {
             name: name.to_owned(),
             instance_id: options.instance_id.clone(),
-            input: input_json(ChildOptions::ROLE, name, input)?,
+            input: input_json("orchestrator", name, input)?,
             at_ms: options.at.map(since_epoch_ms),
             tags: sorted(options.tags),
             options: Vec::new(),
@@ -359,56 +360,50 @@ impl Context {
         self.ledger.ask(Action::SendEvent(sent)).map(|_| ())
     }
 
-    /// Asks for `name` as often as `options` say.
-    fn ask_for<T: DeserializeOwned + 'static, C: CallOptions>(
-        &self,
-        name: Cow<'static, str>,
-        input: &(impl Serialize + ?Sized),
-        options: C,
-    ) -> Task<T> {
-        let first = input_json(C::ROLE, &name, input).and_then(|input| self.attempt(options.into_call(name, input)));
+    /// Makes a call as often as its options say.
+    fn ask<T: DeserializeOwned + 'static>(&self, call: Result<Call>) -> Task<T> {
+        let Ok(Call { retry: Some(policy), action, what }) = call else { return self.ask_once(call) };
+        let first = policy.check().and_then(|()| Asked::ask(&self.ledger, action.clone(), what.clone()));
         match first {
-            Ok((first, Call { retry: None, .. })) => Ok(first).into(),
-            Ok((first, call)) => {
-                let what = call.what.clone();
-                let json = self.retry(first, call);
+            Ok(first) => {
+                let json = self.retry(policy, first, action, what.clone());
                 Task::composed(what.clone(), async move { read(&what, &json.await?) })
             }
             Err(error) => Task::refused(error),
         }
     }
 
-    /// Makes the first attempt.
-    fn attempt(&self, call: Call) -> Result<(Asked, Call)> {
-        call.retry.as_ref().map_or(Ok(()), RetryPolicy::check)?;
-        let first = Asked::ask(&self.ledger, call.action.clone(), call.what.clone())?;
-        Ok((first, call))
+    /// Makes a call whose options say nothing of retries. Apart, so that a guest without retries holds no code for them.
+    fn ask_once<T>(&self, call: Result<Call>) -> Task<T> {
+        call.and_then(|call| Asked::ask(&self.ledger, call.action, call.what)).into()
     }
 
-    /// Makes the others.
-    fn retry(&self, first: Asked, call: Call) -> impl Future<Output = Result<String>> + use<> {
+    /// Makes the attempts behind the `first` one.
+    fn retry(
+        &self,
+        policy: RetryPolicy,
+        first: Asked,
+        action: Action,
+        what: What,
+    ) -> impl Future<Output = Result<String>> + use<> {
         let (ctx, task) = (self.clone(), first.number);
-        retried(self.clone(), call.retry, first, move |number| {
-            let mut action = call.action.clone();
-            match &mut action {
-                Action::Activity(ActivityCall { attempt, first_attempt, .. })
-                | Action::SubOrchestration(ChildCall { attempt, first_attempt, .. }) => {
-                    (*attempt, *first_attempt) = (number, Some(task));
-                }
-                other => unreachable!("no call asks for {other:?}"),
+        retried(self.clone(), Some(policy), first, move |number| {
+            let mut action = action.clone();
+            if let Action::Activity(ActivityCall { attempt, first_attempt, .. })
+            | Action::SubOrchestration(ChildCall { attempt, first_attempt, .. }) = &mut action
+            {
+                (*attempt, *first_attempt) = (number, Some(task));
             }
-            Asked::ask(&ctx.ledger, action, call.what.clone())
+            Asked::ask(&ctx.ledger, action, what.clone())
         })
     }
 }
 
 /// The options of one kind of function. Only this crate implements it.
 pub trait CallOptions: Default {
+    /// The call of the function `name` with these options.
     #[doc(hidden)]
-    const ROLE: &'static str;
-
-    #[doc(hidden)]
-    fn into_call(self, name: Cow<'static, str>, input: String) -> Call;
+    fn into_call(self, name: Cow<'static, str>, input: &(impl Serialize + ?Sized)) -> Result<Call>;
 }
 
 /// A call of a function, as its first attempt asks for it.
@@ -419,35 +414,31 @@ pub struct Call {
 }
 
 impl CallOptions for ActivityOptions {
-    const ROLE: &'static str = "activity";
-
-    fn into_call(self, name: Cow<'static, str>, input: String) -> Call {
+    fn into_call(self, name: Cow<'static, str>, input: &(impl Serialize + ?Sized)) -> Result<Call> {
         let action = Action::Activity(ActivityCall {
             name: name.clone().into_owned(),
-            input,
+            input: input_json("activity", &name, input)?,
             attempt: 1,
             first_attempt: None,
             timeout_ms: self.timeout.map(ceil_to_ms),
             options: Vec::new(),
         });
-        Call { what: What::Activity(name), action, retry: self.retry }
+        Ok(Call { what: What::Activity(name), action, retry: self.retry })
     }
 }
 
 impl CallOptions for ChildOptions {
-    const ROLE: &'static str = "orchestrator";
-
-    fn into_call(self, name: Cow<'static, str>, input: String) -> Call {
+    fn into_call(self, name: Cow<'static, str>, input: &(impl Serialize + ?Sized)) -> Result<Call> {
         let action = Action::SubOrchestration(ChildCall {
             name: name.clone().into_owned(),
             instance_id: self.instance_id,
-            input,
+            input: input_json("orchestrator", &name, input)?,
             attempt: 1,
             first_attempt: None,
             tags: sorted(self.tags),
             options: Vec::new(),
         });
-        Call { what: What::Orchestrator(name), action, retry: self.retry }
+        Ok(Call { what: What::Orchestrator(name), action, retry: self.retry })
     }
 }
 

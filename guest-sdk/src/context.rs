@@ -153,7 +153,7 @@ impl Context {
 
 /// At least `duration`, in milliseconds.
 pub(crate) fn ceil_to_ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+    duration.as_secs().saturating_mul(1_000).saturating_add(duration.subsec_nanos().div_ceil(1_000_000).into())
 }
 
 /// Milliseconds since 1970, rounded up; 0 for what was before.

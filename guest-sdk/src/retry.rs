@@ -79,11 +79,12 @@ impl RetryPolicy {
     /// If the policy makes no sense.
     pub(crate) fn check(&self) -> Result<()> {
         let fault = if self.max_attempts == 0 {
-            "0 attempts: 1 is the first and only one".to_owned()
+            "0 attempts: 1 is the first and only one"
         } else if self.first_interval.is_zero() || self.max_interval.is_zero() {
-            "an interval of zero: it has to be longer, if only a millisecond".to_owned()
+            "an interval of zero: it has to be longer, if only a millisecond"
         } else if !(self.backoff_coefficient >= 1.0 && self.backoff_coefficient.is_finite()) {
-            format!("a back-off coefficient of {}: 1 keeps the waits equal, and more makes them grow", self.backoff_coefficient)
+            // Without its value: to print a float takes 12 KB of every guest.
+            "a back-off coefficient that is below 1 or no number: 1 keeps the waits equal, and more makes them grow"
         } else {
             return Ok(());
         };
@@ -322,9 +323,9 @@ mod tests {
         check_refused(RetryPolicy::new(ms(1), 0), "0 attempts: 1 is the first and only one");
         check_refused(RetryPolicy::new(ms(0), 2), zero);
         check_refused(THRICE.max_interval(ms(0)), zero);
-        for (coefficient, shown) in [(0.99, "0.99"), (-1.0, "-1"), (f64::NAN, "NaN"), (f64::INFINITY, "inf")] {
-            let expected = format!("a back-off coefficient of {shown}: 1 keeps the waits equal, and more makes them grow");
-            check_refused(THRICE.backoff_coefficient(coefficient), &expected);
+        let shrinks = "a back-off coefficient that is below 1 or no number: 1 keeps the waits equal, and more makes them grow";
+        for coefficient in [0.99, -1.0, f64::NAN, f64::INFINITY] {
+            check_refused(THRICE.backoff_coefficient(coefficient), shrinks);
         }
     }
 }
