@@ -33,8 +33,8 @@ impl ActivityOptions {
         self
     }
 
-    /// Stops a run that takes longer, rounded up to a millisecond, which is a failure of that attempt. A retry policy may try again.
-    /// (To bound everything, waits included, there is [`Context::timeout`].)
+    /// Stops a run that takes longer, rounded up to a millisecond, which is a failure of that attempt. A retry policy may try
+    /// again. (To bound everything, waits included, there is [`Context::timeout`].)
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -153,8 +153,8 @@ impl Context {
         self.ask_once(F::Options::default().into_call(Cow::Borrowed(F::NAME), &input.into_input()))
     }
 
-    /// As [`call`](Self::call), with options: a [`RetryPolicy`], or [`ActivityOptions`] for an activity, or [`ChildOptions`] for an
-    /// orchestrator.
+    /// As [`call`](Self::call), with options: a [`RetryPolicy`], or [`ActivityOptions`] for an activity, or [`ChildOptions`]
+    /// for an orchestrator.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -339,8 +339,8 @@ impl Context {
         Ok(options.instance_id.unwrap_or_else(|| format!("{}:{task:04x}", self.ledger.start.generation)))
     }
 
-    /// Raises the event `name` to another instance, after this turn is recorded. Waits there match it in whatever case; if there is no
-    /// such instance, or if it has ended, the event is dropped.
+    /// Raises the event `name` to another instance, after this turn is recorded. Waits there match it in whatever case; if
+    /// there is no such instance, or if it has ended, the event is dropped.
     ///
     /// ```
     /// # use dacapo_guest::prelude::*;

@@ -1,7 +1,7 @@
 //! What can an orchestrator do? Everything it may ask of the host goes through its [`Context`].
 //!
-//! Here are time, events and what it knows of itself; calls and starts are in `call.rs`, HTTP in `http.rs`, going on as a new execution in
-//! `continuation.rs`, queries in `query.rs`.
+//! Here are time, events and what it knows of itself; calls and starts are in `call.rs`, HTTP in `http.rs`, going on as a new
+//! execution in `continuation.rs`, queries in `query.rs`.
 
 use std::fmt;
 use std::future::{self, Future};

@@ -20,7 +20,8 @@ impl ContinueOptions {
         Self { drop_events: false, keep_version: false }
     }
 
-    /// Leaves behind the events that nobody has read. Those that come after the orchestrator has returned are handed on all the same.
+    /// Leaves behind the events that nobody has read. Those that come after the orchestrator has returned are handed on all
+    /// the same.
     pub const fn drop_events(mut self) -> Self {
         self.drop_events = true;
         self
@@ -34,8 +35,8 @@ impl ContinueOptions {
 }
 
 impl Context {
-    /// Lets this orchestration go on as a new execution of `orchestrator`, which is the one that runs, with a new input and an empty
-    /// history. So it may run for ever.
+    /// Lets this orchestration go on as a new execution of `orchestrator`, which is the one that runs, with a new input and an
+    /// empty history. So it may run for ever.
     ///
     /// ```
     /// # use std::time::Duration;
@@ -52,11 +53,12 @@ impl Context {
     /// # assert_eq!((run.calls().len(), run.continued().len()), (7, 6));
     /// ```
     ///
-    /// It takes effect when the orchestrator returns. What this gives is an error for that purpose: return it, by `return` or `?`. An
-    /// orchestrator that returns another error has failed and does not go on; one that returns a value goes on nevertheless.
+    /// It takes effect when the orchestrator returns. What this gives is an error for that purpose: return it, by `return` or
+    /// `?`. An orchestrator that returns another error has failed and does not go on; one that returns a value goes on
+    /// nevertheless.
     ///
-    /// The instance keeps its ID, its custom status, its tags and who waits for it. Events that nobody has read are handed on. Tasks
-    /// that are open are forgotten; whatever runs for them is told to stop.
+    /// The instance keeps its ID, its custom status, its tags and who waits for it. Events that nobody has read are handed on.
+    /// Tasks that are open are forgotten; whatever runs for them is told to stop.
     pub fn continue_as_new<O: Orchestrator>(&self, orchestrator: fn() -> O, input: impl IntoInput<O::Input>) -> Result<O::Output>
     where
         O::Input: Serialize,

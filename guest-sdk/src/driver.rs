@@ -16,8 +16,8 @@ use crate::{Context, ContinueOptions, Error, Result};
 pub struct Driver(Executor);
 
 impl Driver {
-    /// As `begin` of the contract. `run` takes the input and gives the output as JSON; it goes on as a new execution by returning the
-    /// error of [`continue_as_new`].
+    /// As `begin` of the contract. `run` takes the input and gives the output as JSON; it goes on as a new execution by
+    /// returning the error of [`continue_as_new`].
     pub fn begin<F: Future<Output = Result<String>> + 'static>(start: Start, run: impl FnOnce(Context, String) -> F) -> Self {
         Self(Executor::new(start, |context, input| Box::pin(run(context, input))))
     }

@@ -65,7 +65,8 @@ impl Executor {
     /// Answers the question `name` from what the execution has come to. Changes nothing that the host gets to hear of.
     ///
     /// # Errors
-    /// `UnknownQuery` if the orchestrator answers no such question, `InvalidInput`, and `QueryAsked` if its handler asks for something.
+    /// `UnknownQuery` if the orchestrator answers no such question, `InvalidInput`, and `QueryAsked` if its handler asks for
+    /// something.
     pub(crate) fn ask(&self, name: &str, input: &str) -> Result<String> {
         let handler = self.ledger.queries.find(name)?;
         self.ledger.doing.set(Doing::Query);

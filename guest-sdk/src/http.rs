@@ -78,7 +78,8 @@ impl HttpRequest {
         self
     }
 
-    /// Sets the body to `value` as JSON, and adds the header `Content-Type` that says so. If it has no form in JSON, the task fails.
+    /// Sets the body to `value` as JSON, and adds the header `Content-Type` that says so. If it has no form in JSON, the task
+    /// fails.
     pub fn json(mut self, value: &(impl Serialize + ?Sized)) -> Self {
         match serde_json::to_string(value) {
             Ok(json) => self.body = Some(json),
@@ -90,8 +91,8 @@ impl HttpRequest {
         self.header("content-type", "application/json")
     }
 
-    /// How long each single request may take, rounded up to a millisecond; the task hub's limit if nothing is said. It bounds no waits
-    /// between requests: that is what [`Context::timeout`] does.
+    /// How long each single request may take, rounded up to a millisecond; the task hub's limit if nothing is said. It bounds
+    /// no waits between requests: that is what [`Context::timeout`] does.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -110,7 +111,8 @@ impl HttpRequest {
         self
     }
 
-    /// Makes every answer whose status is none of 200 to 299 an error of kind `HttpStatus`, with the [`HttpResponse`] as its details.
+    /// Makes every answer whose status is none of 200 to 299 an error of kind `HttpStatus`, with the [`HttpResponse`] as its
+    /// details.
     pub const fn expect_success(mut self) -> Self {
         self.expect_success = true;
         self
@@ -120,7 +122,7 @@ impl HttpRequest {
     fn follow(&mut self, location: &str) {
         let uri = location::resolve(&self.uri, location);
         let leaves_origin = location::origin(&uri) != location::origin(&self.uri);
-        self.headers.retain(|(name, _)| !is_about_body(name) && !(leaves_origin && is_for_origin_only(name)));
+        self.headers.retain(|(name, _)| !(is_about_body(name) || leaves_origin && is_for_origin_only(name)));
         (self.method, self.uri, self.body) = ("GET".to_owned(), uri, None);
     }
 
@@ -221,8 +223,8 @@ impl HttpResponse {
 }
 
 impl Context {
-    /// Makes an HTTP request, durably: the host sends it once this turn is recorded, and again after a crash if it knows no answer. So
-    /// it is sent at least once; a service that recognises a repeated request by a key should be given one, such as
+    /// Makes an HTTP request, durably: the host sends it once this turn is recorded, and again after a crash if it knows no
+    /// answer. So it is sent at least once; a service that recognises a repeated request by a key should be given one, such as
     /// [`new_uuid`](Self::new_uuid).
     ///
     /// ```
@@ -233,13 +235,14 @@ impl Context {
     /// # Ok(()) }
     /// ```
     ///
-    /// A service that needs time answers 202, with a `Location` where its answer will be. Then the answer is the one that is found there
-    /// by GET as soon as it is no 202. Between two requests lies a durable timer over what `Retry-After` says, a number of seconds or
-    /// a date, or over 30 seconds. The requests that follow have the headers of the first, but for those that are about its body, and,
-    /// once they go to another origin, those that are meant for the first alone, such as `Authorization`. A 202 without `Location` is
-    /// an answer like any other. Redirects are answers too.
+    /// A service that needs time answers 202, with a `Location` where its answer will be. Then the answer is the one that is
+    /// found there by GET as soon as it is no 202. Between two requests lies a durable timer over what `Retry-After` says, a
+    /// number of seconds or a date, or over 30 seconds. The requests that follow have the headers of the first, but for those
+    /// that are about its body, and, once they go to another origin, those that are meant for the first alone, such as
+    /// `Authorization`. A 202 without `Location` is an answer like any other. Redirects are answers too.
     ///
-    /// The task fails if nobody answers. Any status is a success, unless the request [says otherwise](HttpRequest::expect_success).
+    /// The task fails if nobody answers. Any status is a success, unless the request [says
+    /// otherwise](HttpRequest::expect_success).
     pub fn http(&self, request: HttpRequest) -> Task<HttpResponse> {
         match self.exchange(request.clone()) {
             Ok(exchange) => Task::composed(What::Http(request.uri), exchange),

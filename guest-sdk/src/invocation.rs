@@ -30,8 +30,8 @@ pub struct ActivityContext {
 }
 
 impl ActivityContext {
-    /// Tells the host how far this run has come. It keeps the last word of each second, shows that the activity is alive, and hands
-    /// it to the next run of the same call, whether that is after a crash or the next attempt of a retry policy.
+    /// Tells the host how far this run has come. It keeps the last word of each second, shows that the activity is alive, and
+    /// hands it to the next run of the same call, whether that is after a crash or the next attempt of a retry policy.
     ///
     /// ```
     /// # use dacapo_guest::prelude::*;

@@ -12,8 +12,8 @@
 //!
 //! [`testing`] runs an orchestrator in a plain `cargo test`, against mocked activities and on a virtual clock.
 //!
-//! Reading order: [`function`](Activity) says what the attributes make of a function, `context.rs` and `call.rs` what an orchestrator
-//! can do, `task.rs` what it awaits, `executor.rs` how it is run, `module.rs` how all of it meets the host.
+//! Reading order: [`function`](Activity) says what the attributes make of a function, `context.rs` and `call.rs` what an
+//! orchestrator can do, `task.rs` what it awaits, `executor.rs` how it is run, `module.rs` how all of it meets the host.
 
 // The attributes write `::dacapo_guest::…`, in the tests of this crate too.
 extern crate self as dacapo_guest;

@@ -14,11 +14,11 @@ use crate::function::{decode_input, encode_output};
 use crate::{Context, Error, Result};
 
 impl Context {
-    /// Answers the question `name`, in whatever case, by `handler` from now on, also after the orchestrator has ended. A handler of the
-    /// same name takes its place.
+    /// Answers the question `name`, in whatever case, by `handler` from now on, also after the orchestrator has ended. A
+    /// handler of the same name takes its place.
     ///
-    /// Whoever may see the instance can ask, at any time: `GET …/instances/{id}/query/{name}`. What orchestrator and handler share
-    /// lies in an `Rc`:
+    /// Whoever may see the instance can ask, at any time: `GET …/instances/{id}/query/{name}`. What orchestrator and handler
+    /// share lies in an `Rc`:
     ///
     /// ```
     /// # use std::{cell::Cell, rc::Rc};
@@ -93,8 +93,8 @@ pub(crate) fn only_looks() -> Error {
 /// What is told to who asked the question.
 pub(crate) fn query_asked(name: &str, what: &str) -> Error {
     let message = format!(
-        "query {name:?} asks for {what}, and a query may only look: let its handler return what the orchestrator has left for it, such \
-         as the content of an `Rc<RefCell<…>>`"
+        "query {name:?} asks for {what}, and a query may only look: let its handler return what the orchestrator has left for it, \
+         such as the content of an `Rc<RefCell<…>>`"
     );
     Error::new("QueryAsked", message).non_retriable()
 }

@@ -33,8 +33,10 @@ pub struct RetryPolicy {
     backoff_coefficient: f64,
     max_interval: Duration,
     total_timeout: Duration,
-    retry_if: Option<Rc<dyn Fn(&Error) -> bool>>,
+    retry_if: Option<Rc<Predicate>>,
 }
+
+type Predicate = dyn Fn(&Error) -> bool;
 
 impl RetryPolicy {
     /// At most `max_attempts` attempts, the first one included, `first_interval` apart. Neither may be zero.
@@ -61,15 +63,15 @@ impl RetryPolicy {
         self
     }
 
-    /// After so much time since the first attempt was asked for, a failure is the last one; if nothing is said, there is no bound. What
-    /// is under way is not cut short: that is what [`Context::timeout`] does.
+    /// After so much time since the first attempt was asked for, a failure is the last one; if nothing is said, there is no
+    /// bound. What is under way is not cut short: that is what [`Context::timeout`] does.
     pub const fn total_timeout(mut self, timeout: Duration) -> Self {
         self.total_timeout = timeout;
         self
     }
 
-    /// Tries again only after errors for which `predicate` is true. It is asked anew in every replay, so it should look at nothing else
-    /// than the error.
+    /// Tries again only after errors for which `predicate` is true. It is asked anew in every replay, so it should look at
+    /// nothing else than the error.
     pub fn retry_if(mut self, predicate: impl Fn(&Error) -> bool + 'static) -> Self {
         self.retry_if = Some(Rc::new(predicate));
         self
@@ -91,7 +93,8 @@ impl RetryPolicy {
         Err(Error::new("InvalidRetryPolicy", format!("a retry policy says {fault}")).non_retriable())
     }
 
-    /// How long to wait after failed attempt `attempt`, counted from 1, so long after the first one began; `None` if it was the last.
+    /// How long to wait after failed attempt `attempt`, counted from 1, so long after the first one began; `None` if it was
+    /// the last.
     fn wait_after(&self, attempt: u32, error: &Error, elapsed: Duration) -> Option<Duration> {
         let is_last = attempt >= self.max_attempts || elapsed >= self.total_timeout || error.is_non_retriable();
         if is_last || self.retry_if.as_ref().is_some_and(|retry| !retry(error)) {

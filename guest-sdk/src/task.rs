@@ -21,8 +21,8 @@ use crate::{Error, Result};
 /// side by side. Dropping a task that has no answer yet cancels it. Each task has a waker of its own, so a join over
 /// ten thousand of them polls each once per answer, not once per event.
 ///
-/// A call with a [`RetryPolicy`](crate::RetryPolicy) is a task too: its first attempt starts at once, the waits and attempts behind it
-/// as the task is polled.
+/// A call with a [`RetryPolicy`](crate::RetryPolicy) is a task too: its first attempt starts at once, the waits and attempts
+/// behind it as the task is polled.
 #[must_use = "a task that is dropped is cancelled; `.await` it"]
 pub struct Task<T> {
     state: State<T>,

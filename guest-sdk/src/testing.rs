@@ -43,9 +43,10 @@
 //! # a_large_order_waits_for_approval();
 //! ```
 //!
-//! A [`Scenario`] says what the world outside does: how activities, other orchestrators and HTTP services answer, and which events
-//! come when. [`Scenario::run`] plays it on a virtual clock that jumps to whatever comes next, so a test over a year takes no time. Then it replays the
-//! recorded turns to fresh executions, also with each event on its own, and panics if one of them asks for anything else.
+//! A [`Scenario`] says what the world outside does: how activities, other orchestrators and HTTP services answer, and which
+//! events come when. [`Scenario::run`] plays it on a virtual clock that jumps to whatever comes next, so a test over a year
+//! takes no time. Then it replays the recorded turns to fresh executions, also with each event on its own, and panics if one
+//! of them asks for anything else.
 //!
 //! Natively nothing makes an orchestrator deterministic but its author: `SystemTime::now()`, randomness, the order of a
 //! `HashMap` and `static`s are those of the test's process. On a host they are the same in every replay. Orchestrators that
@@ -186,8 +187,9 @@ impl<'a, O: Orchestrator> Scenario<'a, O> {
         self.answer_named("orchestrator", name, mock)
     }
 
-    /// Answers each call of `function` by running the function itself. An activity runs with all that it touches. An orchestrator, called
-    /// or [started](Context::start), becomes an instance that runs in the same scenario, on the same clock and against the same mocks.
+    /// Answers each call of `function` by running the function itself. An activity runs with all that it touches. An
+    /// orchestrator, called or [started](Context::start), becomes an instance that runs in the same scenario, on the same
+    /// clock and against the same mocks.
     pub fn real<F: Function>(mut self, function: fn() -> F) -> Self {
         let _ = function;
         match F::ENTRY {
@@ -224,8 +226,8 @@ impl<'a, O: Orchestrator> Scenario<'a, O> {
         self
     }
 
-    /// Says how long each run of what was named last takes: an activity, or the mock of an orchestrator or of HTTP. Without this it takes
-    /// no time. A call whose own [timeout](crate::ActivityOptions::timeout) is shorter fails when that is over.
+    /// Says how long each run of what was named last takes: an activity, or the mock of an orchestrator or of HTTP. Without
+    /// this it takes no time. A call whose own [timeout](crate::ActivityOptions::timeout) is shorter fails when that is over.
     ///
     /// # Panics
     /// If nothing was named that takes time.
@@ -298,8 +300,8 @@ impl<'a, O: Orchestrator> Scenario<'a, O> {
         self
     }
 
-    /// Runs the orchestrator to its end or as long as [`Self::until`] says, and replays what happened. If it continues as new, it goes
-    /// on. Other instances, which it has called or started, run as long as it does.
+    /// Runs the orchestrator to its end or as long as [`Self::until`] says, and replays what happened. If it continues as new,
+    /// it goes on. Other instances, which it has called or started, run as long as it does.
     ///
     /// # Panics
     /// If it calls what nothing here answers, if it waits for what never comes, if it does not end, or if a replay asks for
@@ -386,14 +388,15 @@ impl<T> Run<T> {
         self.output.is_some()
     }
 
-    /// The activities and orchestrators it called, in order, each as its name and input: `charge_card(5000)`. Each attempt counts. Without
-    /// those that it cancelled in the turn that asked for them: they never run. With what [real](Scenario::real) orchestrators called.
+    /// The activities and orchestrators it called, in order, each as its name and input: `charge_card(5000)`. Each attempt
+    /// counts. Without those that it cancelled in the turn that asked for them: they never run. With what
+    /// [real](Scenario::real) orchestrators called.
     pub fn calls(&self) -> &[String] {
         &self.told.calls
     }
 
-    /// The orchestrators it started, in order, each with its input and the ID of the instance: `audit(17) as audit-17`. With what real
-    /// orchestrators started.
+    /// The orchestrators it started, in order, each with its input and the ID of the instance: `audit(17) as audit-17`. With
+    /// what real orchestrators started.
     pub fn started(&self) -> &[String] {
         &self.told.started
     }
@@ -403,7 +406,8 @@ impl<T> Run<T> {
         &self.told.sent
     }
 
-    /// The HTTP requests it made, in order: `GET http://ship/parcels/7`. Each attempt counts. With what real orchestrators requested.
+    /// The HTTP requests it made, in order: `GET http://ship/parcels/7`. Each attempt counts. With what real orchestrators
+    /// requested.
     pub fn requests(&self) -> &[String] {
         &self.told.requests
     }
@@ -424,7 +428,8 @@ impl<T> Run<T> {
         &self.told.asked
     }
 
-    /// Asks it, as it stood at the end or where [`Scenario::until`] stopped it, a question that it answers by [`Context::on_query`].
+    /// Asks it, as it stood at the end or where [`Scenario::until`] stopped it, a question that it answers by
+    /// [`Context::on_query`].
     ///
     /// # Errors
     /// If it answers no such question, or as its handler says.

@@ -20,10 +20,10 @@ pub(crate) async fn echo(number: u32) -> Result<u32> {
 
 /// Plays `calls` to the orchestrator that `run` makes: events on the left, on the right what each call brings about.
 ///
-/// Events: `turn 5` (a turn at 5 ms), `0=42` (task 0 gave 42), `0!Cold` (task 0 failed), `0!!Cold` (and trying again cannot help),
-/// `0 fired`, `raise item 7`. Answers: `echo(1)`, `echo(1) again 2 of 0` (attempt 2, the first was task 0), `child bake(1)`,
-/// `start bake(1)`, `send item to loaf: 7`, `GET uri`, `timer 5`, `wait item`, `cancel 0`, `status "baking"`, `ended 42`,
-/// `failed Cold: message`, `continued 42 keep [0, 1]`.
+/// Events: `turn 5` (a turn at 5 ms), `0=42` (task 0 gave 42), `0!Cold` (task 0 failed), `0!!Cold` (and trying again cannot
+/// help), `0 fired`, `raise item 7`. Answers: `echo(1)`, `echo(1) again 2 of 0` (attempt 2, the first was task 0), `child
+/// bake(1)`, `start bake(1)`, `send item to loaf: 7`, `GET uri`, `timer 5`, `wait item`, `cancel 0`, `status "baking"`, `ended
+/// 42`, `failed Cold: message`, `continued 42 keep [0, 1]`.
 ///
 /// Then plays the same events once more for every way to spread them over calls, and expects the same in sum.
 #[track_caller]

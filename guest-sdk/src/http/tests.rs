@@ -89,8 +89,8 @@ fn what_follows_has_the_headers_but_for_those_of_the_body() {
             .timeout(Duration::from_secs(1));
         Ok(ctx.http(request).await?.status)
     }
-    let all = "POST http://a/jobs Authorization: secret Content-Language: de Transfer-Encoding: chunked Cookie: c Accept: text/plain \
-               content-type: application/json 1 within 1000";
+    let all = "POST http://a/jobs Authorization: secret Content-Language: de Transfer-Encoding: chunked Cookie: c \
+               Accept: text/plain content-type: application/json 1 within 1000";
     let calls = [
         ("turn 0", all),
         (&*response(0, 202, &[("location", "HTTP://A:80/1"), ("retry-after", "0")], ""), "timer 0"),
