@@ -1,6 +1,8 @@
 //! What can an orchestrator do? Everything it may ask of the host goes through its [`Context`].
+//!
+//! Here are time, events and what it knows of itself; calls and starts are in `call.rs`, HTTP in `http.rs`, going on as a new
+//! execution in `continuation.rs`, queries in `query.rs`.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::future::{self, Future};
 use std::pin::pin;
@@ -12,41 +14,20 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
-use crate::bindings::exports::dacapo::guest::orchestrator::ActivityCall;
+use crate::bindings::exports::dacapo::guest::orchestrator::Action;
 use crate::executor::Ledger;
-use crate::{Activity, Error, IntoInput, Result, Task, Timeout};
+use crate::task::What;
+use crate::{Error, Result, Task, Timeout};
 
 /// An orchestrator's side of its execution. Clones are cheap and all the same.
 #[derive(Clone)]
 pub struct Context {
-    ledger: Rc<Ledger>,
+    pub(crate) ledger: Rc<Ledger>,
 }
 
 impl Context {
     pub(crate) fn new(ledger: Rc<Ledger>) -> Self {
         Self { ledger }
-    }
-
-    /// Asks for a run of `activity`, which starts even before the task is awaited.
-    ///
-    /// The input may be anything that converts into what the activity takes, such as a `&str` for a `String`; a number
-    /// needs its type (`ctx.call(square, 7_u64)`), and an activity without input takes `()`. If the activity fails, its
-    /// error arrives here with its kind and message.
-    pub fn call<A: Activity>(&self, activity: fn() -> A, input: impl IntoInput<A::Input>) -> Task<A::Output> {
-        let _ = activity; // Said all it has to say by its type.
-        self.ask_for_activity(Cow::Borrowed(A::NAME), &input.into_input())
-    }
-
-    /// Asks for a run of an activity that another module has, by its name.
-    ///
-    /// ```
-    /// # use dacapo_guest::prelude::*;
-    /// # async fn pay(ctx: Context) -> Result<()> {
-    /// let receipt = ctx.call_named::<String>("ChargeCard", &("alice", 12)).await?;
-    /// # Ok(()) }
-    /// ```
-    pub fn call_named<Output: DeserializeOwned>(&self, name: &str, input: &impl Serialize) -> Task<Output> {
-        self.ask_for_activity(Cow::Owned(name.to_owned()), input)
     }
 
     /// Waits for `duration` from [`now`](Self::now) on, rounded up to a millisecond. It may be years: the wait outlives the
@@ -61,13 +42,12 @@ impl Context {
     /// ```
     pub fn sleep(&self, duration: Duration) -> Task<()> {
         let due_ms = self.ledger.now_ms().saturating_add(ceil_to_ms(duration));
-        Task::timer(self.ledger.clone(), due_ms)
+        Task::ask(&self.ledger, Action::Timer(due_ms), What::Timer)
     }
 
     /// Waits until `time`, rounded up to a millisecond. One that has passed is over at once.
     pub fn sleep_until(&self, time: SystemTime) -> Task<()> {
-        let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Task::timer(self.ledger.clone(), ceil_to_ms(since_epoch))
+        Task::ask(&self.ledger, Action::Timer(since_epoch_ms(time)), What::Timer)
     }
 
     /// Waits for an event from outside that is called `name`, in whatever case.
@@ -134,6 +114,11 @@ impl Context {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.ledger.now_ms())
     }
 
+    /// As [`now`](Self::now), in milliseconds since 1970.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.ledger.now_ms()
+    }
+
     /// A new UUID (version 5) that is unique to this execution and the same in replays.
     pub fn new_uuid(&self) -> Uuid {
         let generation = Uuid::new_v5(&UUIDS, self.ledger.start.generation.as_bytes());
@@ -147,8 +132,7 @@ impl Context {
     pub fn set_custom_status(&self, status: &(impl Serialize + ?Sized)) -> Result<()> {
         let json = serde_json::to_string(status)
             .map_err(|error| Error::new("InvalidStatus", format!("a custom status has no form in JSON: {error}")))?;
-        self.ledger.set_custom_status(json);
-        Ok(())
+        self.ledger.set_custom_status(json)
     }
 
     /// The ID by which callers know this instance.
@@ -165,30 +149,16 @@ impl Context {
     pub fn tags(&self) -> impl Iterator<Item = (&str, &str)> {
         self.ledger.start.tags.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
-
-    fn ask_for_activity<T>(&self, name: Cow<'static, str>, input: &impl Serialize) -> Task<T> {
-        let input = match serde_json::to_string(input) {
-            Ok(json) => json,
-            Err(error) => {
-                let message = format!("the input for activity {name} has no form in JSON: {error}");
-                return Task::refused(Error::new("InvalidInput", message).non_retriable());
-            }
-        };
-        let call = ActivityCall {
-            name: name.clone().into_owned(),
-            input,
-            attempt: 1,
-            first_attempt: None,
-            timeout_ms: None,
-            options: Vec::new(),
-        };
-        Task::activity(self.ledger.clone(), name, call)
-    }
 }
 
 /// At least `duration`, in milliseconds.
 pub(crate) fn ceil_to_ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+    duration.as_secs().saturating_mul(1_000).saturating_add(duration.subsec_nanos().div_ceil(1_000_000).into())
+}
+
+/// Milliseconds since 1970, rounded up; 0 for what was before.
+pub(crate) fn since_epoch_ms(time: SystemTime) -> u64 {
+    ceil_to_ms(time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
 /// The namespace of all UUIDs made here. Changing it would make replays of recorded executions diverge.

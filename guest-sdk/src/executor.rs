@@ -5,16 +5,20 @@
 //! nothing here needs a host.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Wake, Waker};
 
-use crate::Context;
-use crate::bindings::exports::dacapo::guest::orchestrator::{Action, End, Event, Outcome, Progress, RaisedEvent, Start};
+use crate::bindings::exports::dacapo::guest::orchestrator::{
+    Action, Continuation, End, Event, Outcome, Progress, RaisedEvent, Start,
+};
+use crate::continuation::CONTINUED_AS_NEW;
 use crate::function::Execution;
+use crate::query::{Handler, Queries, only_looks, query_asked};
+use crate::{Context, Result};
 
 /// Runs one execution of an orchestrator.
 pub(crate) struct Executor {
@@ -32,7 +36,8 @@ impl Executor {
     /// Prepares an execution. `run` makes its future and runs nothing yet.
     pub(crate) fn new(mut start: Start, run: impl FnOnce(Context, String) -> Execution) -> Self {
         let input = mem::take(&mut start.input);
-        let ledger = Rc::new(Ledger { start, at_work: Cell::new(false), entries: RefCell::default() });
+        let ledger =
+            Rc::new(Ledger { start, doing: Cell::new(Doing::Nothing), entries: RefCell::default(), queries: Queries::default() });
         let root = run(Context::new(ledger.clone()), input);
         Self { ledger, root: Some(root), woken: Arc::new(Woken::yes()) }
     }
@@ -42,6 +47,10 @@ impl Executor {
     pub(crate) fn advance(&mut self, events: Vec<Event>) -> Progress {
         let mut outcome = None;
         for event in events {
+            if let (Some(End::ContinuedAsNew(next)), Event::Raised(late)) = (&mut outcome, &event) {
+                // Handed on whatever was asked for, as it would be if it had missed this call.
+                next.keep.push(late.number);
+            }
             let asked_before = self.ledger.entries.borrow().actions.len();
             self.ledger.apply(event);
             if let Some(end) = self.run_until_blocked() {
@@ -51,6 +60,22 @@ impl Executor {
         }
         let mut entries = self.ledger.entries.borrow_mut();
         Progress { actions: mem::take(&mut entries.actions), custom_status: entries.custom_status.take(), outcome }
+    }
+
+    /// Answers the question `name` from what the execution has come to. Changes nothing that the host gets to hear of.
+    ///
+    /// # Errors
+    /// `UnknownQuery` if the orchestrator answers no such question, `InvalidInput`, and `QueryAsked` if its handler asks for
+    /// something.
+    pub(crate) fn ask(&self, name: &str, input: &str) -> Result<String> {
+        let handler = self.ledger.queries.find(name)?;
+        self.ledger.doing.set(Doing::Query);
+        let answer = handler(input);
+        self.ledger.doing.set(Doing::Nothing);
+        match self.ledger.queries.refused.take() {
+            Some(what) => Err(query_asked(name, &what)),
+            None => answer,
+        }
     }
 
     /// The tasks that have no answer and were not dropped, for [`testing`](crate::testing).
@@ -74,18 +99,27 @@ impl Executor {
                  as `loop {{ yield_now().await }}`. Await something that was asked of its context, such as `ctx.sleep(…)`",
                 self.ledger.start.function
             );
-            self.ledger.at_work.set(true);
+            self.ledger.doing.set(Doing::Orchestration);
             let poll = root.as_mut().poll(&mut std::task::Context::from_waker(&waker));
-            self.ledger.at_work.set(false);
+            self.ledger.doing.set(Doing::Nothing);
             if let Poll::Ready(result) = poll {
-                self.root = None;
-                return Some(match result {
-                    Ok(output) => End::Completed(output),
-                    Err(error) => End::Failed(error.into_failure()),
+                self.root = None; // Its tasks give back the events that they hold.
+                return Some(match (result, self.ledger.continuation()) {
+                    (Ok(_), Some(next)) => End::ContinuedAsNew(next),
+                    (Err(error), Some(next)) if error.kind() == CONTINUED_AS_NEW => End::ContinuedAsNew(next),
+                    (Ok(output), None) => End::Completed(output),
+                    (Err(error), _) => End::Failed(error.into_failure()),
                 });
             }
         }
         None
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        // A handler may hold a context, which holds the handlers.
+        self.ledger.queries.forget();
     }
 }
 
@@ -95,9 +129,20 @@ impl Executor {
 pub(crate) struct Ledger {
     /// What the execution started with, but for the input, which the orchestrator has taken.
     pub(crate) start: Start,
-    /// Whether its own orchestrator runs at this moment.
-    at_work: Cell<bool>,
+    /// Whose code runs at this moment.
+    doing: Cell<Doing>,
     entries: RefCell<Entries>,
+    pub(crate) queries: Queries,
+}
+
+/// Whose code may use a context.
+#[derive(Clone, Copy, PartialEq)]
+enum Doing {
+    Nothing,
+    /// Its own orchestrator, which may ask for anything.
+    Orchestration,
+    /// A handler of a query, which may only look.
+    Query,
 }
 
 #[derive(Default)]
@@ -112,6 +157,15 @@ struct Entries {
     actions: Vec<Action>,
     /// If set since the last call of `advance`.
     custom_status: Option<String>,
+    /// What shall follow this execution, if anything. Its `keep` is not filled in yet.
+    continuation: Option<(Continuation, Unread)>,
+}
+
+/// What becomes of the events that nobody has read when an execution is followed by another.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Unread {
+    Keep,
+    Drop,
 }
 
 /// What is known of one task.
@@ -137,29 +191,40 @@ struct Mailbox {
 
 impl Ledger {
     /// Asks for `action`, which has to be one that takes a number, and returns the number.
-    pub(crate) fn ask(&self, action: Action) -> u32 {
-        self.check_at_work();
+    ///
+    /// # Errors
+    /// If a query asks: it may only look.
+    pub(crate) fn ask(&self, action: Action) -> Result<u32> {
+        self.check_may_ask(|| what_is_asked(&action))?;
         let mut entries = self.entries.borrow_mut();
+        // What is not answered takes a number all the same.
+        let slot = match action {
+            Action::StartDetached(_) | Action::SendEvent(_) => Slot::Closed,
+            _ => Slot::Open(None),
+        };
         let task = u32::try_from(entries.tasks.len()).expect("memory ends before the task numbers do");
-        entries.tasks.push(Slot::Open(None));
+        entries.tasks.push(slot);
         entries.actions.push(action);
-        task
+        Ok(task)
     }
 
     /// Asks for an event called `name` and returns the task's number. The oldest one that nobody has read answers it at once.
-    pub(crate) fn ask_for_event(&self, name: &str) -> u32 {
-        let task = self.ask(Action::WaitEvent(name.to_owned()));
+    pub(crate) fn ask_for_event(&self, name: &str) -> Result<u32> {
+        let task = self.ask(Action::WaitEvent(name.to_owned()))?;
         let mut entries = self.entries.borrow_mut();
         let mailbox = entries.mailboxes.entry(name.to_lowercase()).or_default();
         match mailbox.unread.pop_front() {
             Some(event) => entries.tasks[task as usize] = Slot::Raised(Box::new(event)),
             None => mailbox.waits.push(task),
         }
-        task
+        Ok(task)
     }
 
     /// Takes the answer to `task`, or remembers whom to wake when it comes.
     pub(crate) fn poll_answer(&self, task: u32, waker: &Waker) -> Poll<Outcome> {
+        if self.refuses_query(|| "the answer to a task".to_owned()) {
+            return Poll::Pending;
+        }
         let slot = self.replace(task, Slot::Closed);
         let waker = match slot {
             Slot::Answered(outcome) => return Poll::Ready(*outcome),
@@ -175,6 +240,10 @@ impl Ledger {
     /// Nobody waits for `task` any more. Asks for its cancellation, unless it was answered. An event that it had and that
     /// nobody has taken goes to another wait: events say what happened, and are not lost with the loser of a race.
     pub(crate) fn drop_task(&self, task: u32) {
+        let is_closed = matches!(self.entries.borrow().tasks[task as usize], Slot::Closed);
+        if is_closed || self.refuses_query(|| "the end of a task".to_owned()) {
+            return;
+        }
         match self.replace(task, Slot::Closed) {
             Slot::Open(_) => self.entries.borrow_mut().actions.push(Action::Cancel(task)),
             Slot::Raised(event) => self.raise(*event),
@@ -189,25 +258,74 @@ impl Ledger {
 
     /// 0, 1, 2 and so on.
     pub(crate) fn next_uuid_number(&self) -> u64 {
-        self.check_at_work();
+        // A query gets one too, and is refused when it is over.
+        let _ = self.check_may_ask(|| "a new UUID".to_owned());
         let uuids = &mut self.entries.borrow_mut().uuids;
         *uuids += 1;
         *uuids - 1
     }
 
-    pub(crate) fn set_custom_status(&self, json: String) {
+    pub(crate) fn set_custom_status(&self, json: String) -> Result<()> {
+        if self.refuses_query(|| "a custom status".to_owned()) {
+            return Err(only_looks());
+        }
         self.entries.borrow_mut().custom_status = Some(json);
+        Ok(())
+    }
+
+    /// What shall follow this execution when its orchestrator returns.
+    pub(crate) fn continue_as_new(&self, next: Continuation, unread: Unread) -> Result<()> {
+        self.check_may_ask(|| "a new execution".to_owned())?;
+        self.entries.borrow_mut().continuation = Some((next, unread));
+        Ok(())
+    }
+
+    /// Answers the question `name` by `handler` from now on.
+    pub(crate) fn answer_query(&self, name: &str, handler: Handler) {
+        if self.check_may_ask(|| "another query".to_owned()).is_ok() {
+            self.queries.add(name, handler);
+        }
+    }
+
+    /// What shall follow, with the numbers of the events that it gets.
+    fn continuation(&self) -> Option<Continuation> {
+        let mut entries = self.entries.borrow_mut();
+        let (mut next, unread) = entries.continuation.take()?;
+        if unread == Unread::Keep {
+            next.keep.extend(entries.mailboxes.values().flat_map(|mailbox| &mailbox.unread).map(|event| event.number));
+            // Whoever has leaked a task has not read its event.
+            next.keep.extend(entries.tasks.iter().filter_map(|slot| match slot {
+                Slot::Raised(event) => Some(event.number),
+                _ => None,
+            }));
+            // A sort would take 4 KB of every guest, and this does as well.
+            next.keep = BinaryHeap::from(mem::take(&mut next.keep)).into_sorted_vec();
+        }
+        Some(next)
     }
 
     /// Whoever keeps a context in a thread-local can use it in another execution, or after its own has ended, and would wait for
     /// ever. The compiler sees to all other ways.
-    fn check_at_work(&self) {
+    fn check_may_ask(&self, what: impl FnOnce() -> String) -> Result<()> {
+        if self.refuses_query(what) {
+            return Err(only_looks());
+        }
         assert!(
-            self.at_work.get(),
+            self.doing.get() == Doing::Orchestration,
             "this `Context` of instance {:?} is used while its orchestrator does not run: use the `ctx` that an orchestrator is \
              given only within that orchestrator, and keep it in no thread-local",
             self.start.instance_id
         );
+        Ok(())
+    }
+
+    /// Whether a query asks for `what`. It fails when its handler returns.
+    fn refuses_query(&self, what: impl FnOnce() -> String) -> bool {
+        let refuses = self.doing.get() == Doing::Query;
+        if refuses {
+            self.queries.refused.borrow_mut().get_or_insert_with(what);
+        }
+        refuses
     }
 
     fn apply(&self, event: Event) {
@@ -260,6 +378,20 @@ impl Ledger {
     }
 }
 
+/// For the message of a query's failure.
+fn what_is_asked(action: &Action) -> String {
+    match action {
+        Action::Activity(call) => format!("activity {}", call.name),
+        Action::SubOrchestration(call) => format!("orchestrator {}", call.name),
+        Action::StartDetached(start) => format!("a start of {}", start.name),
+        Action::SendEvent(sent) => format!("event {} for instance {:?}", sent.name, sent.instance_id),
+        Action::WaitEvent(name) => format!("event {name}"),
+        Action::Timer(_) => "a timer".to_owned(),
+        Action::Http(call) => format!("{} {}", call.method, call.uri),
+        _ => "something".to_owned(),
+    }
+}
+
 /// A waker that sets a flag.
 #[derive(Default)]
 pub(crate) struct Woken(AtomicBool);
@@ -286,4 +418,4 @@ impl Wake for Woken {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -13,13 +13,27 @@ use std::task::{Poll, Waker};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::call::CallOptions;
 use crate::executor::Woken;
-use crate::{Context, Error, Result};
+use crate::{ActivityContext, ActivityOptions, ChildOptions, Context, Error, Result};
 
 /// A function that other functions and clients reach by name. The attributes implement it.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is neither an activity nor an orchestrator",
+    note = "only functions with the attribute `#[activity]` or `#[orchestrator]` can be called this way"
+)]
 pub trait Function: 'static {
     /// What it is called by.
     const NAME: &'static str;
+
+    /// What it takes; `()` if nothing. To be called from the same module, it has to be `Serialize` too.
+    type Input: DeserializeOwned + 'static;
+
+    /// What it gives. To be called from the same module, it has to be `DeserializeOwned` too.
+    type Output: Serialize + 'static;
+
+    /// What a call may say beside the input: [`ActivityOptions`] or [`ChildOptions`].
+    type Options: CallOptions;
 
     #[doc(hidden)]
     const ENTRY: Entry;
@@ -28,46 +42,21 @@ pub trait Function: 'static {
 /// A function with `#[activity]`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no activity",
-    note = "only functions with the attribute `#[activity]` can be called this way"
+    note = "only functions with the attribute `#[activity]` can be used this way"
 )]
-pub trait Activity: Function {
-    /// What it takes; `()` if nothing.
-    type Input: Serialize + DeserializeOwned + 'static;
-
-    /// What it gives.
-    type Output: Serialize + DeserializeOwned + 'static;
-
+pub trait Activity: Function<Options = ActivityOptions> {
     #[doc(hidden)]
     fn run(context: ActivityContext, input: Self::Input) -> impl Future<Output = Result<Self::Output>>;
 }
 
 /// A function with `#[orchestrator]`.
-pub trait Orchestrator: Function {
-    /// What it takes; `()` if nothing.
-    type Input: DeserializeOwned + 'static;
-
-    /// What it gives.
-    type Output: Serialize;
-
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no orchestrator",
+    note = "only functions with the attribute `#[orchestrator]` can be used this way"
+)]
+pub trait Orchestrator: Function<Options = ChildOptions> {
     #[doc(hidden)]
     fn run(context: Context, input: Self::Input) -> impl Future<Output = Result<Self::Output>> + 'static;
-}
-
-/// Which call of an activity this is.
-///
-/// An activity runs at least once: after a crash, or if it is retried, it runs again. Services that recognise a repeated
-/// request by a key should be given [`idempotency_key`](Self::idempotency_key).
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct ActivityContext {
-    /// The orchestration that asked.
-    pub instance_id: String,
-    /// The number of its task there.
-    pub task: u32,
-    /// Which attempt of the orchestrator's retry policy this is, counted from 1.
-    pub attempt: u32,
-    /// The same in every run and retry of this call, different for every other call.
-    pub idempotency_key: String,
 }
 
 /// How the host's call reaches a function. Inputs and outputs are JSON text.
@@ -233,8 +222,7 @@ mod tests {
     #[track_caller]
     fn check<A: Activity>(_function: fn() -> A, input: &str, expected: Result<&str, &str>) {
         let Entry::Activity(run) = A::ENTRY else { panic!("{} is no activity", A::NAME) };
-        let mut context = ActivityContext { task: 3, attempt: 1, ..ActivityContext::default() };
-        context.instance_id = "loaf".to_owned();
+        let context = ActivityContext { instance_id: "loaf".to_owned(), task: 3, attempt: 1, ..ActivityContext::default() };
         let answer = run(context, input.to_owned()).map_err(|error| error.to_string());
         assert_eq!(answer.as_deref().map_err(String::as_str), expected);
     }

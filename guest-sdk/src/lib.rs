@@ -12,8 +12,8 @@
 //!
 //! [`testing`] runs an orchestrator in a plain `cargo test`, against mocked activities and on a virtual clock.
 //!
-//! Reading order: [`function`](Activity) says what the attributes make of a function, `context.rs` what an orchestrator
-//! can do, `task.rs` what it awaits, `executor.rs` how it is run, `module.rs` how all of it meets the host.
+//! Reading order: [`function`](Activity) says what the attributes make of a function, `context.rs` and `call.rs` what an
+//! orchestrator can do, `task.rs` what it awaits, `executor.rs` how it is run, `module.rs` how all of it meets the host.
 
 // The attributes write `::dacapo_guest::…`, in the tests of this crate too.
 extern crate self as dacapo_guest;
@@ -21,28 +21,42 @@ extern crate self as dacapo_guest;
 #[cfg(all(target_family = "wasm", target_os = "unknown"))]
 mod allocator;
 mod bindings;
+mod call;
 mod context;
+mod continuation;
+#[cfg(not(target_family = "wasm"))]
+#[doc(hidden)]
+pub mod driver;
 mod error;
 mod executor;
 mod function;
+mod http;
 mod input;
+mod invocation;
 pub mod log;
 mod module;
+mod query;
+mod retry;
 mod task;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
 
+pub use call::{ActivityOptions, ChildOptions, StartOptions};
 pub use context::Context;
+pub use continuation::ContinueOptions;
 pub use dacapo_guest_macros::{activity, orchestrator};
 pub use error::{Error, Result, Timeout};
-pub use function::{Activity, ActivityContext, Function, Orchestrator};
-pub use input::IntoInput;
+pub use function::{Activity, Function, Orchestrator};
+pub use http::{HttpRequest, HttpResponse};
+pub use input::{IntoInput, IntoOptions};
+pub use invocation::ActivityContext;
+pub use retry::RetryPolicy;
 pub use task::Task;
 pub use uuid::Uuid;
 
 /// What almost every module needs.
 pub mod prelude {
-    pub use crate::{ActivityContext, Context, Error, Result, Task, activity, bail, orchestrator};
+    pub use crate::{ActivityContext, Context, Error, Result, RetryPolicy, Task, activity, bail, orchestrator};
 }
 
 /// What the macros write into other crates. No part of the API.

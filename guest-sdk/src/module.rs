@@ -90,7 +90,10 @@ impl<M: Module> orchestrator::Guest for Exports<M> {
 
 impl<M: Module> query::Guest for Exports<M> {
     fn ask(question: query::Question) -> Result<String, query::Failure> {
-        Err(Error::new("UnknownQuery", format!("this orchestration answers no query {:?}", question.name)).into_failure())
+        EXECUTION.with_borrow(|execution| {
+            let execution = execution.as_ref().expect("the host calls `begin` before `ask`");
+            execution.ask(&question.name, &question.input).map_err(Error::into_failure)
+        })
     }
 }
 
@@ -125,6 +128,8 @@ fn invoke(functions: &[Definition], invocation: activity::Invocation) -> Result<
         task: invocation.task,
         attempt: invocation.attempt,
         idempotency_key: invocation.idempotency_key,
+        progress: invocation.progress,
+        ..ActivityContext::default()
     };
     run(context, invocation.input)
 }
@@ -206,9 +211,8 @@ mod tests {
 
     const FUNCTIONS: [Definition; 2] = [define(weigh), define(bake)];
 
-    /// What the first turn of `function` asks for and how it ends.
-    fn check_begin(function: &str, input: &str, expected: &str) {
-        let start = orchestrator::Start {
+    fn start(function: &str, input: &str) -> orchestrator::Start {
+        orchestrator::Start {
             function: function.to_owned(),
             instance_id: "loaf".to_owned(),
             generation: "0123456789abcdef0123456789abcdef".to_owned(),
@@ -216,8 +220,25 @@ mod tests {
             parent: None,
             tags: vec![],
             extensions: vec![],
-        };
-        let progress = prepare(&FUNCTIONS, start).advance(vec![orchestrator::Event::TurnStarted(0)]);
+        }
+    }
+
+    fn invocation(function: &str, input: &str, progress: Option<&str>) -> activity::Invocation {
+        activity::Invocation {
+            function: function.to_owned(),
+            input: input.to_owned(),
+            instance_id: "loaf".to_owned(),
+            task: 0,
+            attempt: 1,
+            idempotency_key: "loaf-0".to_owned(),
+            progress: progress.map(str::to_owned),
+            extensions: vec![],
+        }
+    }
+
+    /// What the first turn of `function` asks for and how it ends.
+    fn check_begin(function: &str, input: &str, expected: &str) {
+        let progress = prepare(&FUNCTIONS, start(function, input)).advance(vec![orchestrator::Event::TurnStarted(0)]);
         let answer = match (&progress.actions[..], progress.outcome) {
             ([orchestrator::Action::Activity(call)], None) => format!("asks for {} {}", call.name, call.input),
             ([], Some(orchestrator::End::Failed(failure))) => format!("{}: {}", failure.kind, failure.message),
@@ -227,17 +248,7 @@ mod tests {
     }
 
     fn check_invoke(function: &str, input: &str, expected: Result<&str, &str>) {
-        let invocation = activity::Invocation {
-            function: function.to_owned(),
-            input: input.to_owned(),
-            instance_id: "loaf".to_owned(),
-            task: 0,
-            attempt: 1,
-            idempotency_key: "loaf-0".to_owned(),
-            progress: None,
-            extensions: vec![],
-        };
-        let answer = invoke(&FUNCTIONS, invocation).map_err(|error| error.to_string());
+        let answer = invoke(&FUNCTIONS, invocation(function, input, None)).map_err(|error| error.to_string());
         assert_eq!(answer.as_deref().map_err(String::as_str), expected);
     }
 
@@ -259,6 +270,39 @@ mod tests {
         let failure = "InvalidInput: orchestrator bake cannot read its input: \
                        invalid type: integer `7`, expected a string at line 1 column 1";
         check_begin("bake", "7", failure);
+    }
+
+    #[test]
+    fn a_question_reaches_the_execution() {
+        #[orchestrator]
+        async fn wait(ctx: Context, loaf: String) -> Result<()> {
+            ctx.on_query("loaf", move |_: ()| loaf.clone());
+            ctx.event("done").await
+        }
+        struct Waiting;
+        impl Module for Waiting {
+            const FUNCTIONS: &'static [Definition] = &[define(wait)];
+        }
+        type Guest = Exports<Waiting>;
+        let ask = |name: &str| {
+            let question = query::Question { name: name.to_owned(), input: "null".to_owned(), extensions: vec![] };
+            <Guest as query::Guest>::ask(question).map_err(|failure| failure.kind)
+        };
+        <Guest as orchestrator::Guest>::begin(start("wait", "\"rye\""));
+        assert_eq!(ask("loaf"), Err("UnknownQuery".to_owned()));
+        <Guest as orchestrator::Guest>::advance(vec![orchestrator::Event::TurnStarted(0)]);
+        assert_eq!(ask("Loaf"), Ok("\"rye\"".to_owned()));
+    }
+
+    #[test]
+    fn an_activity_gets_the_progress_of_an_earlier_run() {
+        #[activity]
+        async fn resume(run: ActivityContext) -> Result<Option<u32>> {
+            Ok(run.progress())
+        }
+        let functions = [define(resume)];
+        assert_eq!(invoke(&functions, invocation("resume", "null", None)).unwrap(), "null");
+        assert_eq!(invoke(&functions, invocation("resume", "null", Some("7"))).unwrap(), "7");
     }
 
     #[test]

@@ -43,18 +43,21 @@
 //! # a_large_order_waits_for_approval();
 //! ```
 //!
-//! A [`Scenario`] says what the world outside does: how activities answer and which events come when. [`Scenario::run`]
-//! plays it on a virtual clock that jumps to whatever comes next, so a test over a year takes no time. Then it replays the
-//! recorded turns to fresh executions, also with each event on its own, and panics if one of them asks for anything else.
+//! A [`Scenario`] says what the world outside does: how activities, other orchestrators and HTTP services answer, and which
+//! events come when. [`Scenario::run`] plays it on a virtual clock that jumps to whatever comes next, so a test over a year
+//! takes no time. Then it replays the recorded turns to fresh executions, also with each event on its own, and panics if one
+//! of them asks for anything else.
 //!
 //! Natively nothing makes an orchestrator deterministic but its author: `SystemTime::now()`, randomness, the order of a
 //! `HashMap` and `static`s are those of the test's process. On a host they are the same in every replay. Orchestrators that
 //! use [`Context::now`] and [`Context::new_uuid`] do the same in both places. Lines of [`log`](crate::log) go to stderr, once
 //! for each replay.
 
+mod world;
+
 use std::any::type_name;
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::marker::PhantomData;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -62,15 +65,14 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use self::world::{Execution, Told, World};
 #[cfg(doc)]
 use crate::Context;
-use crate::bindings::exports::dacapo::guest::orchestrator::{
-    Action, ActivityCall, Answer, End, Event, Outcome, Progress, RaisedEvent, Start,
-};
-use crate::context::ceil_to_ms;
+use crate::bindings::exports::dacapo::guest::orchestrator::{End, Start};
+use crate::context::since_epoch_ms;
 use crate::executor::Executor;
 use crate::function::{Entry, decode_input, encode_output};
-use crate::{Activity, ActivityContext, Error, Orchestrator, Result};
+use crate::{Activity, ActivityContext, Error, Function, HttpRequest, HttpResponse, Orchestrator, Result};
 
 /// A test of `orchestrator` with this input. Nothing runs before [`Scenario::run`].
 ///
@@ -101,15 +103,19 @@ pub struct Scenario<'a, O> {
     start: Start,
     start_ms: u64,
     world: World<'a>,
-    /// The activity that [`Scenario::takes`] is about.
-    named_last: Option<String>,
+    /// What [`Scenario::takes`] is about.
+    named_last: Option<Named>,
+}
+
+/// What can take time.
+enum Named {
+    /// A function, by its name in lower case.
+    Function(String),
+    Http,
 }
 
 /// 2030-01-01T00:00:00Z.
 const NEW_YEAR_2030_MS: u64 = 1_893_456_000_000;
-
-/// Far more turns than any honest test takes, and over in about a second.
-const TURNS_MAX: usize = 100_000;
 
 impl<'a, O: Orchestrator> Scenario<'a, O> {
     /// Answers each call of `activity` by `mock`, in the order of the calls.
@@ -144,35 +150,95 @@ impl<'a, O: Orchestrator> Scenario<'a, O> {
     ///
     /// # Panics
     /// In [`Self::run`], if a call's input cannot be read as what `mock` takes.
-    pub fn activity_named<I: DeserializeOwned, T: Serialize>(
+    pub fn activity_named<I: DeserializeOwned, T: Serialize>(self, name: &str, mock: impl FnMut(I) -> Result<T> + 'a) -> Self {
+        self.answer_named("activity", name, mock)
+    }
+
+    /// Answers each call of `orchestrator`, as a sub-orchestration, by `mock`, in the order of the calls.
+    ///
+    /// ```
+    /// # use dacapo_guest::{prelude::*, testing};
+    /// # #[orchestrator] async fn ship(ctx: Context, city: String) -> Result<u32> { Ok(12) }
+    /// # #[orchestrator] async fn order(ctx: Context) -> Result<u32> { ctx.call(ship, "Oslo").await }
+    /// let run = testing::scenario(order, ()).orchestrator(ship, |city| Ok(city.len() as u32)).run();
+    /// assert_eq!(run.calls(), ["ship(\"Oslo\")"]);
+    /// # assert_eq!(run.output().unwrap(), &4);
+    /// ```
+    pub fn orchestrator<C: Orchestrator>(
         self,
-        name: &str,
-        mut mock: impl FnMut(I) -> Result<T> + 'a,
+        orchestrator: fn() -> C,
+        mut mock: impl FnMut(C::Input) -> Result<C::Output> + 'a,
     ) -> Self {
-        let owned = name.to_owned();
-        self.answer(name, move |_, json| {
-            let input = serde_json::from_str(&json).unwrap_or_else(|error| {
-                panic!("activity {owned} is called with {json}, which its mock cannot read as {}: {error}", type_name::<I>())
-            });
-            encode_output("activity", &owned, &mock(input)?)
+        let _ = orchestrator;
+        self.answer(C::NAME, move |_, json| {
+            encode_output("orchestrator", C::NAME, &mock(decode_input("orchestrator", C::NAME, &json)?)?)
         })
     }
 
-    /// Answers each call of `activity` by running the function itself, with all that it touches.
-    pub fn real<A: Activity>(self, activity: fn() -> A) -> Self {
-        let _ = activity;
-        let Entry::Activity(run) = A::ENTRY else { unreachable!("the attribute gives an activity the entry of one") };
-        self.answer(A::NAME, run)
-    }
-
-    /// Says how long each run of the activity that was named last takes. Without this it takes no time.
+    /// Answers each call of the orchestrator `name` by `mock`, as for one that another module has.
     ///
     /// # Panics
-    /// If no activity was named.
+    /// In [`Self::run`], if a call's input cannot be read as what `mock` takes.
+    pub fn orchestrator_named<I: DeserializeOwned, T: Serialize>(
+        self,
+        name: &str,
+        mock: impl FnMut(I) -> Result<T> + 'a,
+    ) -> Self {
+        self.answer_named("orchestrator", name, mock)
+    }
+
+    /// Answers each call of `function` by running the function itself. An activity runs with all that it touches. An
+    /// orchestrator, called or [started](Context::start), becomes an instance that runs in the same scenario, on the same
+    /// clock and against the same mocks.
+    pub fn real<F: Function>(mut self, function: fn() -> F) -> Self {
+        let _ = function;
+        match F::ENTRY {
+            Entry::Activity(run) => self.answer(F::NAME, run),
+            Entry::Orchestrator(run) => {
+                let make = move |start: Start| Executor::new(start, run);
+                self.world.make_real(F::NAME, Rc::new(make));
+                self.named_last = None;
+                self
+            }
+        }
+    }
+
+    /// Answers each request of [`Context::http`] by `mock`: by a response, or by an error if nobody answers.
+    ///
+    /// ```
+    /// # use dacapo_guest::{HttpRequest, HttpResponse, prelude::*, testing};
+    /// # #[orchestrator] async fn order(ctx: Context) -> Result<String> {
+    /// #     Ok(ctx.http(HttpRequest::post("http://ship/parcels").json("rye")).await?.body)
+    /// # }
+    /// let run = testing::scenario(order, ())
+    ///     .http(|request| match &*request.uri {
+    ///         "http://ship/parcels" => Ok(HttpResponse::new(202).with_header("location", "/parcels/7")),
+    ///         "http://ship/parcels/7" => Ok(HttpResponse::new(200).with_body("sent")),
+    ///         other => bail!("nobody is at {other}"),
+    ///     })
+    ///     .run();
+    /// assert_eq!(run.output().unwrap(), "sent");
+    /// assert_eq!(run.requests(), ["POST http://ship/parcels", "GET http://ship/parcels/7"]);
+    /// ```
+    pub fn http(mut self, mock: impl FnMut(&HttpRequest) -> Result<HttpResponse> + 'a) -> Self {
+        self.world.mock_http(Box::new(mock));
+        self.named_last = Some(Named::Http);
+        self
+    }
+
+    /// Says how long each run of what was named last takes: an activity, or the mock of an orchestrator or of HTTP. Without
+    /// this it takes no time. A call whose own [timeout](crate::ActivityOptions::timeout) is shorter fails when that is over.
+    ///
+    /// # Panics
+    /// If nothing was named that takes time.
     #[track_caller]
     pub fn takes(mut self, duration: Duration) -> Self {
-        let mock = self.named_last.as_ref().and_then(|name| self.world.mocks.get_mut(name));
-        mock.expect("`takes` follows the activity that it is about: `.activity(…).takes(…)`").takes = duration;
+        let takes = match &self.named_last {
+            Some(Named::Function(name)) => self.world.takes(name),
+            Some(Named::Http) => self.world.http_takes(),
+            None => None,
+        };
+        *takes.expect("`takes` follows what it is about, an activity or a mock: `.activity(…).takes(…)`") = duration;
         self
     }
 
@@ -183,7 +249,7 @@ impl<'a, O: Orchestrator> Scenario<'a, O> {
     #[track_caller]
     pub fn event_at(mut self, after: Duration, name: &str, data: &(impl Serialize + ?Sized)) -> Self {
         let data = to_json(&format!("the event {name}"), data);
-        self.world.events.push((after, RaisedEvent { number: 0, name: name.to_owned(), data }));
+        self.world.raise_at(after, name, data);
         self
     }
 
@@ -208,8 +274,7 @@ impl<'a, O: Orchestrator> Scenario<'a, O> {
 
     /// Sets the time at the start; otherwise it is the first of January 2030.
     pub fn starts_at(mut self, time: SystemTime) -> Self {
-        let since_epoch = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        self.start_ms = ceil_to_ms(since_epoch);
+        self.start_ms = since_epoch_ms(time);
         self
     }
 
@@ -235,78 +300,68 @@ impl<'a, O: Orchestrator> Scenario<'a, O> {
         self
     }
 
-    /// Runs the orchestrator to its end or as long as [`Self::until`] says, and replays what happened.
+    /// Runs the orchestrator to its end or as long as [`Self::until`] says, and replays what happened. If it continues as new,
+    /// it goes on. Other instances, which it has called or started, run as long as it does.
     ///
     /// # Panics
-    /// If it calls an activity that nothing here answers, if it waits for what never comes, if it does not end, or if a
-    /// replay asks for something else than the first run.
+    /// If it calls what nothing here answers, if it waits for what never comes, if it does not end, or if a replay asks for
+    /// something else than the first run.
     #[track_caller]
     pub fn run(mut self) -> Run<O::Output> {
         let output = Rc::default();
-        let mut first = executor::<O>(&self.start, &output);
-        let turns = self.world.play(&self.start, self.start_ms, &mut first);
-        self.check_replay(&turns, "", |executor, events| executor.advance(events));
-        self.check_replay(&turns, ", with each event in a call of its own", |executor, events| {
-            merge(events.into_iter().map(|event| executor.advance(vec![event])))
-        });
+        let make = executors::<O>(&output);
+        let told = self.world.play(self.start, self.start_ms, make.clone());
+        let until = self.world.until;
+        let output: Option<O::Output> = output.take();
+        let executions = self.world.into_executions();
+        for execution in &executions {
+            execution.check_replay(self.start_ms);
+        }
 
-        let Turn { now_ms, progress: last, .. } = turns.last().expect("a run has at least one turn");
-        let output = match (output.take(), &last.outcome) {
-            (Some(output), _) => Some(Ok(output)),
-            (None, Some(End::Failed(failure))) => Some(Err(Error::from_failure(failure.clone()))),
-            (None, None) => None,
-            (None, other) => unreachable!("an execution without an output has failed, but this one: {other:?}"),
+        let last = executions.into_iter().rfind(|execution| execution.instance == 0).expect("the first instance has executed");
+        let output = match (last.outcome(), output) {
+            (Some(End::Completed(_)), output) => Some(Ok(output.expect("what was returned is there"))),
+            (Some(End::Failed(failure)), _) => Some(Err(Error::from_failure(failure.clone()))),
+            _ => None,
         };
-        let World { calls, asked, until, .. } = self.world;
         let elapsed = match until {
             Some(until) if output.is_none() => until,
-            _ => Duration::from_millis(now_ms - self.start_ms),
+            _ => Duration::from_millis(last.now_ms() - self.start_ms),
         };
-        let custom_status = turns.iter().rev().find_map(|turn| turn.progress.custom_status.clone());
-        Run { output, calls, asked, elapsed, custom_status }
+        Run { output, told, elapsed, last }
+    }
+
+    fn answer_named<I: DeserializeOwned, T: Serialize>(
+        self,
+        role: &'static str,
+        name: &str,
+        mut mock: impl FnMut(I) -> Result<T> + 'a,
+    ) -> Self {
+        let owned = name.to_owned();
+        self.answer(name, move |_, json| {
+            let input = serde_json::from_str(&json).unwrap_or_else(|error| {
+                panic!("{role} {owned} is called with {json}, which its mock cannot read as {}: {error}", type_name::<I>())
+            });
+            encode_output(role, &owned, &mock(input)?)
+        })
     }
 
     fn answer(mut self, name: &str, run: impl FnMut(ActivityContext, String) -> Result<String> + 'a) -> Self {
         let name = name.to_lowercase();
-        self.world.mocks.insert(name.clone(), Mock { run: Box::new(run), takes: Duration::ZERO });
-        self.named_last = Some(name);
+        self.world.mock(name.clone(), Box::new(run));
+        self.named_last = Some(Named::Function(name));
         self
-    }
-
-    /// Plays `turns` to a fresh execution by means of `advance`.
-    #[track_caller]
-    fn check_replay(&self, turns: &[Turn], how: &str, advance: impl Fn(&mut Executor, Vec<Event>) -> Progress) {
-        let mut executor = executor::<O>(&self.start, &Rc::default());
-        let mut tasks = Tasks { start_ms: self.start_ms, names: Vec::new() };
-        for (number, turn) in turns.iter().enumerate() {
-            let progress = advance(&mut executor, turn.events.clone());
-            if progress == turn.progress {
-                tasks.describe_all(&progress.actions);
-                continue;
-            }
-            let known = tasks.names.len();
-            let first = tasks.describe(&turn.progress);
-            tasks.names.truncate(known);
-            let again = tasks.describe(&progress);
-            panic!(
-                "orchestrator {name} is not deterministic: the replay of turn {number}{how} differs\n  first:  {first}\n  \
-                 replay: {again}\nNatively the usual cause is the real time, randomness, the order of a HashMap, or a \
-                 `static` or other state that outlives the run. Use ctx.now() and ctx.new_uuid(), or let an activity do it.",
-                name = O::NAME,
-            );
-        }
     }
 }
 
 /// What came of a [`Scenario`].
-#[derive(Debug)]
 pub struct Run<T> {
     /// `None` if [`Scenario::until`] stopped it.
     output: Option<Result<T>>,
-    calls: Vec<String>,
-    asked: Vec<String>,
+    told: Told,
     elapsed: Duration,
-    custom_status: Option<String>,
+    /// The last one of the orchestrator under test.
+    last: Execution,
 }
 
 impl<T> Run<T> {
@@ -333,16 +388,61 @@ impl<T> Run<T> {
         self.output.is_some()
     }
 
-    /// The activities it called, in order, each as its name and input: `charge_card(5000)`. Without those that it cancelled
-    /// in the turn that asked for them: they never run.
+    /// The activities and orchestrators it called, in order, each as its name and input: `charge_card(5000)`. Each attempt
+    /// counts. Without those that it cancelled in the turn that asked for them: they never run. With what
+    /// [real](Scenario::real) orchestrators called.
     pub fn calls(&self) -> &[String] {
-        &self.calls
+        &self.told.calls
+    }
+
+    /// The orchestrators it started, in order, each with its input and the ID of the instance: `audit(17) as audit-17`. With
+    /// what real orchestrators started.
+    pub fn started(&self) -> &[String] {
+        &self.told.started
+    }
+
+    /// The events it sent, in order: `arrived to shop-7: 17`. With what real orchestrators sent.
+    pub fn sent(&self) -> &[String] {
+        &self.told.sent
+    }
+
+    /// The HTTP requests it made, in order: `GET http://ship/parcels/7`. Each attempt counts. With what real orchestrators
+    /// requested.
+    pub fn requests(&self) -> &[String] {
+        &self.told.requests
+    }
+
+    /// What activities told of their progress, in order: `send_all: 3`.
+    pub fn heartbeats(&self) -> &[String] {
+        &self.told.heartbeats
+    }
+
+    /// The inputs, as JSON, with which it continued as new, in order.
+    pub fn continued(&self) -> &[String] {
+        &self.told.continued
     }
 
     /// All that it asked for, in order: `charge_card(5000)`, `event approve`, `timer 3600s` (due so long after the start),
-    /// `cancel timer 3600s`.
+    /// `cancel timer 3600s`, `start audit(17)`, `send arrived to shop-7: 17`, `GET http://ship/parcels/7`.
     pub fn asked(&self) -> &[String] {
-        &self.asked
+        &self.told.asked
+    }
+
+    /// Asks it, as it stood at the end or where [`Scenario::until`] stopped it, a question that it answers by
+    /// [`Context::on_query`].
+    ///
+    /// # Errors
+    /// If it answers no such question, or as its handler says.
+    ///
+    /// # Panics
+    /// If `input` has no form in JSON, or if the answer cannot be read as an `A`.
+    #[track_caller]
+    pub fn query<A: DeserializeOwned>(&self, name: &str, input: &(impl Serialize + ?Sized)) -> Result<A> {
+        let json = self.last.ask(name, &to_json(&format!("the input of query {name}"), input))?;
+        match serde_json::from_str(&json) {
+            Ok(answer) => Ok(answer),
+            Err(error) => panic!("query {name} is answered with {json}, which cannot be read as {}: {error}", type_name::<A>()),
+        }
     }
 
     /// The virtual time from the start to the end, or to where [`Scenario::until`] stopped it.
@@ -356,7 +456,7 @@ impl<T> Run<T> {
     /// If it cannot be read as an `S`.
     #[track_caller]
     pub fn custom_status<S: DeserializeOwned>(&self) -> Option<S> {
-        let json = self.custom_status.as_deref().filter(|json| *json != "null")?;
+        let json = self.told.custom_status.as_deref().filter(|json| *json != "null")?;
         match serde_json::from_str(json) {
             Ok(status) => Some(status),
             Err(error) => panic!("the custom status is {json}, which cannot be read as {}: {error}", type_name::<S>()),
@@ -364,217 +464,31 @@ impl<T> Run<T> {
     }
 }
 
-/// One call of the executor, as a history would have it.
-struct Turn {
-    now_ms: u64,
-    events: Vec<Event>,
-    progress: Progress,
-}
-
-/// How an activity answers.
-struct Mock<'a> {
-    run: Box<dyn FnMut(ActivityContext, String) -> Result<String> + 'a>,
-    takes: Duration,
-}
-
-/// Plays the host: knows what is going to happen, and what was asked for.
-#[derive(Default)]
-struct World<'a> {
-    /// By the activities' name in lower case.
-    mocks: BTreeMap<String, Mock<'a>>,
-    /// From the script, with the time since the start.
-    events: Vec<(Duration, RaisedEvent)>,
-    /// How long after the start to stop, if it is said.
-    until: Option<Duration>,
-    /// What is going to happen, by its time, and by the order in which it became known.
-    agenda: BTreeMap<(u64, usize), Event>,
-    known: usize,
-    calls: Vec<String>,
-    asked: Vec<String>,
-}
-
-impl World<'_> {
-    #[track_caller]
-    fn play(&mut self, start: &Start, start_ms: u64, executor: &mut Executor) -> Vec<Turn> {
-        self.events.sort_by_key(|(after, _)| *after);
-        // They are numbered as they come.
-        for (number, (after, event)) in (0..).zip(std::mem::take(&mut self.events)) {
-            self.schedule(start_ms.saturating_add(ceil_to_ms(after)), Event::Raised(RaisedEvent { number, ..event }));
-        }
-        let mut tasks = Tasks { start_ms, names: Vec::new() };
-        let mut turns = Vec::new();
-        let mut now_ms = start_ms;
-        let stop_ms = self.until.map_or(u64::MAX, |until| start_ms.saturating_add(ceil_to_ms(until)));
-        loop {
-            let mut events = vec![Event::TurnStarted(now_ms)];
-            let later = self.agenda.split_off(&(now_ms, usize::MAX));
-            events.extend(std::mem::replace(&mut self.agenda, later).into_values());
-            let progress = executor.advance(events.clone());
-
-            let first_task = tasks.names.len();
-            self.asked.extend(tasks.describe_all(&progress.actions));
-            let ended = progress.outcome.is_some();
-            self.act(start, now_ms, first_task, &progress.actions, ended);
-            turns.push(Turn { now_ms, events, progress });
-            if ended {
-                return turns;
-            }
-            assert!(
-                turns.len() < TURNS_MAX,
-                "orchestrator {} has not ended after {TURNS_MAX} turns, at {:?} after its start. Last it asked for: {}. If it is to \
-                 run for ever, stop the test by `.until(duration)`",
-                start.function,
-                Duration::from_millis(now_ms - start_ms),
-                self.asked.last().map_or("nothing", String::as_str)
-            );
-            match self.agenda.first_key_value() {
-                Some((&(due_ms, _), _)) if due_ms > stop_ms => return turns,
-                Some((&(due_ms, _), _)) => now_ms = now_ms.max(due_ms),
-                None => match executor.open_tasks() {
-                    open if self.until.is_some() && !open.is_empty() => return turns,
-                    open => panic_stuck(start, &tasks, &open),
-                },
-            }
-        }
-    }
-
-    /// Does what was asked for, unless the same turn cancels it or ends: then no host does it either. The first task among
-    /// `actions` is `first_task`.
-    #[track_caller]
-    fn act(&mut self, start: &Start, now_ms: u64, first_task: usize, actions: &[Action], ended: bool) {
-        let cancelled = |action: &Action| if let Action::Cancel(task) = action { Some(*task) } else { None };
-        let cancels: BTreeSet<u32> = actions.iter().filter_map(cancelled).collect();
-        self.agenda.retain(|_, event| !matches!(event, Event::Resolved(answer) if cancels.contains(&answer.task)));
-
-        let first_task = u32::try_from(first_task).expect("memory ends before the task numbers do");
-        let asks = actions.iter().filter(|action| cancelled(action).is_none());
-        for (task, action) in (first_task..).zip(asks).filter(|(task, _)| !cancels.contains(task)) {
-            if let Action::Activity(call) = action {
-                self.calls.push(format!("{}({})", call.name, call.input));
-            }
-            if ended {
-                continue;
-            }
-            match action {
-                Action::Activity(call) => {
-                    let (takes, outcome) = self.invoke(start, task, call);
-                    self.schedule(now_ms.saturating_add(ceil_to_ms(takes)), Event::Resolved(Answer { task, outcome }));
-                }
-                Action::Timer(due_ms) => self.schedule(*due_ms, Event::Resolved(Answer { task, outcome: Outcome::Fired })),
-                // The orchestrator's own side answers it.
-                Action::WaitEvent(_) => {}
-                other => unreachable!("nothing in a `Context` asks for {other:?}"),
-            }
-        }
-    }
-
-    #[track_caller]
-    fn invoke(&mut self, start: &Start, task: u32, call: &ActivityCall) -> (Duration, Outcome) {
-        let Some(mock) = self.mocks.get_mut(&call.name.to_lowercase()) else {
-            panic!(
-                "orchestrator {} calls activity {name}({}), which this test does not answer. Mock it by \
-                 `.activity(function, |input| …)`, or by `.activity_named({name:?}, |input| …)` if another module has it, or \
-                 run the function itself by `.real(function)`",
-                start.function,
-                call.input,
-                name = call.name,
-            );
-        };
-        let context = ActivityContext {
-            instance_id: start.instance_id.clone(),
-            task,
-            attempt: call.attempt,
-            idempotency_key: format!("{}:{task}", start.generation),
-        };
-        let outcome = match (mock.run)(context, call.input.clone()) {
-            Ok(json) => Outcome::Completed(json),
-            Err(error) => Outcome::Failed(error.into_failure()),
-        };
-        (mock.takes, outcome)
-    }
-
-    fn schedule(&mut self, due_ms: u64, event: Event) {
-        self.agenda.insert((due_ms, self.known), event);
-        self.known += 1;
+impl<T: fmt::Debug> fmt::Debug for Run<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run")
+            .field("output", &self.output)
+            .field("told", &self.told)
+            .field("elapsed", &self.elapsed)
+            .finish_non_exhaustive()
     }
 }
 
-/// Nothing is going to happen, so all that is `open` are events from outside.
-#[track_caller]
-fn panic_stuck(start: &Start, tasks: &Tasks, open: &[u32]) -> ! {
-    let name = &start.function;
-    if open.is_empty() {
-        panic!(
-            "orchestrator {name} waits, but for nothing that it asked its context for: whatever it awaits, such as a channel \
-             whose sender is gone or waits itself, can never wake it"
-        );
-    }
-    let waits: Vec<_> = open.iter().map(|task| tasks.names[*task as usize].as_str()).collect();
-    panic!(
-        "orchestrator {name} waits for what never comes: {}. Raise events by `.event_at(after, name, &data)`",
-        waits.join(", ")
-    );
-}
-
-/// Puts actions into words: keeps what the tasks so far were, by their numbers.
-struct Tasks {
-    start_ms: u64,
-    names: Vec<String>,
-}
-
-impl Tasks {
-    fn describe_all(&mut self, actions: &[Action]) -> Vec<String> {
-        actions.iter().map(|action| self.describe_action(action)).collect()
-    }
-
-    fn describe_action(&mut self, action: &Action) -> String {
-        let name = match action {
-            Action::Cancel(task) => return format!("cancel {}", self.names[*task as usize]),
-            Action::Activity(call) => format!("{}({})", call.name, call.input),
-            Action::Timer(due_ms) => format!("timer {:?}", Duration::from_millis(due_ms.saturating_sub(self.start_ms))),
-            Action::WaitEvent(name) => format!("event {name}"),
-            other => unreachable!("nothing in a `Context` asks for {other:?}"),
-        };
-        self.names.push(name.clone());
-        name
-    }
-
-    /// All that a turn brought about.
-    fn describe(&mut self, progress: &Progress) -> String {
-        let status = progress.custom_status.as_ref().map(|status| format!("custom status {status}"));
-        let end = progress.outcome.as_ref().map(|end| match end {
-            End::Completed(output) => format!("returned {output}"),
-            End::Failed(failure) => format!("failed with {}: {}", failure.kind, failure.message),
-            other => unreachable!("nothing in a `Context` ends with {other:?}"),
-        });
-        let words: Vec<_> = self.describe_all(&progress.actions).into_iter().chain(status).chain(end).collect();
-        if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
-    }
-}
-
-/// Prepares an execution that leaves in `output` what it returns.
-fn executor<O: Orchestrator>(start: &Start, output: &Rc<RefCell<Option<O::Output>>>) -> Executor {
+/// Makes executors of `O` that leave in `output` what it returns.
+fn executors<O: Orchestrator>(output: &Rc<RefCell<Option<O::Output>>>) -> world::Make {
     let output = output.clone();
-    Executor::new(start.clone(), move |context, input| {
-        Box::pin(async move {
-            let input = decode_input("orchestrator", O::NAME, &input)?;
-            let returned = O::run(context, input).await?;
-            let json = encode_output("orchestrator", O::NAME, &returned)?;
-            output.replace(Some(returned));
-            Ok(json)
+    Rc::new(move |start| {
+        let output = output.clone();
+        Executor::new(start, move |context, input| {
+            Box::pin(async move {
+                let input = decode_input("orchestrator", O::NAME, &input)?;
+                let returned = O::run(context, input).await?;
+                let json = encode_output("orchestrator", O::NAME, &returned)?;
+                output.replace(Some(returned));
+                Ok(json)
+            })
         })
     })
-}
-
-/// What several calls brought about, as if they had been one.
-fn merge(calls: impl Iterator<Item = Progress>) -> Progress {
-    let mut merged = Progress { actions: Vec::new(), custom_status: None, outcome: None };
-    for call in calls {
-        merged.actions.extend(call.actions);
-        merged.custom_status = call.custom_status.or(merged.custom_status);
-        merged.outcome = merged.outcome.or(call.outcome);
-    }
-    merged
 }
 
 #[track_caller]

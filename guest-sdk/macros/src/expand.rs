@@ -32,7 +32,7 @@ fn try_expand(role: Role, arguments: TokenStream, function: TokenStream) -> Resu
     });
     let input = input.unwrap_or(&unit);
     let returned = shape.returned;
-    let Words { function_trait, context, entry } = Words::of(role);
+    let Words { function_trait, context, options, entry } = Words::of(role);
 
     // Errors about what is returned point at it: at the `T` of a `Result<T>`, or at something that is none.
     let at = value(returned).unwrap_or(returned).span();
@@ -54,15 +54,15 @@ fn try_expand(role: Role, arguments: TokenStream, function: TokenStream) -> Resu
 
             impl ::dacapo_guest::Function for __Definition {
                 const NAME: &'static str = #name;
+                type Input = #input;
+                type Output = #output;
+                type Options = ::dacapo_guest::#options;
                 const ENTRY: ::dacapo_guest::__private::Entry = ::dacapo_guest::__private::Entry::#entry::<Self>();
             }
 
             impl ::dacapo_guest::#function_trait for __Definition {
-                type Input = #input;
-                type Output = #output;
-
                 #[allow(unused_variables, reason = "not every function takes both")]
-                async fn run(context: ::dacapo_guest::#context, input: #input) -> ::dacapo_guest::Result<Self::Output> {
+                async fn run(context: ::dacapo_guest::#context, input: #input) -> ::dacapo_guest::Result<#output> {
                     #into_result(Self::#ident(#(#passed),*).await)
                 }
             }
@@ -76,18 +76,20 @@ fn try_expand(role: Role, arguments: TokenStream, function: TokenStream) -> Resu
 struct Words {
     function_trait: Ident,
     context: Ident,
+    options: Ident,
     entry: Ident,
 }
 
 impl Words {
     fn of(role: Role) -> Self {
-        let function_trait = match role {
-            Role::Activity => "Activity",
-            Role::Orchestrator => "Orchestrator",
+        let (function_trait, options) = match role {
+            Role::Activity => ("Activity", "ActivityOptions"),
+            Role::Orchestrator => ("Orchestrator", "ChildOptions"),
         };
         Self {
             function_trait: format_ident!("{function_trait}"),
             context: format_ident!("{}", role.context()),
+            options: format_ident!("{options}"),
             entry: format_ident!("{}", role.attribute()),
         }
     }

@@ -14,18 +14,20 @@ use crate::bindings::exports::dacapo::guest::orchestrator::Answer;
 use crate::prelude::*;
 
 #[activity]
-async fn echo(number: u32) -> Result<u32> {
+pub(crate) async fn echo(number: u32) -> Result<u32> {
     Ok(number)
 }
 
 /// Plays `calls` to the orchestrator that `run` makes: events on the left, on the right what each call brings about.
 ///
-/// Events: `turn 5` (a turn at 5 ms), `0=42` (task 0 gave 42), `0!Cold` (task 0 failed), `0 fired`, `raise item 7`. Answers:
-/// `echo(1)`, `timer 5`, `wait item`, `cancel 0`, `status "baking"`, `ended 42`, `failed Cold: message`.
+/// Events: `turn 5` (a turn at 5 ms), `0=42` (task 0 gave 42), `0!Cold` (task 0 failed), `0!!Cold` (and trying again cannot
+/// help), `0 fired`, `raise item 7`. Answers: `echo(1)`, `echo(1) again 2 of 0` (attempt 2, the first was task 0), `child
+/// bake(1)`, `start bake(1)`, `send item to loaf: 7`, `GET uri`, `timer 5`, `wait item`, `cancel 0`, `status "baking"`, `ended
+/// 42`, `failed Cold: message`, `continued 42 keep [0, 1]`.
 ///
 /// Then plays the same events once more for every way to spread them over calls, and expects the same in sum.
 #[track_caller]
-fn check<T, F>(run: impl Fn(Context) -> F, calls: &[(&str, &str)])
+pub(crate) fn check<T, F>(run: impl Fn(Context) -> F, calls: &[(&str, &str)])
 where
     T: Serialize,
     F: Future<Output = Result<T>> + 'static,
@@ -52,7 +54,7 @@ where
     }
 }
 
-fn start<T, F>(run: &impl Fn(Context) -> F) -> Executor
+pub(crate) fn start<T, F>(run: &impl Fn(Context) -> F) -> Executor
 where
     T: Serialize,
     F: Future<Output = Result<T>> + 'static,
@@ -72,7 +74,7 @@ where
     })
 }
 
-fn event(text: &str) -> Event {
+pub(crate) fn event(text: &str) -> Event {
     if let Some(ms) = text.strip_prefix("turn ") {
         return Event::TurnStarted(ms.parse().unwrap());
     }
@@ -83,6 +85,9 @@ fn event(text: &str) -> Event {
     let (task, answer) = text.split_at(text.find(['=', '!', ' ']).unwrap());
     let outcome = match answer.split_at(1) {
         ("=", json) => Outcome::Completed(json.to_owned()),
+        ("!", kind) if kind.starts_with('!') => {
+            Outcome::Failed(Error::new(&kind[1..], "it went wrong").non_retriable().into_failure())
+        }
         ("!", kind) => Outcome::Failed(Error::new(kind, "it went wrong").into_failure()),
         (" ", "fired") => Outcome::Fired,
         _ => panic!("no event: {text}"),
@@ -91,9 +96,26 @@ fn event(text: &str) -> Event {
 }
 
 /// All actions, the last status and the end, if there is one, of a row of calls.
-fn describe(calls: &[Progress]) -> String {
+pub(crate) fn describe(calls: &[Progress]) -> String {
     let actions = calls.iter().flat_map(|call| &call.actions).map(|action| match action {
-        Action::Activity(call) => format!("{}({})", call.name, call.input),
+        Action::Activity(call) => {
+            let attempt = again(call.attempt, call.first_attempt);
+            format!("{}({}){attempt}{}", call.name, call.input, option(" within ", call.timeout_ms))
+        }
+        Action::SubOrchestration(call) => {
+            let (id, attempt) = (option(" as ", call.instance_id.as_ref()), again(call.attempt, call.first_attempt));
+            format!("child {}({}){id}{}{attempt}", call.name, call.input, tags(&call.tags))
+        }
+        Action::StartDetached(call) => {
+            let (id, at) = (option(" as ", call.instance_id.as_ref()), option(" at ", call.at_ms));
+            format!("start {}({}){id}{}{at}", call.name, call.input, tags(&call.tags))
+        }
+        Action::SendEvent(sent) => format!("send {} to {}: {}", sent.name, sent.instance_id, sent.data),
+        Action::Http(call) => {
+            let headers: String = call.headers.iter().map(|(name, value)| format!(" {name}: {value}")).collect();
+            let (body, timeout) = (option(" ", call.body.as_ref()), option(" within ", call.timeout_ms));
+            format!("{} {}{headers}{body}{timeout}", call.method, call.uri)
+        }
         Action::Timer(due_ms) => format!("timer {due_ms}"),
         Action::WaitEvent(name) => format!("wait {name}"),
         Action::Cancel(task) => format!("cancel {task}"),
@@ -103,14 +125,32 @@ fn describe(calls: &[Progress]) -> String {
     let end = calls.iter().find_map(|call| call.outcome.as_ref()).map(|end| match end {
         End::Completed(json) => format!("ended {json}"),
         End::Failed(Failure { kind, message, .. }) => format!("failed {kind}: {message}"),
-        other => panic!("no test ends with {other:?}"),
+        End::ContinuedAsNew(next) => {
+            format!("continued {} keep {:?}{}", next.input, next.keep, if next.keep_version { " and version" } else { "" })
+        }
+        End::Extension(_) => panic!("no test ends with an extension"),
     });
     let words: Vec<_> = actions.chain(status.map(|status| format!("status {status}"))).chain(end).collect();
     words.join("; ")
 }
 
+fn again(attempt: u32, first: Option<u32>) -> String {
+    match first {
+        Some(first) => format!(" again {attempt} of {first}"),
+        None => String::new(),
+    }
+}
+
+fn option(before: &str, value: Option<impl std::fmt::Display>) -> String {
+    value.map_or_else(String::new, |value| format!("{before}{value}"))
+}
+
+fn tags(tags: &[(String, String)]) -> String {
+    tags.iter().map(|(name, value)| format!(" {name}={value}")).collect()
+}
+
 /// Counts the polls of a future.
-struct Counted<F>(F, Rc<Cell<usize>>);
+pub(crate) struct Counted<F>(pub(crate) F, pub(crate) Rc<Cell<usize>>);
 
 impl<F: Future + Unpin> Future for Counted<F> {
     type Output = F::Output;

@@ -264,7 +264,7 @@ fn a_mock_by_name_that_cannot_read_its_input_says_so() {
 
 #[test]
 fn a_duration_without_an_activity_says_where_it_belongs() {
-    let expected = "`takes` follows the activity that it is about: `.activity(…).takes(…)`";
+    let expected = "`takes` follows what it is about, an activity or a mock: `.activity(…).takes(…)`";
     assert_eq!(panic_of(|| scenario(weigh_all, loaves()).takes(HOUR)), expected);
 }
 

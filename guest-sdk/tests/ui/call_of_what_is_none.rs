@@ -1,4 +1,4 @@
-//! `ctx.call` of what is no activity, and activities that are called past the host.
+//! Calls of what is no function of a module, and activities that are called past the host.
 
 #![allow(unused)]
 
@@ -18,9 +18,18 @@ async fn plain(loaf: String) -> Result<u32> {
     Ok(loaf.len() as u32)
 }
 
+fn number() -> u32 {
+    7
+}
+
 #[orchestrator]
-async fn calls_an_orchestrator(ctx: Context) -> Result<()> {
-    ctx.call(deliver, ()).await
+async fn calls_what_has_no_attribute(ctx: Context) -> Result<()> {
+    ctx.call(number, ()).await
+}
+
+#[orchestrator]
+async fn starts_an_activity(ctx: Context) -> Result<String> {
+    ctx.start(bake, "rye")
 }
 
 #[orchestrator]
