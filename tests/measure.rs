@@ -5,6 +5,17 @@ use serde_json::Value;
 use crate::support::server::PROGRAM;
 
 #[test]
+fn sleepers_are_measured_through_a_kill_and_wake_when_they_are_due() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let data = folder.path().to_str().expect("a path of text");
+    let line = ["dacapo-sleepers", "--instances", "40", "--due", "10", "--after", "4", "--clients", "4"];
+    let report = dacapo_bench::sleepers::report(line.into_iter().chain(["--data", data, "--server-binary", PROGRAM]));
+    let report = report.expect("every sleeper wakes");
+    assert!(report.starts_with("40 instances asleep\n") && report.contains("\n10 due in one second: late by p50 "), "{report}");
+    assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
+}
+
+#[test]
 fn the_bench_checks_what_it_runs_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().expect("make a folder");
     let data = folder.path().to_str().expect("a path of text");

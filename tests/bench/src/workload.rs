@@ -40,6 +40,22 @@ const WORKLOADS: &[Workload] = &[
         input: "5",
         output: r#"["Hello Tokyo!","Hello Seattle!","Hello London!","Hello Amsterdam!","Hello Mumbai!"]"#,
     },
+    Workload {
+        name: "fan-out-100",
+        about: "a hundred trivial activities side by side",
+        function: "FanOut",
+        input: "100",
+        output: "100",
+    },
+    Workload { name: "fan-out-1000", about: "a thousand of them", function: "FanOut", input: "1000", output: "1000" },
+    Workload { name: "fan-out-10000", about: "ten thousand of them", function: "FanOut", input: "10000", output: "10000" },
+    Workload {
+        name: "sub-orchestrations-50",
+        about: "fifty sub-orchestrations side by side, with one trivial activity each",
+        function: "Parent",
+        input: "50",
+        output: "50",
+    },
 ];
 
 impl Workload {

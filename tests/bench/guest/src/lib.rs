@@ -1,6 +1,9 @@
 //! Guests that do next to nothing, so that what is measured is the server.
 
+use std::time::{Duration, SystemTime};
+
 use dacapo_guest::prelude::*;
+use futures::future::join_all;
 
 const CITIES: [&str; 5] = ["Tokyo", "Seattle", "London", "Amsterdam", "Mumbai"];
 
@@ -19,4 +22,25 @@ async fn sequence(ctx: Context, length: usize) -> Result<Vec<String>> {
     Ok(greetings)
 }
 
-dacapo_guest::module!(sequence, say_hello);
+/// Greets so many cities side by side, and says how many greetings came back.
+#[orchestrator(name = "FanOut")]
+async fn fan_out(ctx: Context, width: usize) -> Result<usize> {
+    let cities = CITIES.into_iter().cycle().take(width);
+    let greetings = join_all(cities.map(|city| ctx.call(say_hello, city))).await;
+    Ok(greetings.iter().flatten().count())
+}
+
+/// Has so many children, and says how many have come to a good end.
+#[orchestrator(name = "Parent")]
+async fn parent(ctx: Context, width: usize) -> Result<usize> {
+    let children = join_all((0..width).map(|_| ctx.call(sequence, 1_usize))).await;
+    Ok(children.iter().flatten().count())
+}
+
+/// Sleeps until a time, in milliseconds since 1970.
+#[orchestrator(name = "Sleep")]
+async fn sleep(ctx: Context, until_ms: u64) -> Result<()> {
+    ctx.sleep_until(SystemTime::UNIX_EPOCH + Duration::from_millis(until_ms)).await
+}
+
+dacapo_guest::module!(sequence, fan_out, parent, sleep, say_hello);

@@ -1,0 +1,222 @@
+//! What do instances cost that sleep? Many are put to sleep, the server is killed and started again, and some of them are due in one second.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use futures::future::try_join_all;
+use hdrhistogram::Histogram;
+use serde_json::Value;
+
+use crate::http::{self, Connection};
+use crate::machine::{self, Machine};
+use crate::server::{self, Server};
+use crate::{tell, workload};
+
+/// How long the others sleep, in milliseconds: far longer than this runs.
+const DAY_MS: u64 = 24 * 3_600_000;
+
+/// How long to go on asking for a server that starts, and for those that were due.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Measure what sleeping orchestrations cost a dacapo server
+///
+/// To be run in the root of a checkout, after `cargo build --release -p dacapo`. Starts instances that sleep, most of
+/// them for a day, kills the server, starts it again, and looks how late those wake that are due in one second.
+#[derive(Debug, Parser)]
+#[command(name = "dacapo-sleepers", version, verbatim_doc_comment)]
+struct Arguments {
+    /// How many instances sleep
+    #[arg(long, value_name = "N", default_value = "100000")]
+    instances: NonZeroU64,
+
+    /// How many of them are due in the same second
+    #[arg(long, value_name = "N", default_value = "1000")]
+    due: u64,
+
+    /// In how many seconds those are due: after the server has been started again
+    #[arg(long, value_name = "S", default_value = "30")]
+    after: u64,
+
+    /// How many clients start them, each with a connection of its own
+    #[arg(long, value_name = "C", default_value = "64")]
+    clients: NonZeroUsize,
+
+    /// Where to put the data directory, which should be a disk
+    #[arg(long, value_name = "DIR", default_value = "target")]
+    data: PathBuf,
+
+    /// The server to measure
+    #[arg(long, value_name = "PATH", default_value = "target/release/dacapo")]
+    server_binary: PathBuf,
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    match Arguments::parse().report() {
+        Ok(report) => {
+            // If nobody reads it, that is no reason to fail.
+            let _ = writeln!(io::stdout(), "{report}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            tell(format_args!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What the program prints to standard output with these arguments, of which the first is its own name.
+///
+/// # Errors
+/// If an answer was not what it should be, or an instance did not wake.
+pub fn report(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<String> {
+    Arguments::try_parse_from(arguments)?.report()
+}
+
+impl Arguments {
+    fn report(&self) -> Result<String> {
+        let version = server::version(&self.server_binary)?;
+        fs::create_dir_all(&self.data).with_context(|| format!("make {}", self.data.display()))?;
+        let module = workload::build_module()?;
+        let folder = tempfile::Builder::new().prefix("dacapo-sleepers-").tempdir_in(&self.data).context("make a folder")?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the clients")?;
+        let measured = runtime.block_on(self.run(&module, &folder))?;
+        let (file_system, checkout) = (machine::file_system(&self.data)?, machine::checkout());
+        let Machine { cores, cpu, kernel } = Machine::this();
+        Ok(format!(
+            "{measured}\n{version}, checkout {checkout}; {cores} cores of {cpu}, Linux {kernel}; data on {file_system}, clients on the same machine"
+        ))
+    }
+
+    async fn run(&self, module: &[u8], folder: &tempfile::TempDir) -> Result<String> {
+        let server = Server::start(&self.server_binary, folder.path())?;
+        let upload = http::request("PUT", "/admin/modules/bench", server.address, "application/wasm", module);
+        let uploaded = Connection::open(server.address).await?.ask(&upload).await.context("upload the guests")?;
+        ensure!(uploaded.status == 201, "the guests were not taken: {uploaded}");
+        let empty = server.usage()?;
+
+        // Those that are due are started last, so that it can be told by then when that may be.
+        let (begin, sleepers) = (Instant::now(), self.instances.get().saturating_sub(self.due));
+        self.start(server.address, "sleeper", sleepers, |_| now_ms() + DAY_MS).await?;
+        let took = begin.elapsed();
+        let due_ms = (now_ms() / 1_000 + self.after) * 1_000;
+        let spread = |number: u64| due_ms + number * 1_000 / self.due.max(1);
+        self.start(server.address, "due", self.due, spread).await?;
+        let asleep = server.usage()?;
+        drop(server); // Killed.
+
+        let began = Instant::now();
+        let server = Server::start(&self.server_binary, folder.path())?;
+        let ready = self.ready(server.address).await.map(|()| began.elapsed())?;
+        let started = server.usage()?;
+        let lateness_ms = self.lateness_ms(server.address, spread).await?;
+        let woken = server.usage()?;
+
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        let [p50, p99, max] = [0.5, 0.99, 1.0].map(|quantile| lateness_ms.value_at_quantile(quantile));
+        Ok(format!(
+            "{} instances asleep\n\
+             started at {:.0}/s; resident {:.0} MiB with none, {:.0} MiB with all asleep; on disk {:.1} KiB each\n\
+             killed and started again: ready after {:.0} ms, resident {:.0} MiB\n\
+             {} due in one second: late by p50 {p50} ms, p99 {p99} ms, at most {max} ms; resident {:.0} MiB afterwards",
+            self.instances,
+            sleepers as f64 / took.as_secs_f64(),
+            mib(empty.resident_bytes),
+            mib(asleep.resident_bytes),
+            (asleep.disk_bytes - empty.disk_bytes) as f64 / 1_024.0 / self.instances.get() as f64,
+            ready.as_secs_f64() * 1_000.0,
+            mib(started.resident_bytes),
+            self.due,
+            mib(woken.resident_bytes),
+        ))
+    }
+
+    /// Starts so many, whose IDs are `prefix` and a number, to sleep until the time that `until_ms` gives.
+    async fn start(&self, server: SocketAddr, prefix: &str, count: u64, until_ms: impl Fn(u64) -> u64) -> Result<()> {
+        let clients = self.clients.get() as u64;
+        let until_ms = &until_ms;
+        let client = |first: u64| async move {
+            let mut connection = Connection::open(server).await?;
+            for number in (first..count).step_by(usize::try_from(clients)?) {
+                let path = format!("/api/orchestrators/Sleep/{prefix}-{number}");
+                let input = until_ms(number).to_string();
+                let request = http::request("POST", &path, server, "application/json", input.as_bytes());
+                let answer = connection.ask(&request).await?;
+                ensure!(answer.status == 202, "a start was not taken: {answer}");
+            }
+            Ok(())
+        };
+        try_join_all((0..clients).map(client)).await.map(drop)
+    }
+
+    /// Waits until the server says that it is ready.
+    async fn ready(&self, server: SocketAddr) -> Result<()> {
+        let request = http::request("GET", "/readyz", server, "application/json", b"");
+        let (mut connection, began) = (Connection::open(server).await?, Instant::now());
+        while connection.ask(&request).await?.status != 200 {
+            ensure!(began.elapsed() < PATIENCE, "the server is not ready after {PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    /// How much later than they were due those have ended that were due in one second, in milliseconds.
+    async fn lateness_ms(&self, server: SocketAddr, due_ms: impl Fn(u64) -> u64) -> Result<Histogram<u64>> {
+        let mut lateness_ms = Histogram::new(3).context("make a histogram")?;
+        let (mut connection, began) = (Connection::open(server).await?, Instant::now());
+        for number in 0..self.due {
+            let path = format!("/runtime/webhooks/durabletask/instances/due-{number}?showHistory=true");
+            let request = http::request("GET", &path, server, "application/json", b"");
+            let history = loop {
+                let answer = connection.ask(&request).await?;
+                let status: Value = serde_json::from_slice(&answer.body).context("read a status")?;
+                if status["runtimeStatus"] == "Completed" {
+                    break status["historyEvents"].clone();
+                }
+                ensure!(began.elapsed() < PATIENCE, "instance due-{number} does not wake: {status}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            };
+            let ended = history.as_array().and_then(|events| events.last()).and_then(|event| event["Timestamp"].as_str());
+            let ended_ms = ended.and_then(ms_of_hour).context("read when an instance has ended")?;
+            // Times of day are enough, and a run is far shorter than an hour.
+            let late_ms = (ended_ms + 3_600_000 - due_ms(number) % 3_600_000) % 3_600_000;
+            lateness_ms += late_ms;
+        }
+        Ok(lateness_ms)
+    }
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Milliseconds since the full hour, of a time as the server prints it: `2026-11-22T03:52:50.954Z`.
+fn ms_of_hour(time: &str) -> Option<u64> {
+    let (_, clock) = time.trim_end_matches('Z').split_once(':')?;
+    let (minutes, seconds) = clock.split_once(':')?;
+    let (seconds, fraction) = seconds.split_once('.').unwrap_or((seconds, "0"));
+    let fraction: u64 = format!("{fraction:0<3}").parse().ok()?;
+    Some((minutes.parse::<u64>().ok()? * 60 + seconds.parse::<u64>().ok()?) * 1_000 + fraction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_the_server_are_read() {
+        assert_eq!(ms_of_hour("2026-11-22T03:52:50.954Z"), Some(52 * 60_000 + 50_954));
+        assert_eq!(ms_of_hour("2026-11-22T03:00:01Z"), Some(1_000));
+        assert_eq!(ms_of_hour("2026-11-22T03:00:01.5Z"), Some(1_500));
+        assert_eq!(ms_of_hour("soon"), None);
+    }
+}
