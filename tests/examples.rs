@@ -1,5 +1,9 @@
 //! Do the examples do what they say? Each of them runs, as does the demo that shows them.
 
+mod human_approval;
+mod monitor;
+mod saga;
+
 use std::collections::HashMap;
 use std::fs;
 use std::process::Command;
@@ -133,10 +137,13 @@ fn the_demo_says_where_it_has_to_be_run() {
 }
 
 #[test]
-fn every_example_is_in_this_file() {
-    let this = include_str!("examples.rs");
+fn every_example_is_in_this_file_or_in_its_folder() {
+    let mut tests = include_str!("examples.rs").to_owned();
+    for file in fs::read_dir(guests::root().join("tests/examples")).expect("list the tests") {
+        tests += &fs::read_to_string(file.expect("list the tests").path()).expect("tests are text");
+    }
     for example in fs::read_dir(guests::root().join("examples")).expect("list the examples") {
         let name = example.expect("list the examples").file_name().into_string().expect("a name is text");
-        assert!(this.contains(&format!("\"{name}\"")), "no test runs the example {name}");
+        assert!(tests.contains(&format!("\"{name}\"")), "no test runs the example {name}");
     }
 }

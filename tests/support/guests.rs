@@ -32,6 +32,24 @@ pub(crate) fn word_count() -> &'static [u8] {
     BYTES.get_or_init(|| build("examples/word-count"))
 }
 
+/// `examples/human-approval`.
+pub(crate) fn human_approval() -> &'static [u8] {
+    static BYTES: Module = Module::new();
+    BYTES.get_or_init(|| build("examples/human-approval"))
+}
+
+/// `examples/saga`.
+pub(crate) fn saga() -> &'static [u8] {
+    static BYTES: Module = Module::new();
+    BYTES.get_or_init(|| build("examples/saga"))
+}
+
+/// `examples/monitor`.
+pub(crate) fn monitor() -> &'static [u8] {
+    static BYTES: Module = Module::new();
+    BYTES.get_or_init(|| build("examples/monitor"))
+}
+
 /// `examples/hello-sequence` without WASI, which is a core module with a component type.
 pub(crate) fn core_hello_sequence() -> &'static [u8] {
     static BYTES: Module = Module::new();
