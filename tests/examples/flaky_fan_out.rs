@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::events;
 use crate::support::server::HUB;
-use crate::support::{Server, eventually, guests};
+use crate::support::{P3, Server, eventually, guests};
 
 /// The attempts that the history has for a station, each with the hour it broke off at, or what else came of it.
 fn attempts(status: &Value, station: u32) -> Vec<(u64, String)> {
@@ -76,7 +76,19 @@ fn attempts_that_wait_when_the_server_is_killed_are_made_after_it() {
     check_ten(&server.finished("a"));
 }
 
-/// The hours that a heartbeat has told are not asked for again: the mean is the same as without a break.
+#[test]
+fn an_attempt_goes_on_at_the_hour_that_the_last_heartbeat_told() {
+    let server = Server::empty();
+    server.upload(HUB, "flaky-fan-out", guests::flaky_fan_out());
+    server.start_as("a", "ReadStations", "[13]");
+    assert_eq!(server.finished("a")["output"], json!({ "mean_degrees": [[13, 8]], "missing": [] }));
+    let said = server.get(&format!("{P3}/instances/a/logs")).text().to_owned();
+    for (attempt, hour) in [(1, 0), (2, 6), (3, 12), (4, 18)] {
+        let line = format!("station 13, attempt {attempt}, from {hour} o'clock on");
+        assert!(said.contains(&line), "{line}: {said}");
+    }
+}
+
 #[test]
 fn a_hundred_stations_are_read_at_once() {
     let server = Server::empty();

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use dacapo_guest::log;
 use dacapo_guest::prelude::*;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,7 @@ async fn read_stations(ctx: Context, stations: Vec<u32>) -> Result<Report> {
 #[activity(name = "ReadStation")]
 async fn read_station(station: u32, run: ActivityContext) -> Result<Vec<i32>> {
     let mut degrees: Vec<i32> = run.progress().unwrap_or_default();
+    log::info!("station {station}, attempt {}, from {} o'clock on", run.attempt, degrees.len());
     for hour in degrees.len()..HOURS {
         degrees.push(ask(station, hour, run.attempt)?);
         run.heartbeat(&degrees)?;
