@@ -3,6 +3,8 @@
 use std::fs;
 use std::process::Command;
 
+use dacapo::config::Config;
+
 use crate::support::server::run_to_end;
 use crate::support::shell::{Running, edit, lock};
 use crate::support::{Server, Shell, eventually, guests};
@@ -49,6 +51,18 @@ fn the_curl_commands_of_the_readme_work_as_printed() {
     let (_, wait) = README.split_once("`curl -X POST '").expect("it waits in one request");
     let (wait, _) = wait.split_once('`').expect("the command ends");
     assert_eq!(curl(&format!("-X POST '{wait}")), r#"["Hello Tokyo!","Hello Seattle!","Hello London!"]"#);
+}
+
+#[test]
+fn the_configuration_of_the_readme_is_one() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let file = folder.path().join("dacapo.toml");
+    let settings: Vec<&str> = README.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert!(!settings.is_empty());
+    for text in settings {
+        fs::write(&file, text).expect("write the settings");
+        Config::load(&file).unwrap_or_else(|error| panic!("{error}"));
+    }
 }
 
 /// Three things differ from what a reader does: `dacapo` is linked into the PATH instead of installed, the environment says

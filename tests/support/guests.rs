@@ -50,6 +50,24 @@ pub(crate) fn monitor() -> &'static [u8] {
     BYTES.get_or_init(|| build("examples/monitor"))
 }
 
+/// `examples/flaky-fan-out`.
+pub(crate) fn flaky_fan_out() -> &'static [u8] {
+    static BYTES: Module = Module::new();
+    BYTES.get_or_init(|| build("examples/flaky-fan-out"))
+}
+
+/// `examples/sub-orchestrations`.
+pub(crate) fn sub_orchestrations() -> &'static [u8] {
+    static BYTES: Module = Module::new();
+    BYTES.get_or_init(|| build("examples/sub-orchestrations"))
+}
+
+/// `examples/durable-http`.
+pub(crate) fn durable_http() -> &'static [u8] {
+    static BYTES: Module = Module::new();
+    BYTES.get_or_init(|| build("examples/durable-http"))
+}
+
 /// `examples/hello-sequence` without WASI, which is a core module with a component type.
 pub(crate) fn core_hello_sequence() -> &'static [u8] {
     static BYTES: Module = Module::new();

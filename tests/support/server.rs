@@ -33,6 +33,8 @@ pub(crate) struct Setup {
     pub(crate) keys: bool,
     /// What it logs, as `DACAPO_LOG` has it; empty for the default.
     pub(crate) log: &'static str,
+    /// What its configuration file says beside the limits, such as a table `[hubs.NAME.network]`.
+    pub(crate) configuration: String,
 }
 
 impl Setup {
@@ -42,6 +44,18 @@ impl Setup {
 
     pub(crate) fn start(self) -> Server {
         Server::with(self)
+    }
+
+    /// A configuration file with what differs from the defaults.
+    fn file(&self) -> String {
+        let (Ok(Value::Object(limits)), Ok(Value::Object(defaults))) =
+            (serde_json::to_value(&self.limits), serde_json::to_value(Limits::default()))
+        else {
+            panic!("limits are an object");
+        };
+        let changed = limits.iter().filter(|(name, value)| defaults[*name] != **value);
+        changed.fold(String::from("[limits]\n"), |file, (name, value)| file + &format!("{name} = {value}\n"))
+            + &self.configuration
     }
 }
 
@@ -76,7 +90,7 @@ impl Server {
         if !setup.empty {
             prepared().iter().for_each(|file| file.write(&data));
         }
-        fs::write(folder.path().join("dacapo.toml"), configuration(&setup.limits)).expect("write the configuration");
+        fs::write(folder.path().join("dacapo.toml"), setup.file()).expect("write the configuration");
         let mut server = Self { setup, folder, process: None, client: Client::new("http://nowhere.invalid") };
         server.restart();
         server
@@ -104,8 +118,8 @@ impl Server {
 
     /// The same with other limits.
     pub(crate) fn restart_with(&mut self, limits: Limits) {
-        fs::write(self.folder.path().join("dacapo.toml"), configuration(&limits)).expect("write the configuration");
         self.setup.limits = limits;
+        fs::write(self.folder.path().join("dacapo.toml"), self.setup.file()).expect("write the configuration");
         self.restart();
     }
 
@@ -251,17 +265,6 @@ pub(crate) fn run_to_end(command: &mut Command) -> Output {
         panic!("{command:?} did not end");
     };
     output.expect("wait for the program")
-}
-
-/// A configuration file with what differs from the defaults.
-fn configuration(limits: &Limits) -> String {
-    let (Ok(Value::Object(limits)), Ok(Value::Object(defaults))) =
-        (serde_json::to_value(limits), serde_json::to_value(Limits::default()))
-    else {
-        panic!("limits are an object");
-    };
-    let changed = limits.iter().filter(|(name, value)| defaults[*name] != **value);
-    changed.fold(String::from("[limits]\n"), |file, (name, value)| file + &format!("{name} = {value}\n"))
 }
 
 /// A file of a data directory.
