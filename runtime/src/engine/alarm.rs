@@ -45,13 +45,18 @@ impl Alarms {
         Ok(Self { state })
     }
 
-    /// Comes to this partition at `at_ms`, milliseconds since 1970, instead of when it was asked to come before.
+    /// Comes to this partition at `at_ms`, milliseconds since 1970, and not later: if it was asked to come earlier, that stays. Who asks first need not
+    /// be heard first, and coming too early does no harm.
     pub(super) fn arm(&self, shell: &Arc<Shell>, partition: u32, at_ms: u64) {
         let place = (shell.row.key, partition);
         let mut set = self.state.lock();
-        if let Some((old_ms, _)) = set.by_place.insert(place, (at_ms, Arc::downgrade(shell))) {
+        if let Some(old_ms) = set.by_place.get(&place).map(|(old_ms, _)| *old_ms) {
+            if old_ms <= at_ms {
+                return;
+            }
             set.by_time.remove(&(old_ms, place));
         }
+        set.by_place.insert(place, (at_ms, Arc::downgrade(shell)));
         set.by_time.insert((at_ms, place));
         let is_next = set.by_time.first() == Some(&(at_ms, place));
         drop(set);

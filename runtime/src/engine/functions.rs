@@ -70,6 +70,11 @@ impl Functions {
         })
     }
 
+    /// What the module offers whose current version this is.
+    pub(super) fn catalog(&self, digest: Digest) -> Option<Arc<Catalog>> {
+        self.modules.values().find(|current| current.digest == digest).map(|current| current.catalog.clone())
+    }
+
     /// Which code runs new instances of the orchestrator `name`.
     pub(super) fn orchestrator(&self, name: &str) -> Option<Code> {
         let current = &self.modules[self.orchestrators.get(&name.to_lowercase())?];

@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::partition::{
-    ActivityOrder, Answer, CommitOrder, Effect, HttpOrder, Moment, Next, Start, Starter, Token, TurnOrder, TurnResult,
+    ActivityOrder, Answer, CommitOrder, Effect, HttpOrder, Input as PartitionInput, Moment, Next, Start, Starter, Token,
+    TurnOrder, TurnResult,
 };
 use crate::model::{
     Action, Ask, Body, ChildCall, ChildStart, Continuation, Digest, End, Event, Execution, ExecutionKey, Failure, Input,
@@ -26,12 +27,18 @@ pub(super) struct Instance {
     pub(super) execution: Option<Execution>,
     /// Inputs that are not recorded yet, in the order of their arrival. At most one answer for each task.
     arrived: Vec<Arrival>,
+    /// How many bytes of lines have come with inputs since the last turn began.
+    lines_bytes: usize,
     /// Tasks that are to be answered and have not been: what was handed out, timers that are not due, children.
     running: BTreeSet<TaskId>,
     /// Who wants it ended, and why.
     termination: Option<Termination>,
-    /// How many turns were begun in this life of the server. A result of another turn than the last one is of no use.
+    /// When it has to be looked at, as its row says.
+    wake: Wake,
+    /// The number of the turn that was begun last. A result of another turn is of no use.
     begun: u64,
+    /// A turn was taken back while it stood in line, and none has begun since.
+    taken_back: bool,
     /// Which of them was recorded last: a living guest that was not the one to play it has gone astray. 0 if none was.
     played: u64,
     /// How many turns in a row used up their bounds.
@@ -40,6 +47,8 @@ pub(super) struct Instance {
     unsent: Arc<[Message]>,
     /// Who waits for the end.
     pub(super) waiters: Vec<Token>,
+    /// What came for its ID before it was known whether it is the one that has it.
+    pub(super) parked: Vec<PartitionInput>,
     /// Who wants the same ID, and came while it was open whether it is free.
     contenders: Vec<(Starter, Start)>,
     /// When the partition will look at it, in milliseconds since 1970; the partition's own note.
@@ -99,15 +108,15 @@ pub(super) struct Committing {
     lines: Arc<[LogRecord]>,
     /// Handed over when it is durable.
     sends: Arc<[Message]>,
+    /// When it has to be looked at from then on.
+    wake: Wake,
     /// The execution that these are the first events of, if they are.
     pub(super) next: Option<ExecutionKey>,
 }
 
-/// What is heavier than this, in bytes of values, is not kept in memory only to wait: so that what waits is bounded.
-const IDLE_BYTES_MAX: usize = 16 << 10;
-
-/// Nor what has more open tasks than this.
-const IDLE_TASKS_MAX: usize = 64;
+/// What an instance takes in memory beside its values, in bytes, and each of its open tasks; about.
+const INSTANCE_BYTES: usize = 1_024;
+const TASK_BYTES: usize = 256;
 
 impl Instance {
     pub(super) fn new(key: InstanceKey, current: ExecutionKey, id: InstanceId, phase: Phase) -> Self {
@@ -118,13 +127,17 @@ impl Instance {
             phase,
             execution: None,
             arrived: Vec::new(),
+            lines_bytes: 0,
             running: BTreeSet::new(),
             termination: None,
+            wake: Wake::AT_ONCE,
             begun: 0,
+            taken_back: false,
             played: 0,
             tries: 0,
             unsent: Arc::default(),
             waiters: Vec::new(),
+            parked: Vec::new(),
             contenders: Vec::new(),
             alarm_ms: None,
         }
@@ -146,15 +159,25 @@ impl Instance {
             && self.termination.is_none()
             && self.waiters.is_empty()
             && self.contenders.is_empty()
-            && execution.wake().ms().is_none_or(|wake_ms| wake_ms > horizon_ms)
+            && self.wake.ms().is_none_or(|wake_ms| wake_ms > horizon_ms)
     }
 
-    /// Whether it takes little memory.
-    pub(super) fn is_small(&self) -> bool {
-        self.execution.as_ref().is_some_and(|execution| {
-            let open = || execution.open.values().map(Action::bytes).sum::<usize>();
-            execution.open.len() <= IDLE_TASKS_MAX && execution.started.input.text().len() + open() <= IDLE_BYTES_MAX
-        })
+    /// How much memory it takes, in bytes, about.
+    pub(super) fn weight(&self) -> usize {
+        self.execution.as_ref().map_or(0, |execution| INSTANCE_BYTES + execution.bytes + TASK_BYTES * execution.open.len())
+    }
+
+    /// It is durable that it has started.
+    pub(super) fn started(&mut self, started: Started) {
+        let execution = Execution::new(started);
+        self.wake = execution.wake();
+        self.execution = Some(execution);
+    }
+
+    /// The one who waited has gone.
+    pub(super) fn forget(&mut self, token: Token) {
+        self.waiters.retain(|waiter| *waiter != token);
+        self.contenders.iter_mut().for_each(|(_, start)| start.forget(token));
     }
 
     /// When it has to be looked at, if nothing else happens.
@@ -231,9 +254,10 @@ impl Instance {
         let ran = ran.filter(|digest| *digest != execution.started.module);
         let event = Event::Resolved { task, at_ms: now_ms, outcome, ran };
         let mut arrival = Arrival { event, lines, caller: None, message: None };
-        if !arrival.lines.is_empty() && self.arrived.iter().map(Arrival::lines_bytes).sum::<usize>() > LINES_BYTES_MAX {
+        if self.lines_bytes > LINES_BYTES_MAX {
             arrival.lines = Vec::new();
         }
+        self.lines_bytes += arrival.lines_bytes();
         self.arrived.push(arrival);
     }
 
@@ -269,8 +293,11 @@ impl Instance {
         self.arrived.push(Arrival { event, lines: Vec::new(), caller, message });
         if let Phase::Turn { begun: false, .. } = self.phase
             && caller.is_some()
+            && !self.taken_back
         {
-            // The caller need not stand in line with it. It is asked for again once this is recorded.
+            // The caller need not stand in line with it. It is asked for again once this is recorded; but not over and over, or it would never
+            // begin.
+            self.taken_back = true;
             self.take_back();
             self.phase = Phase::Resting { until_ms: moment.now_ms, unknown: None };
         }
@@ -310,6 +337,7 @@ impl Instance {
             Phase::Turn { begun, .. } if self.begun == number => *begun = true,
             _ => return false,
         }
+        self.taken_back = false;
         true
     }
 
@@ -339,7 +367,8 @@ impl Instance {
         let new_inputs = taken.iter().filter_map(|arrival| Input::of(&arrival.event, &mut raised));
         let now_ms = moment.now_ms.max(execution.latest_ms);
         let at_ms = taken.iter().map(|arrival| arrival.event.at_ms()).fold(now_ms, u64::max);
-        self.begun += 1;
+        self.begun = moment.next_turn();
+        self.lines_bytes = 0;
         moment.push(Effect::RunTurn(Box::new(TurnOrder {
             execution: self.current,
             number: self.begun,
@@ -407,6 +436,11 @@ impl Instance {
         match (passed, progress.continuation.clone().zip(next)) {
             (Some(message), _) => {
                 let end = Some(End::Faulted(Failure::new("LimitExceeded", message)));
+                self.commit_turn(Progress { end, ..Progress::default() }, lines, moment);
+            }
+            (None, Some((_, next))) if next.bytes() > STEP_BYTES_MAX => {
+                let kept = format!("the events that it keeps have {} bytes, and may have {STEP_BYTES_MAX}", next.bytes());
+                let end = Some(End::Faulted(Failure::new("LimitExceeded", kept)));
                 self.commit_turn(Progress { end, ..Progress::default() }, lines, moment);
             }
             (None, Some((continuation, next))) => self.continue_as_new(progress, continuation, *next, lines, moment),
@@ -491,8 +525,9 @@ impl Instance {
         };
         let mut events = vec![Event::Started(started)];
         events.extend(next.kept.into_iter().map(|(name, payload)| Event::Raised { at_ms, name, payload }));
-        // Events that have come since are handed on; answers are of no use any more.
-        let late = std::mem::take(&mut self.arrived);
+        // Events that have come since are handed on; answers are of no use any more. What is too much comes with a later step.
+        let mut late = std::mem::take(&mut self.arrived);
+        self.arrived = late.split_off(fitting(&late));
         events.extend(late.iter().filter_map(|arrival| match &arrival.event {
             Event::Raised { name, payload, .. } => Some(Event::Raised { at_ms, name: name.clone(), payload: payload.clone() }),
             _ => None,
@@ -520,7 +555,8 @@ impl Instance {
             sends: sends.clone(),
             takes: taken.iter().filter_map(|arrival| arrival.message).collect(),
         })));
-        self.phase = Phase::Committing(Box::new(Committing { events, taken, lines, sends, next: Some(key) }));
+        let (wake, next) = (new.wake(), Some(key));
+        self.phase = Phase::Committing(Box::new(Committing { events, taken, lines, sends, wake, next }));
     }
 
     /// Commits a step behind what is stored.
@@ -539,7 +575,7 @@ impl Instance {
             _ if has_run() => RuntimeStatus::Running,
             _ => RuntimeStatus::Pending,
         };
-        let wake: Wake = execution.wake_after(&events);
+        let wake = execution.wake_after(&events);
         moment.push(Effect::Commit(Box::new(CommitOrder {
             instance: self.key,
             execution: self.current,
@@ -548,7 +584,7 @@ impl Instance {
                 status,
                 updated_ms: events.iter().map(Event::at_ms).fold(execution.latest_ms, u64::max),
                 custom_status,
-                wake: (wake != execution.wake()).then_some(wake),
+                wake: (wake != self.wake).then_some(wake),
             },
             events: events.clone(),
             lines: lines.clone(),
@@ -556,12 +592,13 @@ impl Instance {
             takes: arrivals().filter_map(|arrival| arrival.message).collect(),
         })));
         let taken = before.into_iter().chain(after).collect();
-        self.phase = Phase::Committing(Box::new(Committing { events, taken, lines, sends, next: None }));
+        self.phase = Phase::Committing(Box::new(Committing { events, taken, lines, sends, wake, next: None }));
     }
 
     /// The step is durable: only now does anything of it show.
     pub(super) fn commit_done(&mut self, step: Committing, moment: &mut Moment<'_>) {
-        let Committing { events, taken, lines, sends, next } = step;
+        let Committing { events, taken, lines, sends, wake, next } = step;
+        self.wake = wake;
         if next.is_some() {
             self.execution = Some(Execution::fold(&*events).expect("it was folded before it was written"));
             self.tries = 0;
@@ -604,8 +641,9 @@ impl Instance {
 
     /// Takes the store's word for where the execution stands, and makes what runs agree with it: dispatches what does not run, stops what nobody
     /// waits for, and forgets what other instances said if it is recorded, which it is unless their message is among the `unrecorded`.
-    pub(super) fn loaded(&mut self, execution: Execution, unrecorded: &[MessageKey], moment: &mut Moment<'_>) {
+    pub(super) fn loaded(&mut self, wake: Wake, execution: Execution, unrecorded: &[MessageKey], moment: &mut Moment<'_>) {
         self.phase = Phase::Idle;
+        self.wake = wake;
         self.played = 0;
         self.send_unsent(unrecorded, moment);
         self.arrived.retain(|arrival| arrival.message.is_none_or(|key| unrecorded.contains(&key)));
@@ -694,19 +732,6 @@ impl Instance {
         self.arrived.retain(|arrival| arrival.caller.is_none());
     }
 
-    /// What other instances have for whoever has this ID.
-    pub(super) fn messages(&mut self) -> Vec<Message> {
-        let is_message = |arrival: &mut Arrival| arrival.message.is_some();
-        let arrivals = self.arrived.extract_if(.., is_message);
-        let message = |arrival: Arrival| match (arrival.message, arrival.event) {
-            (Some(key), Event::Raised { name, payload, .. }) => {
-                Some(Message { key, to: self.id.clone(), body: Body::Raise { name, payload } })
-            }
-            _ => None,
-        };
-        arrivals.filter_map(message).collect()
-    }
-
     /// The instance has ended, or there is none: everybody who waits for anything of it hears so. Returns who wants its ID.
     pub(super) fn dismiss(mut self, answer: &Answer, moment: &mut Moment<'_>) -> Vec<(Starter, Start)> {
         if let Answer::Ended(End::Terminated { .. }) = answer
@@ -758,14 +783,18 @@ fn next(arrived: &mut Vec<Arrival>, execution: &Execution, moment: &mut Moment<'
         |arrival: &mut Arrival| answered_task(&arrival.event).is_some_and(|task| !execution.open.contains_key(&task));
     let useless = arrived.extract_if(.., is_useless);
     moment.effects.extend(useless.filter_map(|arrival| arrival.message).map(Effect::Discard));
+    let rest = arrived.split_off(fitting(arrived));
+    std::mem::replace(arrived, rest)
+}
+
+/// How many of them one step takes.
+fn fitting(arrived: &[Arrival]) -> usize {
     let mut bytes = 0;
     let fits = |arrival: &&Arrival| {
         bytes += arrival.event.bytes();
         bytes <= STEP_BYTES_MAX
     };
-    let count = arrived.iter().take_while(fits).count().max(1).min(arrived.len());
-    let rest = arrived.split_off(count);
-    std::mem::replace(arrived, rest)
+    arrived.iter().take_while(fits).count().max(1).min(arrived.len())
 }
 
 fn answered_task(event: &Event) -> Option<TaskId> {

@@ -118,7 +118,7 @@ pub enum OpenError {
 pub struct Engine {
     machinery: Arc<Machinery>,
     hubs: RwLock<HashMap<HubName, Arc<Hub>>>,
-    /// Runs activities and timers; taken out when the engine is closed.
+    /// Runs activities; taken out when the engine is closed.
     runtime: Mutex<Option<Runtime>>,
 }
 
@@ -296,6 +296,8 @@ impl Engine {
         let rows = self.machinery.store.hubs()?;
         let row = rows.into_iter().find(|row| row.name == *name).expect("an upload brings its hub into being");
         let hub = self.open_hub(row)?;
+        // It has nothing from earlier lives, so this only opens its post.
+        hub.shell.find_due();
         self.hubs.write().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), hub.clone());
         Ok(hub)
     }

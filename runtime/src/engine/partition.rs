@@ -105,6 +105,13 @@ pub struct Start {
     pub waiter: Option<Token>,
 }
 
+impl Start {
+    /// The one who waited has gone.
+    pub(super) fn forget(&mut self, token: Token) {
+        self.waiter = self.waiter.filter(|waiter| *waiter != token);
+    }
+}
+
 /// What a turn gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TurnResult {
@@ -127,6 +134,13 @@ pub struct Next {
     pub limits: LimitsInForce,
     /// Names and values of the events that it takes over.
     pub kept: Vec<(String, Payload)>,
+}
+
+impl Next {
+    /// How many bytes the events have that it takes over.
+    pub(super) fn bytes(&self) -> usize {
+        self.kept.iter().map(|(name, payload)| name.len() + payload.text().len()).sum()
+    }
 }
 
 /// Why a turn gave nothing. The guest is gone in each case.
@@ -167,7 +181,7 @@ pub enum Effect {
     Request(Box<HttpOrder>),
     /// Tell this activity or request to stop, if it runs.
     Cancel(ExecutionKey, TaskId),
-    /// Answer with [`Input::Alarm`] at this time, in milliseconds since 1970, in the place of what was asked for before.
+    /// Answer with [`Input::Alarm`] at this time, in milliseconds since 1970, or earlier.
     Arm(u64),
     /// Answer a caller.
     Reply(Token, Answer),
@@ -310,6 +324,9 @@ const TRIES_MAX: u8 = 3;
 /// How long to wait before something is tried again that failed on our side, in milliseconds.
 pub(super) const RETRY_MS: u64 = 1_000;
 
+/// How heavy the instances may be together that only wait, in bytes, about: 256 MiB for a hub in the worst case, and far less for what waits as a rule.
+const IDLE_WEIGHT_MAX: usize = 4 << 20;
+
 /// The owner of a part of a hub's instances.
 pub struct Partition {
     numbers: Numbers,
@@ -323,9 +340,13 @@ pub struct Partition {
     searches: BTreeSet<(u64, InstanceId)>,
     /// When the shell will come, if it was asked to.
     armed_ms: Option<u64>,
-    /// The instances that only wait and could be read again, the least recently used first.
-    idle: LruCache<ExecutionKey, ()>,
+    /// The instances that only wait and could be read again, the least recently used first, and how heavy each is.
+    idle: LruCache<ExecutionKey, usize>,
+    /// How heavy they are together.
+    idle_weight: usize,
     idle_max: usize,
+    /// It has just been read, and stays until what it was read for has been handed over.
+    pinned: Option<ExecutionKey>,
     /// What is due by then is in memory or will be handed in.
     horizon_ms: u64,
 }
@@ -337,6 +358,8 @@ pub struct Numbers {
     pub execution: ExecutionKey,
     /// All messages so far that are still stored have lower ones.
     pub message: MessageKey,
+    /// How many turns were begun in this life of the server.
+    pub turns: u64,
 }
 
 /// The moment at which an input is taken: the time, the numbers to give out, and what is to be done so far.
@@ -362,6 +385,11 @@ impl Moment<'_> {
         next
     }
 
+    pub(super) fn next_turn(&mut self) -> u64 {
+        self.numbers.turns += 1;
+        self.numbers.turns
+    }
+
     pub(super) fn next_message(&mut self) -> MessageKey {
         let next = self.numbers.message;
         self.numbers.message = next.next();
@@ -381,7 +409,9 @@ impl Partition {
             searches: BTreeSet::new(),
             armed_ms: None,
             idle: LruCache::unbounded(),
+            idle_weight: 0,
             idle_max,
+            pinned: None,
             horizon_ms: 0,
         }
     }
@@ -433,7 +463,7 @@ impl Partition {
                 let id = message.to.clone();
                 self.take_for(now_ms, id, input, effects);
             }
-            Input::Horizon(until_ms) => self.horizon_ms = self.horizon_ms.max(until_ms),
+            Input::Horizon(until_ms) => self.horizon_ms = until_ms,
             Input::Found { instance, found, unrecorded } => self.found(now_ms, instance, found, &unrecorded, effects),
             Input::TurnDone(key, number, result) => self.turn_done(now_ms, key, number, result, effects),
             Input::Committed(key, outcome) => self.committed(now_ms, key, outcome, effects),
@@ -469,7 +499,14 @@ impl Partition {
         }
         if let Some(inputs) = self.sought.get_mut(&id) {
             return match input {
-                Input::Forget(token, _) => inputs.retain(|input| !matches!(input, Input::Wait(other, _) if *other == token)),
+                Input::Forget(token, _) => {
+                    inputs.retain(|input| !matches!(input, Input::Wait(other, _) if *other == token));
+                    for input in inputs {
+                        if let Input::Start(_, start) = input {
+                            start.forget(token);
+                        }
+                    }
+                }
                 input => inputs.push(input),
             };
         }
@@ -487,11 +524,17 @@ impl Partition {
 
     /// Hands an input to an instance that is in memory.
     fn hand_over(&mut self, now_ms: u64, key: ExecutionKey, input: Input, effects: &mut Vec<Effect>) {
+        if let Some(instance) = self.instances.get_mut(&key)
+            && matches!(instance.phase, Phase::Starting { .. })
+            && !matches!(input, Input::Start(..) | Input::StartChild(..) | Input::Forget(..))
+        {
+            return instance.parked.push(input);
+        }
         self.with(now_ms, key, effects, |instance, moment| match input {
             Input::Start(token, start) => instance.contend(Starter::Caller(token), *start, moment),
             Input::StartChild(message, Ok(start)) => instance.contend(Starter::Message(message), *start, moment),
             Input::Wait(token, _) => instance.waiters.push(token),
-            Input::Forget(token, _) => instance.waiters.retain(|waiter| *waiter != token),
+            Input::Forget(token, _) => instance.forget(token),
             Input::Raise { caller, name, payload, .. } => instance.raise(Some(caller), None, name, payload, moment),
             Input::Terminate { caller, reason, .. } => instance.terminate(caller, reason, moment),
             Input::Message(message) => instance.receive(*message, moment),
@@ -559,25 +602,34 @@ impl Partition {
         match found {
             Ok(found) => {
                 let generation = found.as_ref().map(|found| found.1.started.generation);
+                let key = found.as_ref().map(|found| found.0.execution);
                 if let Some(found) = found {
-                    let (row, execution) = *found;
-                    let key = row.execution;
+                    let key = found.0.execution;
                     self.by_id.insert(id.clone(), key);
-                    self.instances.insert(key, Instance::new(row.key, key, id.clone(), Phase::Loading));
-                    self.load(now_ms, key, execution, &[], effects);
+                    self.instances.insert(key, Instance::new(found.0.key, key, id.clone(), Phase::Loading));
+                    self.pinned = Some(key);
+                    self.load(now_ms, key, *found, &[], effects);
                 }
+                let mut looks_for_code = false;
                 for input in inputs {
                     match input {
                         // It is the one that this asked for: the commit went through after all.
                         Input::StartChild(_, Ok(start)) if Some(start.started.generation) == generation => (),
                         // Its code is gone, and the shell has to look for another.
                         Input::StartChild(message, _) if matches!(message.body, Body::Start { module: None, .. }) => {
+                            looks_for_code = true;
                             effects.push(Effect::Send(message));
                         }
+                        // What was sent behind it must not come before it.
+                        Input::Message(message) if looks_for_code => effects.push(Effect::Send(message)),
                         Input::Start(..) | Input::StartChild(..) => self.take_for(now_ms, id.clone(), input, effects),
                         _ if self.by_id.contains_key(&id) => self.take_for(now_ms, id.clone(), input, effects),
                         _ => Self::turn_away(input, effects),
                     }
+                }
+                self.pinned = None;
+                if let Some(key) = key {
+                    self.settle(key, effects);
                 }
             }
             Err(error) => {
@@ -613,9 +665,8 @@ impl Partition {
     ) {
         match found {
             Ok(Some(found)) => {
-                let (row, execution) = *found;
-                self.rename(now_ms, key, row.execution, effects);
-                self.load(now_ms, row.execution, execution, unrecorded, effects);
+                let key = self.rename(now_ms, key, found.0.execution, effects);
+                self.load(now_ms, key, *found, unrecorded, effects);
             }
             Ok(None) => {
                 self.with(now_ms, key, effects, |instance, moment| instance.send_unsent(unrecorded, moment));
@@ -639,11 +690,11 @@ impl Partition {
         &mut self,
         now_ms: u64,
         key: ExecutionKey,
-        execution: Execution,
+        (row, execution): (InstanceRow, Execution),
         unrecorded: &[MessageKey],
         effects: &mut Vec<Effect>,
     ) {
-        self.with(now_ms, key, effects, |instance, moment| instance.loaded(execution, unrecorded, moment));
+        self.with(now_ms, key, effects, |instance, moment| instance.loaded(row.wake, execution, unrecorded, moment));
         if !self.finish(now_ms, key, effects) {
             self.still_open(now_ms, key, effects);
         }
@@ -689,16 +740,22 @@ impl Partition {
         let Some(instance) = self.instances.get_mut(&key) else { return };
         match (std::mem::replace(&mut instance.phase, Phase::Idle), outcome) {
             (Phase::Starting { starter, start }, CommitOutcome::Done) => {
-                instance.execution = Some(Execution::new(start.started));
+                instance.started(start.started);
+                let (id, parked) = (instance.id.clone(), std::mem::take(&mut instance.parked));
                 starter.started(effects);
                 self.still_open(now_ms, key, effects);
+                for input in parked {
+                    self.take_for(now_ms, id.clone(), input, effects);
+                }
             }
             (Phase::Starting { starter, .. }, CommitOutcome::Refused(status)) => {
                 let id = instance.id.clone();
                 starter.refused(&id, status, effects);
                 let mut moment = Moment { now_ms, effects, numbers: &mut self.numbers };
                 instance.answer_contenders(&Answer::Exists(status), &mut moment);
-                for input in self.drop_unstarted(now_ms, key, effects) {
+                let rest = self.drop_unstarted(now_ms, key, effects);
+                // Whoever has the ID may not be in memory, and if the search for what is due has come by meanwhile, it has met this one.
+                for input in std::iter::once(Input::Due(id.clone())).chain(rest) {
                     self.take_for(now_ms, id.clone(), input, effects);
                 }
             }
@@ -746,6 +803,7 @@ impl Partition {
         self.with(now_ms, key, effects, |instance, moment| {
             instance.answer_contenders(&Answer::Exists(instance.status()), moment);
             instance.go_on(moment);
+            instance.append_while_waiting(moment);
         });
     }
 
@@ -778,20 +836,20 @@ impl Partition {
     /// it.
     fn drop_unstarted(&mut self, now_ms: u64, key: ExecutionKey, effects: &mut Vec<Effect>) -> Vec<Input> {
         let mut instance = self.forget(key);
-        let messages = instance.messages().into_iter().map(|message| Input::Message(Box::new(message)));
+        let parked = std::mem::take(&mut instance.parked);
         let mut moment = Moment { now_ms, effects, numbers: &mut self.numbers };
         let contenders = instance.dismiss(&Answer::NotOpen, &mut moment);
-        contenders.into_iter().map(|(starter, start)| starter.input(start)).chain(messages).collect()
+        contenders.into_iter().map(|(starter, start)| starter.input(start)).chain(parked).collect()
     }
 
     /// Takes an instance out of memory.
     fn forget(&mut self, key: ExecutionKey) -> Instance {
-        let instance = self.instances.remove(&key).expect("the caller has just found it");
+        let mut instance = self.instances.remove(&key).expect("the caller has just found it");
         self.by_id.remove(&instance.id);
-        if let Some(alarm_ms) = instance.alarm_ms {
+        if let Some(alarm_ms) = instance.alarm_ms.take() {
             self.alarms.remove(&(alarm_ms, key));
         }
-        self.idle.pop(&key);
+        self.set_idle(key, None);
         instance
     }
 
@@ -832,7 +890,7 @@ impl Partition {
 
     /// Sees to it that the instance is looked at when its time comes, and that not too many are in memory that only wait.
     fn settle(&mut self, key: ExecutionKey, effects: &mut Vec<Effect>) {
-        let Some(instance) = self.instances.get_mut(&key) else { return };
+        let Some(instance) = self.instances.get_mut(&key).filter(|_| self.pinned != Some(key)) else { return };
         let alarm_ms = instance.next_alarm_ms();
         if alarm_ms != instance.alarm_ms {
             if let Some(old_ms) = instance.alarm_ms {
@@ -841,22 +899,26 @@ impl Partition {
             self.alarms.extend(alarm_ms.map(|at_ms| (at_ms, key)));
             instance.alarm_ms = alarm_ms;
         }
-        if !instance.only_waits(self.horizon_ms) {
-            self.idle.pop(&key);
-        } else if instance.is_small() {
-            self.idle.put(key, ());
-        } else {
-            self.idle.pop(&key);
-            return self.unload(key, effects);
-        }
-        while self.idle.len() > self.idle_max
-            && let Some((oldest, ())) = self.idle.pop_lru()
-        {
+        let weight = instance.only_waits(self.horizon_ms).then(|| instance.weight());
+        self.set_idle(key, weight);
+        // The one that was used last may be as heavy as it is: others may have much to say to it.
+        while self.idle.len() > self.idle_max || (self.idle.len() > 1 && self.idle_weight > IDLE_WEIGHT_MAX) {
+            let (oldest, _) = self.idle.peek_lru().map(|(key, weight)| (*key, *weight)).expect("there is one at least");
+            self.set_idle(oldest, None);
             let horizon_ms = self.horizon_ms;
             if self.instances.get(&oldest).is_some_and(|instance| instance.only_waits(horizon_ms)) {
                 self.unload(oldest, effects);
             }
         }
+    }
+
+    /// Notes that an instance only waits and how heavy it is, or that it does not.
+    fn set_idle(&mut self, key: ExecutionKey, weight: Option<usize>) {
+        let old = match weight {
+            Some(weight) => self.idle.put(key, weight),
+            None => self.idle.pop(&key),
+        };
+        self.idle_weight = self.idle_weight + weight.unwrap_or(0) - old.unwrap_or(0);
     }
 
     /// Drops an instance from memory that only waits: all of it is in the store.

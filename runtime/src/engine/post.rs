@@ -35,8 +35,11 @@ impl Post {
     /// Takes a message between instances of this hub. Never waits.
     pub(super) fn send(&self, shell: &Arc<Shell>, message: Message) {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        // Without the thread the server is about to stop, and the next one finds the message in the store.
-        let _ = self.queue.send(Letter { shell: Arc::downgrade(shell), message });
+        // Without the thread messages would stay in the store, and whoever waits for them would wait for ever.
+        if self.queue.send(Letter { shell: Arc::downgrade(shell), message }).is_err() {
+            tracing::error!("the thread that carries messages has broken down; the server stops");
+            std::process::abort();
+        }
     }
 
     /// How many messages are on their way.
@@ -47,9 +50,9 @@ impl Post {
 
 fn carry(letters: &Receiver<Letter>, waiting: &AtomicUsize) {
     for Letter { shell, message } in letters {
-        waiting.fetch_sub(1, Ordering::Relaxed);
         if let Some(shell) = shell.upgrade() {
             shell.hand_over(message);
         }
+        waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }

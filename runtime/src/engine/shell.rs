@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -67,6 +67,9 @@ impl Machinery {
     }
 }
 
+/// How long to wait before something is tried again that failed on our side.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// With more effects than this, a turn thread carries them out: whoever had the input may be the one that commits for
 /// everybody.
 const EFFECTS_AT_ONCE: usize = 64;
@@ -83,6 +86,8 @@ pub(super) struct Shell {
     cells: Vec<Mutex<Cell>>,
     /// By partition, the first number that a message of this life of the server gets.
     first_messages: Vec<MessageKey>,
+    /// What was sent in earlier lives is on its way, so that what is sent now may follow. Until then it stays in the store.
+    post_is_open: Mutex<bool>,
 }
 
 /// A partition with those who wait for its answers.
@@ -103,7 +108,7 @@ impl Shell {
             let execution = machinery.store.last_execution(first, end)?.map_or(first, ExecutionKey::next);
             let (first, end) = MessageKey::range(row.key, partition);
             let message = machinery.store.last_message(first, end)?.map_or(first, MessageKey::next);
-            Ok(Numbers { execution, message })
+            Ok(Numbers { execution, message, turns: 0 })
         };
         let numbers = (0..row.partitions).map(numbers).collect::<Result<Vec<_>, StoreError>>()?;
         let idle_max = machinery.limits.idle_instances_max.div_ceil(row.partitions as usize);
@@ -114,7 +119,8 @@ impl Shell {
         let first_messages = numbers.iter().map(|numbers| numbers.message).collect();
         let (functions, searched) = (RwLock::new(functions), Mutex::default());
         let surroundings = machinery.surroundings.of(&row.name);
-        Ok(Self { row, functions, machinery, searched, surroundings, cells, first_messages })
+        let post_is_open = Mutex::new(false);
+        Ok(Self { row, functions, machinery, searched, surroundings, cells, first_messages, post_is_open })
     }
 
     /// Whether a message with this number was sent before the server was started.
@@ -189,7 +195,7 @@ impl Shell {
             match effect {
                 Effect::Reply(token, answer) => answers.extend(cell.callers.remove(&token).map(|caller| (caller, answer))),
                 // Under the lock, so that nothing which an instance sends later comes before it.
-                Effect::Send(message) => self.machinery.post.send(self, *message),
+                Effect::Send(message) => self.post(*message),
                 other => rest.push(other),
             }
         }
@@ -330,32 +336,65 @@ impl Shell {
         Ok(unrecorded)
     }
 
+    /// Sends a message of this life of the server.
+    fn post(self: &Arc<Self>, message: Message) {
+        if *self.post_is_open.lock().unwrap_or_else(PoisonError::into_inner) {
+            self.machinery.post.send(self, message);
+        }
+    }
+
+    /// Opens the post, behind the messages that `rest` finds in the store and that nobody has sent on.
+    ///
+    /// # Errors
+    /// That of `rest`; the post stays shut.
+    pub(super) fn open_post(self: &Arc<Self>, rest: impl FnOnce() -> Result<Vec<Message>, StoreError>) -> Result<(), StoreError> {
+        // Whoever sends now waits: its message is in the store, so that `rest` may find it.
+        let mut is_open = self.post_is_open.lock().unwrap_or_else(PoisonError::into_inner);
+        for message in rest()? {
+            self.machinery.post.send(self, message);
+        }
+        *is_open = true;
+        Ok(())
+    }
+
     /// Hands a message to the partition that it is for. May have to read the store.
     pub(super) fn hand_over(self: &Arc<Self>, message: Message) {
         let partition = self.partition_of(&message.to);
         let input = match message.body {
-            Body::Start { .. } => {
-                let start = self.child(&message);
-                Input::StartChild(Box::new(message), start)
-            }
+            Body::Start { .. } => match self.child(&message) {
+                Ok(start) => Input::StartChild(Box::new(message), start),
+                Err(error) => {
+                    tracing::error!("{} cannot be started now, which is tried again in a second: {error}", message.to);
+                    let shell = self.clone();
+                    self.machinery.handle.spawn(async move {
+                        tokio::time::sleep(RETRY).await;
+                        shell.machinery.post.send(&shell, message);
+                    });
+                    return;
+                }
+            },
             Body::Answer { .. } | Body::Raise { .. } => Input::Message(Box::new(message)),
         };
         self.deliver(partition, input);
     }
 
-    /// What the message wants started: on the sender's code if that has the function, else on what is current.
-    fn child(&self, message: &Message) -> Result<Box<Start>, Failure> {
+    /// What the message wants started: on the sender's code if that has the function, else on what is current. Or why there is nothing to
+    /// start.
+    fn child(&self, message: &Message) -> Result<Result<Box<Start>, Failure>, StoreError> {
         let Body::Start { function, input, generation, seed, module, parent, tags, not_before_ms } = &message.body else {
             unreachable!("the caller has looked")
         };
-        let senders = module.and_then(|digest| Some((digest, self.catalog(digest)?)));
+        let senders = match *module {
+            Some(digest) => self.catalog(digest)?.map(|catalog| (digest, catalog)),
+            None => None,
+        };
         let senders = senders.filter(|(_, catalog)| catalog.orchestrator(function).is_some());
         let code = senders.map(|(digest, catalog)| Code::of(digest, &catalog)).or_else(|| self.current(function));
         let Some(Code { module, made_by }) = code else {
             let message = format!(
                 "no module in this task hub has an orchestrator named {function:?}; upload one that has, or check the name"
             );
-            return Err(Failure::new("UnknownOrchestrator", message).non_retriable());
+            return Ok(Err(Failure::new("UnknownOrchestrator", message).non_retriable()));
         };
         let started = Started {
             at_ms: self.machinery.clock.now_ms(),
@@ -372,25 +411,18 @@ impl Shell {
             not_before_ms: *not_before_ms,
             continued: 0,
         };
-        Ok(Box::new(Start { hub: self.row.key, started, waiter: None }))
+        Ok(Ok(Box::new(Start { hub: self.row.key, started, waiter: None })))
     }
 
-    /// What a module of this hub offers, current or not; `None` if the hub does not have it.
-    fn catalog(&self, digest: Digest) -> Option<Arc<Catalog>> {
-        if let Some(module) = self.machinery.host.ready_module(digest) {
-            return Some(module.catalog().clone());
+    /// What a module offers, current or not. `None` if this hub does not have it, unless another one has: then the store will say so.
+    fn catalog(&self, digest: Digest) -> Result<Option<Arc<Catalog>>, StoreError> {
+        let current = self.functions.read().unwrap_or_else(PoisonError::into_inner).catalog(digest);
+        if let Some(catalog) = current.or_else(|| Some(self.machinery.host.ready_module(digest)?.catalog().clone())) {
+            return Ok(Some(catalog));
         }
-        let read = || {
-            let rows = self.machinery.store.modules(self.row.key)?;
-            rows.iter().find(|row| row.digest == digest).map(super::catalog_of).transpose()
-        };
-        match read() {
-            Ok(catalog) => catalog.map(Arc::new),
-            Err(error) => {
-                tracing::error!("the catalog of module {digest} cannot be read, so that the current version is taken: {error}");
-                None
-            }
-        }
+        let rows = self.machinery.store.modules(self.row.key)?;
+        let catalog = rows.iter().find(|row| row.digest == digest).map(super::catalog_of).transpose()?;
+        Ok(catalog.map(Arc::new))
     }
 
     fn dispatch(self: &Arc<Self>, partition: u32, order: ActivityOrder) {

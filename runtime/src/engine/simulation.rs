@@ -263,8 +263,13 @@ impl Guest for SimGuest {
             }
         }
         for input in inputs {
-            if progress.end.is_some() || progress.continuation.is_some() {
+            if progress.end.is_some() {
                 break;
+            }
+            if let Some(continuation) = &mut progress.continuation {
+                // What comes behind the end of the last turn is not read either.
+                continuation.keep.extend(if let Given::Raised { number, .. } = input { Some(*number) } else { None });
+                continue;
             }
             match input {
                 Given::Resolved { task, outcome } => {
@@ -360,7 +365,7 @@ impl World {
             now_ms: 1_000,
             hub,
             partition: Partition::new(
-                Numbers { execution: ExecutionKey::range(hub, 0).0, message: MessageKey::range(hub, 0).0 },
+                Numbers { execution: ExecutionKey::range(hub, 0).0, message: MessageKey::range(hub, 0).0, turns: 0 },
                 IDLE_MAX,
             ),
             post: VecDeque::new(),
@@ -550,7 +555,7 @@ impl World {
         let execution = self.store.last_execution(first, end).unwrap().map_or(first, ExecutionKey::next);
         let (first, end) = MessageKey::range(self.hub, 0);
         let message = self.store.last_message(first, end).unwrap().map_or(first, MessageKey::next);
-        self.partition = Partition::new(Numbers { execution, message }, IDLE_MAX);
+        self.partition = Partition::new(Numbers { execution, message, turns: 0 }, IDLE_MAX);
         self.alarm_ms = None;
         self.searched_ms = None;
         self.post = self.store.inbox(self.hub, None, usize::MAX).unwrap().into();

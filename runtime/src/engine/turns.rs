@@ -68,24 +68,18 @@ fn next(context: &TurnContext<'_>, order: &TurnOrder, current: Option<Code>, kee
 
 /// Names and values of the events with these numbers. Those of this turn are at hand; the others stand in the history.
 fn kept(context: &TurnContext<'_>, order: &TurnOrder, numbers: &[u32]) -> Result<Vec<(String, Payload)>, TurnFailure> {
-    let mut events: BTreeMap<u32, _> = BTreeMap::new();
-    let mut take = |input: &Input| {
-        if let Input::Raised { number, name, payload } = input
-            && numbers.binary_search(number).is_ok()
-        {
-            events.insert(*number, (name.clone(), payload.clone()));
+    let event = |input: &Input| match input {
+        Input::Raised { number, name, payload } if numbers.binary_search(number).is_ok() => {
+            Some((*number, (name.clone(), payload.clone())))
         }
+        _ => None,
     };
-    order.inputs.iter().for_each(&mut take);
-    if numbers
-        .iter()
-        .any(|number| !order.inputs.iter().any(|input| matches!(input, Input::Raised { number: n, .. } if n == number)))
-    {
+    let mut events: BTreeMap<u32, _> = order.inputs.iter().filter_map(event).collect();
+    if events.len() < numbers.len() {
         let unreadable = |error| TurnFailure::Host(format!("the history cannot be read: {error}"));
         let mut raised = 0;
-        for event in context.store.history(order.execution).map_err(unreadable)? {
-            Input::of(&event, &mut raised).iter().for_each(&mut take);
-        }
+        let history = context.store.history(order.execution).map_err(unreadable)?;
+        events.extend(history.iter().filter_map(|stored| event(&Input::of(stored, &mut raised)?)));
     }
     match numbers.iter().find(|number| !events.contains_key(number)) {
         None => Ok(events.into_values().collect()),

@@ -65,6 +65,8 @@ pub struct Execution {
     pub timers: BTreeSet<(u64, TaskId)>,
     /// How many of them this server has to work on.
     pub work: usize,
+    /// How many bytes of values it holds: the input, and what open tasks were asked with.
+    pub bytes: usize,
     /// What is recorded, but no turn has taken yet; the oldest first.
     pub unread: VecDeque<Input>,
     /// How it ended, if it did.
@@ -85,6 +87,7 @@ impl Execution {
     /// The execution after its first event.
     pub fn new(started: Started) -> Self {
         Self {
+            bytes: started.input.text().len(),
             turn_at_ms: started.at_ms,
             latest_ms: started.at_ms,
             raised: 0,
@@ -147,6 +150,7 @@ impl Execution {
                 if action.is_answered() {
                     self.open.insert(*task, action.clone());
                     self.work += usize::from(action.is_work());
+                    self.bytes += action.bytes();
                     self.timers.extend(due(*task, action));
                 }
                 self.next_task = task.next();
@@ -168,6 +172,7 @@ impl Execution {
                 self.open.clear();
                 self.timers.clear();
                 self.work = 0;
+                self.bytes = self.started.input.text().len();
             }
         }
         self.unread.extend(Input::of(event, &mut self.raised));
@@ -179,6 +184,7 @@ impl Execution {
     fn close(&mut self, task: TaskId) -> bool {
         let Some(action) = self.open.remove(&task) else { return false };
         self.work -= usize::from(action.is_work());
+        self.bytes -= action.bytes();
         if let Some(timer) = due(task, &action) {
             self.timers.remove(&timer);
         }
