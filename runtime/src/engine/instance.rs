@@ -26,6 +26,8 @@ pub(super) struct Instance {
     pub(super) execution: Option<Execution>,
     /// Inputs that are not recorded yet, in the order of their arrival. At most one answer for each task.
     arrived: Vec<Arrival>,
+    /// What other instances have for whoever has the ID, while it is open whether this one comes into being.
+    early: Vec<Message>,
     /// Tasks that are to be answered and have not been: what was handed out, timers that are not due, children.
     running: BTreeSet<TaskId>,
     /// Who wants it ended, and why.
@@ -118,6 +120,7 @@ impl Instance {
             phase,
             execution: None,
             arrived: Vec::new(),
+            early: Vec::new(),
             running: BTreeSet::new(),
             termination: None,
             begun: 0,
@@ -237,8 +240,12 @@ impl Instance {
         self.arrived.push(arrival);
     }
 
-    /// Takes what another instance has for it.
+    /// Takes what another instance has for it. If it turns out that the ID was not free, it is for the one that has it: even an answer to an
+    /// execution that nobody here knows.
     pub(super) fn receive(&mut self, message: Message, moment: &mut Moment<'_>) {
+        if let Phase::Starting { .. } = self.phase {
+            return self.early.push(message);
+        }
         match message.body {
             Body::Raise { name, payload } => self.raise(None, Some(message.key), name, payload, moment),
             Body::Answer { execution, task, outcome } if execution == self.current && self.running.remove(&task) => {
@@ -694,17 +701,16 @@ impl Instance {
         self.arrived.retain(|arrival| arrival.caller.is_none());
     }
 
-    /// What other instances have for whoever has this ID.
+    /// What has come from other instances while it was open whether this one comes into being. It has not.
     pub(super) fn messages(&mut self) -> Vec<Message> {
-        let is_message = |arrival: &mut Arrival| arrival.message.is_some();
-        let arrivals = self.arrived.extract_if(.., is_message);
-        let message = |arrival: Arrival| match (arrival.message, arrival.event) {
-            (Some(key), Event::Raised { name, payload, .. }) => {
-                Some(Message { key, to: self.id.clone(), body: Body::Raise { name, payload } })
-            }
-            _ => None,
-        };
-        arrivals.filter_map(message).collect()
+        std::mem::take(&mut self.early)
+    }
+
+    /// It has come into being, and what was early is for it.
+    pub(super) fn receive_early(&mut self, moment: &mut Moment<'_>) {
+        for message in std::mem::take(&mut self.early) {
+            self.receive(message, moment);
+        }
     }
 
     /// The instance has ended, or there is none: everybody who waits for anything of it hears so. Returns who wants its ID.

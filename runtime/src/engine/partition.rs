@@ -691,6 +691,7 @@ impl Partition {
             (Phase::Starting { starter, start }, CommitOutcome::Done) => {
                 instance.execution = Some(Execution::new(start.started));
                 starter.started(effects);
+                self.with(now_ms, key, effects, |instance, moment| instance.receive_early(moment));
                 self.still_open(now_ms, key, effects);
             }
             (Phase::Starting { starter, .. }, CommitOutcome::Refused(status)) => {
