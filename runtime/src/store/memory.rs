@@ -113,6 +113,11 @@ impl MemoryStore {
         self.orders().writes
     }
 
+    /// The JSON of what was appended to a history, commit by commit, but for the first `known` ones.
+    pub fn history_rows(&self, execution: ExecutionKey, known: usize) -> Vec<String> {
+        self.disk().events(execution).skip(known).cloned().collect()
+    }
+
     fn on(disk: Arc<Mutex<Disk>>) -> Self {
         let epoch = {
             let mut disk = disk.lock().expect(NO_PANIC);
