@@ -14,7 +14,7 @@ pub(super) use super::crew::Done;
 use super::crew::{Crew, Key, Work};
 use super::heartbeats::Heartbeats;
 use super::module;
-use super::partition::{ActivityOrder, HttpOrder};
+use super::orders::{ActivityOrder, HttpOrder};
 use super::queue::Lane;
 use crate::host::{Heartbeat, Host, Invocation, Module, NoGuest, Surroundings};
 use crate::limits::{Limits, WorkLimits};

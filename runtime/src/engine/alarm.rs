@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
-use super::partition::Input;
+use super::orders::Input;
 use super::shell::Shell;
 use crate::clock::Clock;
 use crate::model::HubKey;

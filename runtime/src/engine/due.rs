@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::partition::Input;
+use super::orders::Input;
 use super::shell::Shell;
 use super::{Engine, Hub};
 use crate::model::MessageKey;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::catalog_of;
 use super::functions::{Code, Functions};
-use super::partition::{Answer, Input, Start, Token};
+use super::orders::{Answer, Input, Start, Token};
 use super::shell::Shell;
 use super::views::{ControlError, InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError};
 use super::watch::Watch;

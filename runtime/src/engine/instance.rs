@@ -5,14 +5,16 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::partition::{
-    ActivityOrder, Answer, CommitOrder, Effect, HttpOrder, Input as PartitionInput, Moment, Next, Start, Starter, Token,
-    TurnOrder, TurnResult,
+use super::orders::{
+    ActivityOrder, Answer, CommitOrder, Effect, HttpOrder, Input as PartitionInput, Next, Start, Token, TurnOrder, TurnResult,
+};
+use super::partition::{Moment, Starter};
+use super::step::{
+    Arrival, LINES_BYTES_MAX, STEP_BYTES_MAX, Step, answered_task, asked, cancelled_task, fitting, messages, next,
 };
 use crate::model::{
-    Action, Ask, Body, ChildCall, ChildStart, Continuation, Digest, End, Event, Execution, ExecutionKey, Failure, Input,
-    InstanceId, InstanceKey, LimitsInForce, LogLine, LogRecord, Message, MessageKey, Outcome, Parent, Payload, Progress,
-    RuntimeStatus, SentEvent, Started, TaskId, Wake,
+    Action, Ask, Body, Continuation, Digest, End, Event, Execution, ExecutionKey, Failure, Input, InstanceId, InstanceKey,
+    LimitsInForce, LogLine, LogRecord, Message, MessageKey, Outcome, Payload, Progress, RuntimeStatus, Started, TaskId, Wake,
 };
 use crate::replay::{Fault, TurnError};
 use crate::store::{Change, StoreError};
@@ -53,19 +55,6 @@ pub(super) struct Instance {
     contenders: Vec<(Starter, Start)>,
     /// When the partition will look at it, in milliseconds since 1970; the partition's own note.
     pub(super) alarm_ms: Option<u64>,
-}
-
-/// An input with what belongs to it.
-#[derive(Debug)]
-pub(super) struct Arrival {
-    /// The event that records it.
-    event: Event,
-    /// What an activity said on the way.
-    lines: Vec<LogLine>,
-    /// Who is told when it is durable.
-    caller: Option<Token>,
-    /// The message that brought it, which leaves the store when it is recorded.
-    message: Option<MessageKey>,
 }
 
 /// A wish from outside that it ends.
@@ -744,136 +733,5 @@ impl Instance {
         // It has not taken them, and whoever has the ID next is somebody else.
         moment.effects.extend(self.arrived.iter().filter_map(|arrival| arrival.message).map(Effect::Discard));
         self.contenders
-    }
-}
-
-/// What one commit appends: inputs, what a turn made of them, and inputs that came meanwhile.
-#[derive(Default)]
-struct Step {
-    before: Vec<Arrival>,
-    turn: Vec<Event>,
-    after: Vec<Arrival>,
-    lines: Vec<LogRecord>,
-    custom_status: Option<Payload>,
-}
-
-impl Arrival {
-    /// How many bytes were said on the way.
-    fn lines_bytes(&self) -> usize {
-        self.lines.iter().map(|line| line.target.len() + line.message.len()).sum()
-    }
-
-    /// What was said on the way, with its place.
-    fn records(&self) -> impl Iterator<Item = LogRecord> {
-        let (at_ms, task) = (self.event.at_ms(), answered_task(&self.event));
-        self.lines.iter().map(move |line| LogRecord { at_ms, task, line: line.clone() })
-    }
-}
-
-/// The most bytes of inputs that one step takes, if they are several: a row of the store must not grow without bound. What is
-/// left goes with the next step.
-const STEP_BYTES_MAX: usize = 64 << 20;
-
-/// The most bytes of lines that wait with the inputs of one instance; activities that say more meanwhile are not heard.
-const LINES_BYTES_MAX: usize = 1 << 20;
-
-/// Takes the inputs of the next step out of `arrived`. Those of tasks that the guest has dropped since are of no use any more.
-fn next(arrived: &mut Vec<Arrival>, execution: &Execution, moment: &mut Moment<'_>) -> Vec<Arrival> {
-    let is_useless =
-        |arrival: &mut Arrival| answered_task(&arrival.event).is_some_and(|task| !execution.open.contains_key(&task));
-    let useless = arrived.extract_if(.., is_useless);
-    moment.effects.extend(useless.filter_map(|arrival| arrival.message).map(Effect::Discard));
-    let rest = arrived.split_off(fitting(arrived));
-    std::mem::replace(arrived, rest)
-}
-
-/// How many of them one step takes.
-fn fitting(arrived: &[Arrival]) -> usize {
-    let mut bytes = 0;
-    let fits = |arrival: &&Arrival| {
-        bytes += arrival.event.bytes();
-        bytes <= STEP_BYTES_MAX
-    };
-    arrived.iter().take_while(fits).count().max(1).min(arrived.len())
-}
-
-fn answered_task(event: &Event) -> Option<TaskId> {
-    if let Event::Resolved { task, .. } = event { Some(*task) } else { None }
-}
-
-fn cancelled_task(event: &Event) -> Option<TaskId> {
-    if let Event::Cancelled { task } = event { Some(*task) } else { None }
-}
-
-/// What a turn asked for, as events.
-fn asked(asks: Vec<Ask>, mut next_task: TaskId) -> impl Iterator<Item = Event> {
-    asks.into_iter().map(move |ask| match ask {
-        Ask::Cancel(task) => Event::Cancelled { task },
-        Ask::Schedule(action) => {
-            let task = next_task;
-            next_task = task.next();
-            Event::Scheduled { task, action }
-        }
-    })
-}
-
-/// What the events of a turn have for other instances. A child that nobody waits for is not even started: it was dropped in the same turn, or that
-/// was the last one.
-fn messages(
-    turn: &[Event],
-    is_last: bool,
-    execution: &Execution,
-    current: ExecutionKey,
-    moment: &mut Moment<'_>,
-) -> Arc<[Message]> {
-    let Started { module, parent, .. } = &execution.started;
-    let is_last = is_last || matches!(turn.last(), Some(Event::Ended { .. }));
-    let dropped: BTreeSet<TaskId> = turn.iter().filter_map(cancelled_task).collect();
-    let start = |task: TaskId, function: &str, input: &Payload| {
-        let (generation, seed) = execution.started.child(task);
-        (function.to_owned(), input.clone(), generation, seed)
-    };
-    let mut messages = Vec::new();
-    let mut send = |to: InstanceId, body: Body| messages.push(Message { key: moment.next_message(), to, body });
-    for event in turn {
-        match event {
-            Event::Scheduled { task, action: Action::SubOrchestration(ChildCall { name, instance, input, tags, .. }) }
-                if !is_last && !dropped.contains(task) =>
-            {
-                let (function, input, generation, seed) = start(*task, name, input);
-                let parent = Some(Parent { instance: execution.started.instance.clone(), execution: current, task: *task });
-                let (module, tags, not_before_ms) = (Some(*module), tags.clone(), None);
-                let id = instance.clone().unwrap_or_else(|| execution.started.child_id(*task));
-                send(id, Body::Start { function, input, generation, seed, module, parent, tags, not_before_ms });
-            }
-            Event::Scheduled { task, action: Action::StartDetached(ChildStart { name, instance, input, at_ms, tags }) } => {
-                let (function, input, generation, seed) = start(*task, name, input);
-                let (module, tags, not_before_ms) = (Some(*module), tags.clone(), *at_ms);
-                let id = instance.clone().unwrap_or_else(|| execution.started.child_id(*task));
-                send(id, Body::Start { function, input, generation, seed, module, parent: None, tags, not_before_ms });
-            }
-            Event::Scheduled { action: Action::SendEvent(SentEvent { instance, name, payload }), .. } => {
-                send(instance.clone(), Body::Raise { name: name.clone(), payload: payload.clone() });
-            }
-            Event::Ended { end, .. } => {
-                if let Some(Parent { instance, execution, task }) = parent {
-                    send(instance.clone(), Body::Answer { execution: *execution, task: *task, outcome: outcome(end) });
-                }
-            }
-            _ => (),
-        }
-    }
-    messages.into()
-}
-
-/// What the end of a child is to its parent.
-fn outcome(end: &End) -> Outcome {
-    match end {
-        End::Completed(output) => Outcome::Completed(output.clone()),
-        End::Failed(failure) | End::Faulted(failure) => Outcome::Failed(failure.clone()),
-        End::Terminated { reason } => {
-            let message = reason.clone().unwrap_or_else(|| "the sub-orchestration was terminated".into());
-            Outcome::Failed(Failure::new("Terminated", message))
-        }
     }
 }

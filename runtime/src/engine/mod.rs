@@ -14,6 +14,7 @@ mod heartbeats;
 mod hub;
 mod instance;
 mod listing;
+mod orders;
 mod partition;
 mod pool;
 mod post;
@@ -24,6 +25,7 @@ mod residents;
 mod shell;
 #[cfg(test)]
 mod simulation;
+mod step;
 mod turns;
 mod verify;
 mod views;

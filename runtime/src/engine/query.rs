@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::hub::{Hub, blocking};
-use super::partition::TurnFailure;
+use super::orders::TurnFailure;
 use super::shell::{Machinery, Shell};
 use super::turns::{self, REPLAY_PATIENCE, TurnContext};
 use super::views::QueryError;

@@ -18,10 +18,10 @@ use super::alarm::Alarms;
 use super::due::Searched;
 use super::functions::{Code, Functions};
 use super::guest_log::GuestLog;
-use super::partition::{
-    ActivityOrder, Answer, CommitOrder, Effect, Ended, HttpOrder, Input, LoadError, Numbers, Partition, Start, Token,
-    TurnFailure, TurnOrder,
+use super::orders::{
+    ActivityOrder, Answer, CommitOrder, Effect, Ended, HttpOrder, Input, LoadError, Start, Token, TurnFailure, TurnOrder,
 };
+use super::partition::{Numbers, Partition};
 use super::pool::TurnPool;
 use super::post::Post;
 use super::residents::Residents;

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::functions::Code;
-use super::partition::{Next, TurnFailure, TurnOrder, TurnResult};
+use super::orders::{Next, TurnFailure, TurnOrder, TurnResult};
 use super::residents::Residents;
 use crate::host::{Host, NoGuest, OrchestratorGuest};
 use crate::limits::Limits;

@@ -6,7 +6,7 @@ use tokio::sync::oneshot::Receiver;
 
 use super::Hub;
 use super::hub::RECOVERY_WAIT;
-use super::partition::{Answer, Input, Token};
+use super::orders::{Answer, Input, Token};
 use super::views::InstanceView;
 use crate::model::{End, InstanceId};
 use crate::store::StoreError;

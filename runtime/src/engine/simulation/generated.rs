@@ -11,7 +11,7 @@ use super::history::raised;
 use super::random::{EVENTS, FUNCTION, Output, Program, Tired, Work};
 use super::sdk::SdkGuest;
 use super::world::World;
-use crate::engine::partition::ActivityOrder;
+use crate::engine::orders::ActivityOrder;
 use crate::model::{Action, ActivityCall, ChildCall, ChildStart, End, Event, ExecutionKey, Failure, Outcome, Payload, Started};
 use crate::store::Store as _;
 

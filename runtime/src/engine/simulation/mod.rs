@@ -20,7 +20,7 @@ use std::ops::Range;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng as _;
 
-use super::partition::ActivityOrder;
+use super::orders::ActivityOrder;
 use crate::model::{Outcome, Payload, Started};
 use crate::replay::Guest;
 use checks::Ended;

@@ -8,7 +8,7 @@ use super::checks::Ended;
 use super::history::raised;
 use super::world::World;
 use super::{Programs, below};
-use crate::engine::partition::ActivityOrder;
+use crate::engine::orders::ActivityOrder;
 use crate::model::{
     Action, ActivityCall, Ask, ChildCall, ChildStart, Continuation, End, Event, Execution, Failure, Input as Given, InstanceId,
     InstanceKey, Outcome, Payload, Progress, SentEvent, Started, Tags, TaskId,

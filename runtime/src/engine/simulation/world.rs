@@ -7,10 +7,10 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 
 use super::history::{Histories, raised};
 use super::{Coverage, Programs, below};
-use crate::engine::partition::{
-    ActivityOrder, Answer, CommitOrder, Effect, Input, LoadError, Next, Numbers, Partition, Start, Token, TurnFailure, TurnOrder,
-    TurnResult,
+use crate::engine::orders::{
+    ActivityOrder, Answer, CommitOrder, Effect, Input, LoadError, Next, Start, Token, TurnFailure, TurnOrder, TurnResult,
 };
+use crate::engine::partition::{Numbers, Partition};
 use crate::limits::Limits;
 use crate::model::{
     Action, Body, Digest, End, Event, Execution, ExecutionKey, Failure, Generation, HubKey, Input as Given, InstanceId,
