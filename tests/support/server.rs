@@ -33,6 +33,8 @@ pub(crate) struct Setup {
     pub(crate) keys: bool,
     /// What it logs, as `DACAPO_LOG` has it; empty for the default.
     pub(crate) log: &'static str,
+    /// What stands in the configuration behind the limits, such as `[hubs.DurableFunctionsHub.environment]`.
+    pub(crate) hubs: String,
 }
 
 impl Setup {
@@ -76,7 +78,7 @@ impl Server {
         if !setup.empty {
             prepared().iter().for_each(|file| file.write(&data));
         }
-        fs::write(folder.path().join("dacapo.toml"), configuration(&setup.limits)).expect("write the configuration");
+        fs::write(folder.path().join("dacapo.toml"), configuration(&setup)).expect("write the configuration");
         let mut server = Self { setup, folder, process: None, client: Client::new("http://nowhere.invalid") };
         server.restart();
         server
@@ -104,8 +106,8 @@ impl Server {
 
     /// The same with other limits.
     pub(crate) fn restart_with(&mut self, limits: Limits) {
-        fs::write(self.folder.path().join("dacapo.toml"), configuration(&limits)).expect("write the configuration");
         self.setup.limits = limits;
+        fs::write(self.folder.path().join("dacapo.toml"), configuration(&self.setup)).expect("write the configuration");
         self.restart();
     }
 
@@ -254,14 +256,14 @@ pub(crate) fn run_to_end(command: &mut Command) -> Output {
 }
 
 /// A configuration file with what differs from the defaults.
-fn configuration(limits: &Limits) -> String {
+fn configuration(Setup { limits, hubs, .. }: &Setup) -> String {
     let (Ok(Value::Object(limits)), Ok(Value::Object(defaults))) =
         (serde_json::to_value(limits), serde_json::to_value(Limits::default()))
     else {
         panic!("limits are an object");
     };
     let changed = limits.iter().filter(|(name, value)| defaults[*name] != **value);
-    changed.fold(String::from("[limits]\n"), |file, (name, value)| file + &format!("{name} = {value}\n"))
+    changed.fold(String::from("[limits]\n"), |file, (name, value)| file + &format!("{name} = {value}\n")) + hubs
 }
 
 /// A file of a data directory.
