@@ -44,16 +44,19 @@ fn seen(client: &Client, id: &str) -> Value {
     client.status(id, "edition=current&showHistory=true&showHistoryOutput=true").json()
 }
 
+/// Waits until an instance is there and stands as `wanted` says, and returns how that is.
+fn once(client: &Client, id: &str, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    eventually(&format!("{what} of {id}"), || {
+        let reply = client.status(id, "edition=current&showHistory=true&showHistoryOutput=true");
+        // Without a history it is only about to begin.
+        let status = (reply.status != 404).then(|| reply.json()).filter(|status| status["historyEvents"].is_array())?;
+        wanted(&status).then_some(status)
+    })
+}
+
 /// Waits until an instance has so many events of a type, and returns how it stands then.
 fn until(client: &Client, id: &str, kind: &str, count: usize) -> Value {
-    eventually(&format!("{count} times {kind} in {id}"), || {
-        let reply = client.status(id, "edition=current&showHistory=true&showHistoryOutput=true");
-        if reply.status == 404 {
-            return None;
-        }
-        let status = reply.json();
-        (of_type(&status, kind).len() >= count).then_some(status)
-    })
+    once(client, id, &format!("{count} times {kind}"), |status| of_type(status, kind).len() >= count)
 }
 
 /// Waits until an instance is in this state.

@@ -52,7 +52,7 @@ fn all_that_a_failure_carries_comes_through_to_the_grandparent() {
     for details in [&event["FailureDetails"], &history(&status).last().unwrap()["FailureDetails"]] {
         assert_eq!((&details["ErrorType"], &details["ErrorMessage"]), (&json!("OvenCold"), &json!("the oven is cold")));
         assert_eq!(
-            (&details["IsNonRetriable"], &details["Properties"]["details"]),
+            (&details["IsNonRetriable"], &details["Properties"]["Details"]),
             (&json!(true), &json!([20, 18])),
             "{details}"
         );
@@ -246,4 +246,13 @@ fn a_fan_out_of_children_with_room_for_nobody_gives_what_it_should() {
     for id in ids {
         assert_eq!(completed(&server, &id), json!((0..10).map(|loaf| loaf * 2).collect::<Vec<_>>()));
     }
+}
+
+/// So many open tasks are not kept in memory while they wait.
+#[test]
+fn a_parent_of_more_children_than_stay_in_memory_ends() {
+    const LOAVES: u32 = 150;
+    let server = Server::start();
+    server.start_as("parent", "Batch", &LOAVES.to_string());
+    assert_eq!(completed(&server, "parent"), json!((0..LOAVES).map(|loaf| loaf * 2).collect::<Vec<_>>()));
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::{completed, forgetful, history, of_type, seen, types, until, until_status};
+use super::{completed, forgetful, history, of_type, once, seen, types, until, until_status};
 use crate::support::server::HUB;
 use crate::support::{P3, Server, Setup, eventually, guests, wasm};
 
@@ -44,10 +44,7 @@ fn events_that_nobody_has_read_are_dropped_if_asked_for() {
     for (event, coin) in [("coin", "1"), ("coin", "2"), ("go", "null")] {
         server.raise("a", event, coin);
     }
-    eventually("the second execution", || {
-        let status = seen(&server, "a");
-        (status["input"] == json!(false) && of_type(&status, "EventRaised").is_empty()).then_some(())
-    });
+    once(&server, "a", "the second execution", |status| status["input"] == false && of_type(status, "EventRaised").is_empty());
     server.raise("a", "coin", "3");
     assert_eq!(completed(&server, "a"), 3);
 }

@@ -40,7 +40,7 @@ fn the_idempotency_key_is_the_same_in_all_attempts_and_another_for_another_call(
         server.start_as(id, "RetryFlaky", r#"[3, {"interval_ms": 1, "attempts": 3}]"#);
         let status = server.finished(id);
         let failed = of_type(&status, "TaskFailed");
-        let told = failed.iter().map(|event| event["FailureDetails"]["Properties"]["details"].clone());
+        let told = failed.iter().map(|event| event["FailureDetails"]["Properties"]["Details"].clone());
         assert_eq!(told.collect::<Vec<_>>(), [status["output"].clone(), status["output"].clone()]);
         keys.insert(status["output"].as_str().unwrap().to_owned());
     }

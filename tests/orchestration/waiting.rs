@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{completed, forgetful, history, of_type, seen, until, until_status};
+use super::{completed, forgetful, history, of_type, once, seen, until, until_status};
 use crate::support::{Server, Service, Setup, eventually};
 
 /// The timer that was dropped would be due while a later one of somebody else fires; then it must not have fired.
@@ -12,7 +12,7 @@ fn a_timer_that_lost_never_fires_after_a_crash() {
     server.start_as("race", "RaceTimer", "1200");
     until_status(&server, "race", "Running");
     server.raise("race", "go", "null");
-    eventually("the race", || of_type(&seen(&server, "race"), "TimerCreated").is_empty().then_some(()));
+    once(&server, "race", "the end of the timer", |status| of_type(status, "TimerCreated").is_empty());
     server.kill();
     server.restart();
     server.start_as("later", "Sleeper", "1300");
@@ -106,12 +106,12 @@ fn the_first_of_many_is_taken_and_the_others_are_dropped() {
 #[test]
 fn the_newest_wait_gets_the_oldest_event() {
     let server = Server::start();
-    server.start_as("waits first", "WaitTwice", "");
-    until_status(&server, "waits%20first", "Running");
+    server.start_as("a", "WaitTwice", "");
+    until_status(&server, "a", "Running");
     for event in ["1", "2"] {
-        server.raise("waits%20first", "Item", event);
+        server.raise("a", "Item", event);
     }
-    assert_eq!(completed(&server, "waits%20first"), json!([2, 1]));
+    assert_eq!(completed(&server, "a"), json!([2, 1]));
 }
 
 /// The same work per task, however many there are.
@@ -150,4 +150,21 @@ fn a_fan_out_of_a_thousand_is_killed_and_goes_on_while_nothing_stays_in_memory()
     server.restart();
     assert_eq!(completed(&server, "wide"), 1_000);
     assert_eq!(of_type(&server.finished("wide"), "TaskCompleted").len(), 1_000);
+}
+
+/// So large an input is not kept in memory while its orchestration waits.
+#[test]
+fn who_has_a_large_input_hears_events_too() {
+    let server = Server::start();
+    let coin = "x".repeat(20_000);
+    server.start_as("till", "Till", &json!({"left": 2, "taken": [coin]}).to_string());
+    until_status(&server, "till", "Running");
+    server.raise("till", "coin", "1");
+    server.raise("till", "coin", "2");
+    assert_eq!(completed(&server, "till"), json!([coin, 1, 2]));
+    server.start_as("terminated", "Till", &json!({"left": 1, "taken": [coin]}).to_string());
+    until_status(&server, "terminated", "Running");
+    let reply = server.post("/runtime/webhooks/durabletask/instances/terminated/terminate", "");
+    assert_eq!(reply.status, 202, "{reply}");
+    assert_eq!(server.finished("terminated")["runtimeStatus"], "Terminated");
 }
