@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{completed, forgetful, history, of_type, once, seen, types, until, until_status};
 use crate::support::server::HUB;
-use crate::support::{P3, Server, Setup, eventually, guests, wasm};
+use crate::support::{DEADLINE_S, P3, Server, Setup, eventually, eventually_within, guests, wasm};
 
 #[test]
 fn only_the_newest_execution_is_shown() {
@@ -124,19 +124,23 @@ fn ten_thousand_executions_later_an_instance_is_as_small_as_a_new_one() {
     let stored = |executions: u32| {
         let mut server = Server::start();
         server.start_as("a", "CountDown", &format!("[{executions}, 0]"));
-        let status = eventually("the last execution", || {
+        // Each is a commit, so a slow disk takes its time.
+        let status = eventually_within(5 * DEADLINE_S, || {
             let reply = server.status("a", "edition=current&showHistory=true&showHistoryOutput=true");
             (reply.status == 200).then(|| reply.json())
         });
+        let status = status.expect("the last execution has ended");
         assert_eq!(status["output"], executions);
         assert_eq!(types(&status), ["ExecutionStarted", "ExecutionCompleted"]);
         server.stop();
         let bytes = fs::metadata(server.data().join("dacapo.db")).expect("look at the store").len();
+        println!("{executions} executions: {} bytes of history, {bytes} bytes of store", size(&status));
         (size(&status), bytes)
     };
     let (few, many) = (stored(100), stored(10_000));
     assert!(many.0 <= few.0 + 20, "the history: {} bytes, {} after many", few.0, many.0);
-    assert!(many.1 <= few.1 * 3, "the store: {} bytes, {} after many", few.1, many.1);
+    // Most of it is the module. Ten thousand executions would take ten times this.
+    assert!(many.1 <= few.1 + (1 << 20), "the store: {} bytes, {} after many", few.1, many.1);
 }
 
 #[test]
