@@ -13,6 +13,7 @@ mod hostile;
 mod measure;
 mod modules;
 mod newcomer;
+mod orchestration;
 mod readme;
 mod residents;
 mod serve;

@@ -85,3 +85,23 @@ fn a_long_history_is_complete_and_in_order() {
         assert!(event["ScheduledTime"].as_str().unwrap()[..19] <= event["Timestamp"].as_str().unwrap()[..19], "{event}");
     }
 }
+
+#[test]
+fn all_that_an_orchestration_asks_for_is_shown() {
+    let server = Server::start();
+    server.start_as("house", "Household", "null");
+    let open = eventually("the open child", || {
+        let reply = server.status("house", "showHistory=true");
+        let events = reply.json()["historyEvents"].as_array().cloned()?;
+        let last = events.into_iter().next_back()?;
+        (last["EventType"] == "SubOrchestrationInstanceCreated" && last["Name"] == "Collect" && last["InstanceId"] != "detached")
+            .then(|| last["InstanceId"].as_str().expect("an ID is text").to_owned())
+    });
+    // The ID of the child and the idempotency key begin with it.
+    let generation = open.split(':').next().expect("a generation");
+    let secrets = [(generation, "<generation>")];
+    golden::check("history-household", server.status("house", "showHistory=true&showHistoryOutput=true").text(), &secrets);
+    server.post(&format!("{P3}/instances/house/terminate?reason=closed"), "");
+    server.finished("house");
+    golden::check("history-household-terminated", server.status("house", "showHistory=true&showInput=false").text(), &secrets);
+}

@@ -131,6 +131,28 @@ impl Client {
         reply.json()
     }
 
+    /// Raises an event with this JSON, which has to be taken.
+    pub(crate) fn raise(&self, id: &str, event: &str, json: &str) {
+        let client = self.with_header("content-type", "application/json");
+        let reply = client.post(&format!("{P3}/instances/{id}/raiseEvent/{event}"), json);
+        assert_eq!(reply.status, 202, "raise {event} to {id}: {reply}");
+    }
+
+    /// The lines that an instance and its activities have said.
+    pub(crate) fn lines(&self, id: &str) -> Vec<String> {
+        let reply = self.get(&format!("{P3}/instances/{id}/logs")).json();
+        let lines = reply["lines"].as_array().expect("lines are a list").iter();
+        lines.map(|line| line["message"].as_str().expect("a line is text").to_owned()).collect()
+    }
+
+    /// A figure of the server's metrics.
+    #[track_caller]
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let reply = self.get("/metrics");
+        let value = reply.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {reply}"))
+    }
+
     /// How an instance stands. `query` such as `showHistory=true`, or nothing.
     pub(crate) fn status(&self, id: &str, query: &str) -> Reply {
         self.get(&format!("{P3}/instances/{id}?{query}"))

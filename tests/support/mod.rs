@@ -4,11 +4,13 @@ pub(crate) mod client;
 pub(crate) mod golden;
 pub(crate) mod guests;
 pub(crate) mod server;
+pub(crate) mod service;
 pub(crate) mod shell;
 pub(crate) mod wasm;
 
 pub(crate) use client::{Client, P3, Reply};
 pub(crate) use server::{Server, Setup};
+pub(crate) use service::Service;
 pub(crate) use shell::Shell;
 
 use std::time::{Duration, Instant};

@@ -56,6 +56,16 @@ pub(crate) fn variant(module: &[u8], mark: &str) -> Vec<u8> {
     [module, &[0, length + 1, length], name.as_bytes()].concat()
 }
 
+/// The same module with other words in its data: another digest, and code that can be told from the first.
+pub(crate) fn reworded(module: &[u8], then: &str, now: &str) -> Vec<u8> {
+    assert_eq!(then.len(), now.len(), "all else stays in its place");
+    let places: Vec<_> = (0..module.len() - then.len()).filter(|&at| module[at..].starts_with(then.as_bytes())).collect();
+    let [at] = places[..] else { panic!("{then:?} is there {} times", places.len()) };
+    let mut module = module.to_vec();
+    module[at..at + now.len()].copy_from_slice(now.as_bytes());
+    module
+}
+
 /// Words as a string of the text format.
 fn words(words: &[u32]) -> String {
     words.iter().flat_map(|word| word.to_le_bytes()).map(|byte| format!("\\{byte:02x}")).collect()

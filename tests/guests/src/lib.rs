@@ -1,18 +1,39 @@
 //! Guests for the tests of the runtime: those that do what they should, and those that do not.
 
 mod behaved;
+mod children;
+mod continuing;
+mod determinism;
 mod hostile;
+mod network;
+mod questions;
+mod retries;
+mod versions;
+mod waiting;
 
 use behaved::{
     approval, big_result, catch_failure, chatter, clocks, collect, echo, fail, fail_activity, fan_out, many_actions, murmur,
     race, sequence, sleeper, status, talks, unknown_activity, worldly,
 };
+use children::{
+    batch, call_child, catch_child, fail_with_all, household, leave, lineage, loaf, start_and_send, start_later, start_two, twins,
+};
+use continuing::{continue_and_fail, count_down, forget, rounds, till};
+use determinism::{note, roulette};
 use hostile::{
     call_activity, call_loop, call_panic, connect, connect_activity, divide_by_zero, echo_then_loop, exit, exit_activity,
     fail_with_causes, forever, grow, grow_activity, loop_activity, loop_for_ever, mistyped_activity, need_environment, need_file,
     out_of_bounds, out_of_bounds_activity, panic, panic_activity, read_file, recurse, recurse_activity, sleep_thread,
     spawn_thread, unwrap, write_file_activity, wrong_input, wrong_output,
 };
+use network::{
+    blurt, boast, call_stepwise, call_with_text, fetch, fetch_by_host, fetch_in_time, fetch_itself, fetch_many, fetch_slowly,
+    mumble, scream, stepwise, tell,
+};
+use questions::shelf;
+use retries::{flaky, flaky_child, hopeless, retry_child, retry_flaky, retry_hopeless, retry_timeout};
+use versions::{call_others, child_edition, editions, next_edition, tell_edition};
+use waiting::{echo_text, fan_out_texts, race_activity, race_timer, sleep_until, wait_for_all, wait_for_any, wait_twice};
 
 dacapo_guest::module!(
     sequence,
@@ -65,4 +86,58 @@ dacapo_guest::module!(
     write_file_activity,
     connect_activity,
     exit_activity,
+    call_child,
+    catch_child,
+    fail_with_all,
+    lineage,
+    leave,
+    loaf,
+    batch,
+    start_and_send,
+    start_two,
+    start_later,
+    household,
+    twins,
+    count_down,
+    till,
+    forget,
+    rounds,
+    continue_and_fail,
+    roulette,
+    note,
+    fetch,
+    fetch_slowly,
+    call_with_text,
+    fetch_itself,
+    fetch_by_host,
+    fetch_many,
+    fetch_in_time,
+    mumble,
+    tell,
+    blurt,
+    scream,
+    boast,
+    stepwise,
+    call_stepwise,
+    shelf,
+    flaky,
+    hopeless,
+    retry_flaky,
+    retry_hopeless,
+    flaky_child,
+    retry_child,
+    retry_timeout,
+    tell_edition,
+    child_edition,
+    editions,
+    next_edition,
+    call_others,
+    race_timer,
+    race_activity,
+    wait_for_all,
+    wait_for_any,
+    wait_twice,
+    fan_out_texts,
+    echo_text,
+    sleep_until,
 );
