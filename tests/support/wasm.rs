@@ -22,6 +22,7 @@ pub(crate) fn module(describe: &str, advance: &str, rest: &str) -> Vec<u8> {
             (func (export "dacapo:guest/orchestrator@0.1.0#begin") (param {fifteen}))
             (func (export "dacapo:guest/orchestrator@0.1.0#advance") (param i32 i32) (result i32) {advance})
             (func (export "dacapo:guest/activity@0.1.0#invoke") (param {fifteen}) (result i32) unreachable)
+            (func (export "dacapo:guest/query@0.1.0#ask") (param i32 i32 i32 i32 i32 i32) (result i32) unreachable)
             {rest})"#
     );
     let mut module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}"));
