@@ -22,7 +22,7 @@ fn confidant() -> Server {
          [hubs.durablefunctionshub.secrets]\nAPI_KEY = {{ file = {file:?} }}\n"
     );
     // It is read once, at the start.
-    Setup { hubs, log: "debug", ..Setup::default() }.start()
+    Setup { configuration: hubs, log: "debug", ..Setup::default() }.start()
 }
 
 fn call(function: &str, text: &str) -> String {
