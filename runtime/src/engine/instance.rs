@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::partition::{
-    ActivityOrder, Answer, CommitOrder, Effect, HttpOrder, Moment, Next, Start, Starter, Token, TurnOrder, TurnResult,
+    ActivityOrder, Answer, CommitOrder, Effect, HttpOrder, Input as PartitionInput, Moment, Next, Start, Starter, Token, TurnOrder,
+    TurnResult,
 };
 use crate::model::{
     Action, Ask, Body, ChildCall, ChildStart, Continuation, Digest, End, Event, Execution, ExecutionKey, Failure, Input,
@@ -26,8 +27,8 @@ pub(super) struct Instance {
     pub(super) execution: Option<Execution>,
     /// Inputs that are not recorded yet, in the order of their arrival. At most one answer for each task.
     arrived: Vec<Arrival>,
-    /// What other instances have for whoever has the ID, while it is open whether this one comes into being.
-    early: Vec<Message>,
+    /// What is for whoever has the ID, and came while it is open whether this one comes into being; the partition's own note.
+    pub(super) early: Vec<PartitionInput>,
     /// Tasks that are to be answered and have not been: what was handed out, timers that are not due, children.
     running: BTreeSet<TaskId>,
     /// Who wants it ended, and why.
@@ -240,12 +241,8 @@ impl Instance {
         self.arrived.push(arrival);
     }
 
-    /// Takes what another instance has for it. If it turns out that the ID was not free, it is for the one that has it: even an answer to an
-    /// execution that nobody here knows.
+    /// Takes what another instance has for it.
     pub(super) fn receive(&mut self, message: Message, moment: &mut Moment<'_>) {
-        if let Phase::Starting { .. } = self.phase {
-            return self.early.push(message);
-        }
         match message.body {
             Body::Raise { name, payload } => self.raise(None, Some(message.key), name, payload, moment),
             Body::Answer { execution, task, outcome } if execution == self.current && self.running.remove(&task) => {
@@ -699,18 +696,6 @@ impl Instance {
         let raised = self.arrived.iter().filter_map(|arrival| arrival.caller);
         moment.effects.extend(raised.chain(termination).map(|caller| Effect::Reply(caller, answer.clone())));
         self.arrived.retain(|arrival| arrival.caller.is_none());
-    }
-
-    /// What has come from other instances while it was open whether this one comes into being. It has not.
-    pub(super) fn messages(&mut self) -> Vec<Message> {
-        std::mem::take(&mut self.early)
-    }
-
-    /// It has come into being, and what was early is for it.
-    pub(super) fn receive_early(&mut self, moment: &mut Moment<'_>) {
-        for message in std::mem::take(&mut self.early) {
-            self.receive(message, moment);
-        }
     }
 
     /// The instance has ended, or there is none: everybody who waits for anything of it hears so. Returns who wants its ID.

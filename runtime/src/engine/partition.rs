@@ -488,6 +488,8 @@ impl Partition {
     /// Hands an input to an instance that is in memory.
     fn hand_over(&mut self, now_ms: u64, key: ExecutionKey, input: Input, effects: &mut Vec<Effect>) {
         self.with(now_ms, key, effects, |instance, moment| match input {
+            // If it turns out that the ID was not free, they are for the one that has it.
+            Input::Message(_) | Input::Due(_) if matches!(instance.phase, Phase::Starting { .. }) => instance.early.push(input),
             Input::Start(token, start) => instance.contend(Starter::Caller(token), *start, moment),
             Input::StartChild(message, Ok(start)) => instance.contend(Starter::Message(message), *start, moment),
             Input::Wait(token, _) => instance.waiters.push(token),
@@ -691,7 +693,9 @@ impl Partition {
             (Phase::Starting { starter, start }, CommitOutcome::Done) => {
                 instance.execution = Some(Execution::new(start.started));
                 starter.started(effects);
-                self.with(now_ms, key, effects, |instance, moment| instance.receive_early(moment));
+                for input in std::mem::take(&mut instance.early) {
+                    self.hand_over(now_ms, key, input, effects);
+                }
                 self.still_open(now_ms, key, effects);
             }
             (Phase::Starting { starter, .. }, CommitOutcome::Refused(status)) => {
@@ -779,10 +783,10 @@ impl Partition {
     /// it.
     fn drop_unstarted(&mut self, now_ms: u64, key: ExecutionKey, effects: &mut Vec<Effect>) -> Vec<Input> {
         let mut instance = self.forget(key);
-        let messages = instance.messages().into_iter().map(|message| Input::Message(Box::new(message)));
+        let early = std::mem::take(&mut instance.early);
         let mut moment = Moment { now_ms, effects, numbers: &mut self.numbers };
         let contenders = instance.dismiss(&Answer::NotOpen, &mut moment);
-        contenders.into_iter().map(|(starter, start)| starter.input(start)).chain(messages).collect()
+        contenders.into_iter().map(|(starter, start)| starter.input(start)).chain(early).collect()
     }
 
     /// Takes an instance out of memory.
