@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::partition::{
-    ActivityOrder, Answer, CommitOrder, Effect, HttpOrder, Input as PartitionInput, Moment, Next, Start, Starter, Token, TurnOrder,
-    TurnResult,
+    ActivityOrder, Answer, CommitOrder, Effect, HttpOrder, Input as PartitionInput, Moment, Next, Start, Starter, Token,
+    TurnOrder, TurnResult,
 };
 use crate::model::{
     Action, Ask, Body, ChildCall, ChildStart, Continuation, Digest, End, Event, Execution, ExecutionKey, Failure, Input,

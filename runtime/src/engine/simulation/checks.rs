@@ -81,7 +81,11 @@ impl<P: Programs> World<P> {
         if !P::reads_clock(started) && !played.turns.is_empty() {
             let inputs = played.turns.concat();
             let anew = Played::split_anew(started, &inputs, &mut P::Guest::default(), &mut self.random);
-            assert_eq!((&anew.asks, &anew.end), (&played.asks, &played.end), "it makes no difference which turn an input comes with");
+            assert_eq!(
+                (&anew.asks, &anew.end),
+                (&played.asks, &played.end),
+                "it makes no difference which turn an input comes with"
+            );
             assert_eq!(anew.status, played.status);
             self.coverage.note_times("split anew", u64::from(anew.turns.len() != played.turns.len()));
         }
@@ -121,7 +125,8 @@ impl Played {
                 Event::Ended { end: End::Completed(_) | End::Failed(_), .. } => (),
                 _ => again.push(event.clone()),
             }
-            let next_end = rest[position + 1..].iter().find(|event| !matches!(event, Event::Scheduled { .. } | Event::Cancelled { .. }));
+            let next_end =
+                rest[position + 1..].iter().find(|event| !matches!(event, Event::Scheduled { .. } | Event::Cancelled { .. }));
             match (event, next_end) {
                 // Nobody knows what the guest did in that turn.
                 (Event::TurnStarted { .. }, Some(Event::Ended { end: End::Faulted(_), .. })) => (),

@@ -24,8 +24,8 @@ use super::partition::ActivityOrder;
 use crate::model::{Outcome, Payload, Started};
 use crate::replay::Guest;
 use checks::Ended;
-use programs::Handwritten;
 use generated::Generated;
+use programs::Handwritten;
 use world::World;
 
 #[test]
@@ -128,7 +128,8 @@ fn simulate<P: Programs>(expected: &[&'static str]) {
 
 /// Which seeds to run, and whether it is one alone.
 fn seeds(default: u64) -> (Range<u64>, bool) {
-    let number = |name| std::env::var(name).ok().map(|text| text.parse().expect("a seed and a number of seeds are whole numbers"));
+    let number =
+        |name| std::env::var(name).ok().map(|text| text.parse().expect("a seed and a number of seeds are whole numbers"));
     match number("DACAPO_SEED") {
         Some(seed) => (seed..seed + 1, true),
         None => (0..number("DACAPO_SEEDS").unwrap_or(default), false),

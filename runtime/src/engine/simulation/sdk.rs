@@ -106,8 +106,7 @@ fn payload(text: String) -> Payload {
 
 fn from_guest(failure: driver::Failure) -> Failure {
     let driver::Failure { kind, message, details, stack_trace, non_retriable, causes } = failure;
-    let cause =
-        |cause: driver::Cause| Cause { kind: cause.kind, message: cause.message, details: cause.details.map(payload) };
+    let cause = |cause: driver::Cause| Cause { kind: cause.kind, message: cause.message, details: cause.details.map(payload) };
     let (details, causes) = (details.map(payload), causes.into_iter().map(cause).collect());
     Failure { kind, message, details, stack_trace, non_retriable, causes }
 }

@@ -27,7 +27,7 @@ const IDLE_MAX: usize = 1;
 const AHEAD_MS: u64 = 10;
 
 /// More steps than any interleaving takes that comes to an end.
-const STEPS_MAX: u64 = 100_000;
+const STEPS_MAX: u64 = 20_000;
 
 /// Something that can happen next.
 enum Step {
@@ -53,6 +53,8 @@ pub(super) struct World<P: Programs> {
     pub(super) hub: HubKey,
     pub(super) partition: Partition,
     post: VecDeque<Message>,
+    /// Nobody takes these any more; they are to leave the store.
+    discarded: Vec<MessageKey>,
     /// When the partition wants to be called.
     alarm_ms: Option<u64>,
     /// Up to when the store was searched for what is due.
@@ -110,6 +112,7 @@ impl<P: Programs> World<P> {
                 IDLE_MAX,
             ),
             post: VecDeque::new(),
+            discarded: Vec::new(),
             alarm_ms: None,
             searched_ms: None,
             store,
@@ -172,6 +175,9 @@ impl<P: Programs> World<P> {
             }
             self.run_out();
         }
+        while !self.discarded.is_empty() {
+            self.search();
+        }
         self.check();
         self.coverage
     }
@@ -206,6 +212,9 @@ impl<P: Programs> World<P> {
         self.deliver(Input::Horizon(until_ms));
         let rows = self.store.due(self.hub, self.searched_ms, until_ms, None, usize::MAX).unwrap();
         self.searched_ms = Some(until_ms);
+        if self.store.discard_messages(&self.discarded).is_ok() {
+            self.discarded.clear();
+        }
         self.steps.extend(rows.into_iter().map(|DueRow { id, .. }| Step::Due(id)));
     }
 
@@ -309,6 +318,7 @@ impl<P: Programs> World<P> {
         self.poisoned = false;
         self.starting.clear();
         self.starting_waiters.clear();
+        self.discarded.clear();
         self.waiting.clear();
         self.raising.clear();
         self.terminating.clear();
@@ -348,7 +358,7 @@ impl<P: Programs> World<P> {
                     self.post.push_back(*message);
                     self.steps.push(Step::Post);
                 }
-                Effect::Discard(key) => self.store.discard_messages(&[key]).unwrap_or(()),
+                Effect::Discard(key) => self.discarded.push(key),
                 Effect::Cancel(..) => self.coverage.note("task cancelled"), // Its result may still come.
                 Effect::Evict(key) => {
                     self.guests.remove(&key);
@@ -392,7 +402,8 @@ impl<P: Programs> World<P> {
                 self.coverage.note("event raised");
                 // What continues as new has given up the turn that took it, or has it in two executions.
                 let histories = self.histories(&id);
-                let may_continue = |history: &Vec<Event>| matches!(&history[0], Event::Started(started) if P::may_continue(started));
+                let may_continue =
+                    |history: &Vec<Event>| matches!(&history[0], Event::Started(started) if P::may_continue(started));
                 if !histories.iter().any(may_continue) {
                     let recorded = histories.iter().flat_map(|history| raised(history)).filter(|recorded| *recorded == number);
                     assert_eq!(recorded.count(), 1, "event {number} of {id} was acknowledged");
@@ -582,4 +593,3 @@ impl<P: Programs> World<P> {
 fn guest_failure(error: TurnError) -> TurnFailure {
     TurnFailure::Guest { error, lines: Vec::new() }
 }
-
