@@ -21,6 +21,7 @@ pub(super) struct Generated;
 impl Programs for Generated {
     type Guest = SdkGuest;
     const SEEDS: u64 = 1_000;
+    const STEPS: u64 = 100;
     const EVENTS: &[&str] = &EVENTS;
     const MEDDLING: bool = true;
 

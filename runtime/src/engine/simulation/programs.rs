@@ -21,7 +21,8 @@ pub(super) struct Handwritten;
 
 impl Programs for Handwritten {
     type Guest = SimGuest;
-    const SEEDS: u64 = 1_500;
+    const SEEDS: u64 = 600;
+    const STEPS: u64 = 280;
     const EVENTS: &[&str] = &["go"];
     const MEDDLING: bool = false;
 

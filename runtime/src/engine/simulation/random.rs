@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::{Duration, UNIX_EPOCH};
 
 use dacapo_guest::driver::continue_as_new;
-use dacapo_guest::{ChildOptions, Context, ContinueOptions, Error, Result, RetryPolicy, StartOptions, bail};
+use dacapo_guest::{ChildOptions, Context, ContinueOptions, Result, RetryPolicy, StartOptions, bail};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -117,11 +117,12 @@ enum Palette {
 impl Program {
     pub(super) fn draw(random: &mut ChaCha8Rng) -> Self {
         let palette = [Palette::Certain, Palette::Races, Palette::Races, Palette::Clock][below(random, 4) as usize];
-        Self::with(random, palette, 3)
+        let depth = if below(random, 4) == 0 { 3 } else { 2 };
+        Self::with(random, palette, depth)
     }
 
     fn with(random: &mut ChaCha8Rng, palette: Palette, depth: u32) -> Self {
-        let again = if below(random, 4) == 0 { 1 + below(random, 3) as u32 } else { 0 };
+        let again = if below(random, 5) == 0 { 1 + below(random, 2) as u32 } else { 0 };
         let drops = below(random, 3) == 0;
         Self { body: Node::group(random, palette, depth), again, drops, read: Vec::new() }
     }
@@ -134,7 +135,7 @@ impl Program {
 
 impl Node {
     fn group(random: &mut ChaCha8Rng, palette: Palette, depth: u32) -> Self {
-        let nodes = |random: &mut ChaCha8Rng| (0..2 + below(random, 3)).map(|_| Self::draw(random, palette, depth - 1)).collect();
+        let nodes = |random: &mut ChaCha8Rng| (0..2 + below(random, 2)).map(|_| Self::draw(random, palette, depth - 1)).collect();
         match below(random, if palette == Palette::Certain { 6 } else { 9 }) {
             0..4 => Self::Sequence(nodes(random)),
             4..6 => Self::All(nodes(random)),
@@ -147,8 +148,8 @@ impl Node {
             0..6 if depth > 0 => Self::group(random, palette, depth),
             6..8 if depth > 0 => Self::Try(Box::new(Self::draw(random, palette, depth - 1))),
             8..10 if depth > 0 => {
-                let is_wanted = palette != Palette::Certain && below(random, 3) == 0;
-                let id = is_wanted.then(|| format!("child-{}", below(random, 3)));
+                let is_wanted = palette != Palette::Certain && below(random, 2) == 0;
+                let id = is_wanted.then(|| format!("child-{}", below(random, 2)));
                 let attempts = 1 + below(random, 2) as u32;
                 Self::Child(Box::new(Program::with(random, palette, depth)), id, attempts)
             }

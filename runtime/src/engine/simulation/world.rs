@@ -126,7 +126,8 @@ impl<P: Programs> World<P> {
             waiting: HashMap::new(),
             raising: HashMap::new(),
             terminating: HashMap::new(),
-            events: 0,
+            // Programs send each other events with low numbers.
+            events: 1_000,
             acknowledged: BTreeMap::new(),
             acknowledged_events: BTreeMap::new(),
             refused_by_store: false,
@@ -138,7 +139,7 @@ impl<P: Programs> World<P> {
     }
 
     pub(super) fn run(mut self) -> Coverage {
-        let steps = 50 + self.below(250);
+        let steps = 20 + self.below(P::STEPS);
         for _ in 0..steps {
             self.now_ms += self.below(5);
             match self.below(100) {
