@@ -1,6 +1,7 @@
 //! Orchestrations that nobody has thought of: drawn from the seed, and run by the real SDK.
 //!
-//! A program is a tree, and stands in the input of the instance that runs it, so that a history says all there is to know. What activities
+//! A program is a tree, and stands in the input of the instance that runs it, so that a history says all there is to know.
+//! What activities
 //! give derives from their inputs, so that for a program without races the value is known beforehand ([`Node::value`]).
 
 use std::cell::RefCell;
@@ -319,7 +320,8 @@ fn policy(attempts: u32, total_ms: Option<u64>) -> RetryPolicy {
     }
 }
 
-/// Waits for all. By hand, as is [`race`]: the crate that has both would be compiled anew for these tests, and with it all that uses it.
+/// Waits for all. By hand, as is [`race`]: the crate that has both would be compiled anew for these tests, and with it all
+/// that uses it.
 async fn join(futures: Vec<Running<'_>>) -> Vec<Result<Value>> {
     let mut open: Vec<_> = futures.into_iter().map(Some).collect();
     let mut results: Vec<_> = open.iter().map(|_| None).collect();

@@ -33,7 +33,7 @@ const STEPS_MAX: u64 = 20_000;
 enum Step {
     Turn(Box<TurnOrder>),
     /// A turn was run.
-    Report(ExecutionKey, u64, Result<TurnResult, TurnFailure>),
+    Report(ExecutionKey, u64, Box<Result<TurnResult, TurnFailure>>),
     Commit(Box<CommitOrder>),
     /// The committer tells what is durable; clients may have seen it before.
     Tell(ExecutionKey, CommitOutcome),
@@ -448,10 +448,10 @@ impl<P: Programs> World<P> {
             Step::Turn(order) => {
                 if self.partition.begin_turn(order.execution, order.number) {
                     let result = self.run_turn(&order);
-                    self.steps.push(Step::Report(order.execution, order.number, result));
+                    self.steps.push(Step::Report(order.execution, order.number, Box::new(result)));
                 }
             }
-            Step::Report(key, number, result) => self.deliver(Input::TurnDone(key, number, result)),
+            Step::Report(key, number, result) => self.deliver(Input::TurnDone(key, number, *result)),
             Step::Commit(order) => self.commit(*order),
             Step::Tell(key, outcome) => {
                 self.refused_by_store = matches!(outcome, CommitOutcome::Refused(_));
