@@ -65,7 +65,8 @@ impl<P: Programs> World<P> {
 }
 
 impl<P: Programs> World<P> {
-    /// Whatever is stored of an execution is what a fresh guest makes of what it took: event by event as it is printed, and however the same
+    /// Whatever is stored of an execution is what a fresh guest makes of what it took: event by event as it is printed, and
+    /// however the same
     /// inputs are spread over turns. Returns the custom status that it has set last.
     fn check_replay(&mut self, key: ExecutionKey) -> Option<Payload> {
         let history = self.histories.of(&self.store, key);

@@ -21,6 +21,7 @@ pub(super) struct Generated;
 impl Programs for Generated {
     type Guest = SdkGuest;
     const SEEDS: u64 = 1_000;
+    const STEPS: u64 = 100;
     const EVENTS: &[&str] = &EVENTS;
     const MEDDLING: bool = true;
 
@@ -60,7 +61,8 @@ fn program(started: &Started) -> Program {
     serde_json::from_str(started.input.text()).unwrap()
 }
 
-/// Why an instance ends otherwise than its program says: three turns in a row used up their bounds, somebody ended it, or another one has its ID.
+/// Why an instance ends otherwise than its program says: three turns in a row used up their bounds, somebody ended it, or
+/// another one has its ID.
 const FROM_OUTSIDE: [&str; 3] = ["LimitExceeded", "Terminated", "InstanceExists"];
 
 impl World<Generated> {

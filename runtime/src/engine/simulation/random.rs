@@ -1,6 +1,7 @@
 //! Orchestrations that nobody has thought of: drawn from the seed, and run by the real SDK.
 //!
-//! A program is a tree, and stands in the input of the instance that runs it, so that a history says all there is to know. What activities
+//! A program is a tree, and stands in the input of the instance that runs it, so that a history says all there is to know.
+//! What activities
 //! give derives from their inputs, so that for a program without races the value is known beforehand ([`Node::value`]).
 
 use std::cell::RefCell;
@@ -117,11 +118,12 @@ enum Palette {
 impl Program {
     pub(super) fn draw(random: &mut ChaCha8Rng) -> Self {
         let palette = [Palette::Certain, Palette::Races, Palette::Races, Palette::Clock][below(random, 4) as usize];
-        Self::with(random, palette, 3)
+        let depth = if below(random, 4) == 0 { 3 } else { 2 };
+        Self::with(random, palette, depth)
     }
 
     fn with(random: &mut ChaCha8Rng, palette: Palette, depth: u32) -> Self {
-        let again = if below(random, 4) == 0 { 1 + below(random, 3) as u32 } else { 0 };
+        let again = if below(random, 5) == 0 { 1 + below(random, 2) as u32 } else { 0 };
         let drops = below(random, 3) == 0;
         Self { body: Node::group(random, palette, depth), again, drops, read: Vec::new() }
     }
@@ -134,7 +136,7 @@ impl Program {
 
 impl Node {
     fn group(random: &mut ChaCha8Rng, palette: Palette, depth: u32) -> Self {
-        let nodes = |random: &mut ChaCha8Rng| (0..2 + below(random, 3)).map(|_| Self::draw(random, palette, depth - 1)).collect();
+        let nodes = |random: &mut ChaCha8Rng| (0..2 + below(random, 2)).map(|_| Self::draw(random, palette, depth - 1)).collect();
         match below(random, if palette == Palette::Certain { 6 } else { 9 }) {
             0..4 => Self::Sequence(nodes(random)),
             4..6 => Self::All(nodes(random)),
@@ -147,8 +149,8 @@ impl Node {
             0..6 if depth > 0 => Self::group(random, palette, depth),
             6..8 if depth > 0 => Self::Try(Box::new(Self::draw(random, palette, depth - 1))),
             8..10 if depth > 0 => {
-                let is_wanted = palette != Palette::Certain && below(random, 3) == 0;
-                let id = is_wanted.then(|| format!("child-{}", below(random, 3)));
+                let is_wanted = palette != Palette::Certain && below(random, 2) == 0;
+                let id = is_wanted.then(|| format!("child-{}", below(random, 2)));
                 let attempts = 1 + below(random, 2) as u32;
                 Self::Child(Box::new(Program::with(random, palette, depth)), id, attempts)
             }
@@ -318,7 +320,8 @@ fn policy(attempts: u32, total_ms: Option<u64>) -> RetryPolicy {
     }
 }
 
-/// Waits for all. By hand, as is [`race`]: the crate that has both would be compiled anew for these tests, and with it all that uses it.
+/// Waits for all. By hand, as is [`race`]: the crate that has both would be compiled anew for these tests, and with it all
+/// that uses it.
 async fn join(futures: Vec<Running<'_>>) -> Vec<Result<Value>> {
     let mut open: Vec<_> = futures.into_iter().map(Some).collect();
     let mut results: Vec<_> = open.iter().map(|_| None).collect();

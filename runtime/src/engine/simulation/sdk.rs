@@ -1,4 +1,5 @@
-//! How does the simulation run an orchestrator of the real SDK? Natively, as the host runs a component: in the types of the contract.
+//! How does the simulation run an orchestrator of the real SDK? Natively, as the host runs a component: in the types of the
+//! contract.
 
 use dacapo_guest::driver::{self, Driver};
 

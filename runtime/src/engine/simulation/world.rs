@@ -33,7 +33,7 @@ const STEPS_MAX: u64 = 20_000;
 enum Step {
     Turn(Box<TurnOrder>),
     /// A turn was run.
-    Report(ExecutionKey, u64, Result<TurnResult, TurnFailure>),
+    Report(ExecutionKey, u64, Box<Result<TurnResult, TurnFailure>>),
     Commit(Box<CommitOrder>),
     /// The committer tells what is durable; clients may have seen it before.
     Tell(ExecutionKey, CommitOutcome),
@@ -128,7 +128,8 @@ impl<P: Programs> World<P> {
             waiting: HashMap::new(),
             raising: HashMap::new(),
             terminating: HashMap::new(),
-            events: 0,
+            // Programs send each other events with low numbers.
+            events: 1_000,
             acknowledged: BTreeMap::new(),
             acknowledged_events: BTreeMap::new(),
             refused_by_store: false,
@@ -140,7 +141,7 @@ impl<P: Programs> World<P> {
     }
 
     pub(super) fn run(mut self) -> Coverage {
-        let steps = 50 + self.below(250);
+        let steps = 20 + self.below(P::STEPS);
         for _ in 0..steps {
             self.now_ms += self.below(5);
             match self.below(100) {
@@ -449,10 +450,10 @@ impl<P: Programs> World<P> {
             Step::Turn(order) => {
                 if self.partition.begin_turn(order.execution, order.number) {
                     let result = self.run_turn(&order);
-                    self.steps.push(Step::Report(order.execution, order.number, result));
+                    self.steps.push(Step::Report(order.execution, order.number, Box::new(result)));
                 }
             }
-            Step::Report(key, number, result) => self.deliver(Input::TurnDone(key, number, result)),
+            Step::Report(key, number, result) => self.deliver(Input::TurnDone(key, number, *result)),
             Step::Commit(order) => self.commit(*order),
             Step::Tell(key, outcome) => {
                 self.refused_by_store = matches!(outcome, CommitOutcome::Refused(_));
