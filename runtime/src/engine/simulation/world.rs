@@ -179,7 +179,11 @@ impl<P: Programs> World<P> {
             self.run_out();
         }
         while !self.discarded.is_empty() {
+            if self.poisoned {
+                self.restart();
+            }
             self.search();
+            self.run_out();
         }
         self.check();
         self.coverage
@@ -201,6 +205,12 @@ impl<P: Programs> World<P> {
         }
     }
 
+    /// What goes round in circles is not to look like a slow machine.
+    fn count(&mut self) {
+        self.taken += 1;
+        assert!(self.taken < STEPS_MAX, "it never comes to an end");
+    }
+
     /// The alarm rings if it is time.
     fn ring(&mut self) {
         if self.alarm_ms.is_some_and(|alarm_ms| alarm_ms <= self.now_ms) {
@@ -211,12 +221,14 @@ impl<P: Programs> World<P> {
 
     /// Asks the store what comes due, as the server does every second.
     fn search(&mut self) {
+        self.count();
         let until_ms = (self.now_ms + AHEAD_MS).max(self.searched_ms.unwrap_or(0));
         self.deliver(Input::Horizon(until_ms));
         let rows = self.store.due(self.hub, self.searched_ms, until_ms, None, usize::MAX).unwrap();
         self.searched_ms = Some(until_ms);
-        if self.store.discard_messages(&self.discarded).is_ok() {
-            self.discarded.clear();
+        match self.store.discard_messages(&self.discarded) {
+            Ok(()) => self.discarded.clear(),
+            Err(error) => self.poisoned |= matches!(error, StoreError::Poisoned(_)),
         }
         self.steps.extend(rows.into_iter().map(|DueRow { id, .. }| Step::Due(id)));
     }
@@ -443,8 +455,7 @@ impl<P: Programs> World<P> {
         if self.steps.is_empty() {
             return;
         }
-        self.taken += 1;
-        assert!(self.taken < STEPS_MAX, "it never comes to an end");
+        self.count();
         let chosen = usize::try_from(self.below(self.steps.len() as u64)).unwrap();
         match self.steps.swap_remove(chosen) {
             Step::Turn(order) => {
