@@ -85,7 +85,12 @@ struct Arguments {
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    match Arguments::parse().report() {
+    print(Arguments::parse().report())
+}
+
+/// Ends a program with its report on standard output, or with what went wrong.
+fn print(report: Result<String>) -> ExitCode {
+    match report {
         Ok(report) => {
             // If nobody reads it, that is no reason to fail.
             let _ = writeln!(io::stdout(), "{report}");

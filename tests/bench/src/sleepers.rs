@@ -2,7 +2,6 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
@@ -18,7 +17,7 @@ use serde_json::Value;
 use crate::http::{self, Connection};
 use crate::machine::{self, Machine};
 use crate::server::{self, Server};
-use crate::{tell, workload};
+use crate::{print, workload};
 
 /// How long the others sleep, in milliseconds: far longer than this runs.
 const DAY_MS: u64 = 24 * 3_600_000;
@@ -60,17 +59,7 @@ struct Arguments {
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    match Arguments::parse().report() {
-        Ok(report) => {
-            // If nobody reads it, that is no reason to fail.
-            let _ = writeln!(io::stdout(), "{report}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            tell(format_args!("error: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    print(Arguments::parse().report())
 }
 
 /// What the program prints to standard output with these arguments, of which the first is its own name.
