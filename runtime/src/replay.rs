@@ -6,8 +6,8 @@
 use std::fmt::Write as _;
 
 use crate::model::{
-    Action, ActivityCall, Ask, ChildCall, ChildStart, CorruptHistory, End, Event, Execution, Failure, HttpCall, Input, Progress,
-    SentEvent, Started, TaskId, time,
+    Action, ActivityCall, Again, Ask, ChildCall, ChildStart, CorruptHistory, Digest, End, Event, Execution, Failure, HttpCall,
+    Input, InstanceId, Progress, SentEvent, Started, TaskId, rewind, time,
 };
 
 /// A guest that runs one execution: a component instance, or what a test puts in its place.
@@ -57,9 +57,9 @@ pub enum TurnError {
     Corrupt(#[from] CorruptHistory),
 }
 
-/// Plays one turn to `guest` and returns what it brings about.
+/// Plays one turn to `guest` and returns what it brings about that is new.
 ///
-/// `next_task` is the number that the turn's first new task gets. `recorded` is what history has of this turn; `None` for a
+/// `next_task` is the number that the turn's first task gets. `recorded` is what history has of this turn; `None` for a
 /// turn that is new.
 ///
 /// # Errors
@@ -71,32 +71,38 @@ pub fn turn(
     next_task: TaskId,
     recorded: Option<&Recorded>,
 ) -> Result<Progress, TurnError> {
-    let progress = guest.advance(at_ms, inputs).map_err(TurnError::Fault)?;
+    let mut progress = guest.advance(at_ms, inputs).map_err(TurnError::Fault)?;
     check_numbers(next_task, &progress.asks).map_err(|failure| TurnError::Fault(Fault::Certain(failure)))?;
     if let Some(recorded) = recorded {
         recorded.compare(next_task, &progress).map_err(TurnError::Diverged)?;
+        progress.asks.drain(..recorded.asks.len());
     }
     Ok(progress)
 }
 
-/// Brings a fresh `guest` to where `history` ends, checking every recorded turn on the way.
+/// Brings a fresh `guest` to where `history` ends, checking every recorded turn on the way. Its code is the one that runs the execution by
+/// now; turns of other code, which ran before a rewind, are held to less.
 ///
-/// The last turn of an execution that ended with the guest at fault is not played: it has no result to compare with.
+/// The last turn of an execution that ended with the guest at fault is not played: it has no result to compare with. Nor is the last turn before a
+/// rewind, which the next turn repeats.
 ///
 /// # Errors
 /// As [`TurnError`] says; the guest is not to be used any more.
 pub fn replay(history: &[Event], guest: &mut dyn Guest) -> Result<Execution, TurnError> {
-    let Some((Event::Started(started), rest)) = history.split_first() else {
+    let standing = rewind::standing(history);
+    let Some((Event::Started(started), rest)) = standing.split_first() else {
         return Err(Execution::fold(history).expect_err("an execution starts with `started`").into());
     };
+    let moved = |event: &Event| if let Event::Rewound { module, .. } = event { *module } else { None };
+    let code = rest.iter().rev().find_map(moved).unwrap_or(started.module);
     guest.begin(started).map_err(TurnError::Fault)?;
     let mut execution = Execution::new(started.clone());
     for (position, event) in rest.iter().enumerate() {
         if let Event::TurnStarted { at_ms, consumes } = event {
-            let next_task = execution.next_task;
+            let next_task = execution.again.as_ref().map_or(execution.next_task, |again| again.next_task);
+            let recorded = Recorded::of(&execution, code, &rest[position + 1..]);
             let inputs: Vec<Input> = execution.unread.iter().take(*consumes as usize).cloned().collect();
             execution.apply(event)?;
-            let recorded = Recorded::after(&rest[position + 1..]);
             if !matches!(recorded.end, Some(End::Faulted(_))) {
                 turn(guest, *at_ms, &inputs, next_task, Some(&recorded))?;
             }
@@ -104,19 +110,36 @@ pub fn replay(history: &[Event], guest: &mut dyn Guest) -> Result<Execution, Tur
             execution.apply(event)?;
         }
     }
+    execution.length = u32::try_from(history.len()).expect("the limit on history is far below");
     Ok(execution)
 }
 
-/// What history has of one turn: the events that stand directly behind its `turn_started`.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// What history has of one turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recorded {
     asks: Vec<Ask>,
     end: Option<End>,
+    /// That is only how the turn began: what else it brings about is new.
+    is_beginning: bool,
+    /// How many of the asks other code made. The guest must ask for the same things by name, but may have something else to say to them.
+    of_other_code: usize,
 }
 
 impl Recorded {
-    fn after(events: &[Event]) -> Self {
-        let mut recorded = Self::default();
+    /// What a turn has to begin with that is played again after a rewind.
+    pub fn beginning(again: &Again) -> Self {
+        Self { asks: again.asks.clone(), end: None, is_beginning: true, of_other_code: of_other_code(again) }
+    }
+
+    /// What `execution` has of the turn that it is about to take in, which `events` follow. The guest runs `code`.
+    fn of(execution: &Execution, code: Digest, events: &[Event]) -> Self {
+        let again = execution.again.as_ref();
+        let mut recorded = Self {
+            asks: again.map_or_else(Vec::new, |again| again.asks.clone()),
+            end: None,
+            is_beginning: false,
+            of_other_code: if execution.started.module == code { again.map_or(0, of_other_code) } else { usize::MAX },
+        };
         for event in events {
             match event {
                 Event::Scheduled { action, .. } => recorded.asks.push(Ask::Schedule(action.clone())),
@@ -127,7 +150,7 @@ impl Recorded {
                     recorded.end = Some(end.clone());
                     break;
                 }
-                Event::Started(_) | Event::TurnStarted { .. } | Event::Resolved { .. } | Event::Raised { .. } => break,
+                _ => break,
             }
         }
         recorded
@@ -135,9 +158,14 @@ impl Recorded {
 
     fn compare(&self, next_task: TaskId, progress: &Progress) -> Result<(), String> {
         let mut task = next_task;
-        for position in 0..self.asks.len().max(progress.asks.len()) {
+        let checked = if self.is_beginning { self.asks.len() } else { self.asks.len().max(progress.asks.len()) };
+        for position in 0..checked {
             let (then, now) = (self.asks.get(position), progress.asks.get(position));
-            if then != now {
+            let is_same = match (then, now) {
+                (Some(then), Some(now)) if position < self.of_other_code => outline(then) == outline(now),
+                (then, now) => then == now,
+            };
+            if !is_same {
                 return Err(difference(task, then, now));
             }
             if let Some(Ask::Schedule(_)) = then {
@@ -145,7 +173,7 @@ impl Recorded {
             }
         }
         // An execution that continued as new has no history any more, so that no turn of one can have been the last of such.
-        if self.end == progress.end && progress.continuation.is_none() {
+        if self.is_beginning || self.end == progress.end && progress.continuation.is_none() {
             return Ok(());
         }
         let side = |end: &Option<End>| end.as_ref().map_or_else(|| "goes on".to_owned(), describe_end);
@@ -155,6 +183,26 @@ impl Recorded {
             .as_ref()
             .map_or_else(|| side(&progress.end), |next| format!("continues as new with {}", shortened(next.input.text())));
         Err(format!("after task {next_task}: in history the orchestrator {then}, the guest now {now}"))
+    }
+}
+
+fn of_other_code(again: &Again) -> usize {
+    if again.is_of_other_code { again.asks.len() } else { 0 }
+}
+
+/// What two versions of an orchestrator have to agree on: what is asked for, by its name, and of which instance.
+fn outline(ask: &Ask) -> (&'static str, Option<&str>, Option<&InstanceId>, Option<TaskId>) {
+    match ask {
+        Ask::Cancel(task) => ("cancel", None, None, Some(*task)),
+        Ask::Schedule(action) => match action {
+            Action::Activity(ActivityCall { name, .. }) => ("activity", Some(name), None, None),
+            Action::Timer { .. } => ("timer", None, None, None),
+            Action::WaitEvent { name } => ("wait", Some(name), None, None),
+            Action::SubOrchestration(ChildCall { name, instance, .. }) => ("child", Some(name), instance.as_ref(), None),
+            Action::StartDetached(ChildStart { name, instance, .. }) => ("start", Some(name), instance.as_ref(), None),
+            Action::SendEvent(SentEvent { instance, name, .. }) => ("event", Some(name), Some(instance), None),
+            Action::Http(_) => ("request", None, None, None),
+        },
     }
 }
 
@@ -254,6 +302,7 @@ fn shortened(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::model::execution::tests::{activity, ended, resolved, scheduled, started, turn as turn_started};
+    use crate::model::rewind::tests::{failed, failed_end, rewound};
     use crate::model::{Outcome, Payload};
 
     /// A guest that has its turns written down, and notes what it is given.
@@ -406,6 +455,64 @@ mod tests {
         check(&sequence(), [asks([attempt(2, Some(TaskId(0)))])], message);
         let message = r#"the module calls activity "Mix" as attempt 0, with task none as the first one; its SDK is at fault"#;
         check(&sequence(), [asks([attempt(0, None)])], message);
+    }
+
+    #[test]
+    fn a_rewound_turn_is_played_by_the_next_one_with_what_still_stands() {
+        let first = [turn_started(1_000, 0), scheduled(0, "Mix"), failed(0), turn_started(1_500, 1), failed_end()];
+        let history = |events: &[Event]| -> Vec<Event> {
+            std::iter::once(Event::Started(started())).chain(events.iter().cloned()).collect()
+        };
+        let rewind = rewound(&history(&first));
+        let mix = || asks([call("Mix")]);
+        check(&[&first[..], &[rewind.clone()]].concat(), [mix()], "begin BakeBread; 1000 []");
+        let again = [&first[..], &[rewind, turn_started(3_000, 0), resolved(0), turn_started(3_500, 1), ended()]].concat();
+        check(&again, [mix(), asks([]), end()], "begin BakeBread; 1000 []; 3000 []; 3500 [0]");
+        // A turn that asked for something has to ask for it again, and may then ask for more.
+        let asking = [turn_started(1_000, 0), scheduled(0, "Mix"), failed_end()];
+        let rewind = rewound(&history(&asking));
+        let more = [&asking[..], &[rewind, turn_started(1_000, 0), scheduled(1, "Bake")]].concat();
+        check(&more, [asks([call("Mix"), call("Bake")])], "begin BakeBread; 1000 []");
+        let expected = r#"task 0: history has activity "Mix", the guest now asks for activity "Bake""#;
+        check(&more, [asks([call("Bake"), call("Mix")])], expected);
+    }
+
+    #[test]
+    fn other_code_is_held_to_names_and_the_code_of_a_turn_to_all_of_it() {
+        let bake = |grams: u32| {
+            Ask::Schedule(Action::Activity(ActivityCall {
+                name: "Bake".into(),
+                input: Payload::of(&grams),
+                attempt: 1,
+                first_attempt: None,
+                timeout_ms: None,
+            }))
+        };
+        let moved =
+            Event::Rewound { at_ms: 3_000, reason: None, reopened: vec![], turn_at_ms: None, module: Some(Digest([7; 32])) };
+        let history =
+            [&sequence()[..], &[resolved(1), turn_started(1_700, 1), failed_end(), moved, turn_started(3_000, 1)]].concat();
+        let turns = |second: Ask| [asks([call("Mix")]), asks([second]), asks([])];
+        check(&history, turns(bake(750)), "begin BakeBread; 1000 []; 1500 [0]; 3000 [1]");
+        let expected = r#"task 1: history has activity "Bake", the guest now asks for activity "Fry""#;
+        check(&history, turns(call("Fry")), expected);
+        let later = [&history[..], &[scheduled(2, "Bake")]].concat();
+        let turns = |third: Ask| [asks([call("Mix")]), asks([bake(1)]), asks([third])];
+        check(&later, turns(call("Bake")), "begin BakeBread; 1000 []; 1500 [0]; 3000 [1]");
+        let expected = r#"task 2: history has activity "Bake" with null, the guest now asks for it with 2"#;
+        check(&later, turns(bake(2)), expected);
+    }
+
+    #[test]
+    fn how_a_turn_begins_is_checked_and_only_the_rest_is_new() {
+        let again = Again { asks: vec![call("Mix")], next_task: TaskId(0), at_ms: Some(1_000), is_of_other_code: false };
+        let play = |asked: Vec<Ask>| {
+            let mut guest = Scripted { turns: vec![asks(asked)], given: Vec::new() };
+            turn(&mut guest, 1_000, &[], TaskId(0), Some(&Recorded::beginning(&again)))
+        };
+        assert_eq!(play(vec![call("Mix"), call("Bake")]).unwrap().asks, [call("Bake")]);
+        assert!(matches!(play(vec![call("Bake")]), Err(TurnError::Diverged(_))));
+        assert!(matches!(play(vec![]), Err(TurnError::Diverged(_))));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! How does a client act on an instance that it has started? Raise an event to it, end it.
+//! How does a client act on an instance that it has started? Raise an event to it, end it, have it pause, go on, or go back.
 
 use std::sync::Arc;
 
@@ -47,13 +47,59 @@ pub(super) async fn raise(call: RaiseCall, Received { bytes, share }: Received) 
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
 
-/// `POST {prefix}/instances/{instance}/terminate`, or `DELETE`: ends an instance, `reason` being what it leaves as its output.
+/// `POST {prefix}/instances/{instance}/terminate`, or `DELETE`: ends an instance, `reason` being what it leaves as its output; with
+/// `recursive=true` also the sub-orchestrations that it waits for.
 ///
 /// 202 once the end is durable. 404 if there is no such instance, 410 if it has ended, 503 if it could not be recorded now.
 pub(super) async fn terminate(hub: Option<Arc<Hub>>, instance: &str, query: &Query) -> Result<Reply, ApiError> {
     let (hub, id) = open(hub, instance)?;
-    hub.terminate(&id, query.text("reason").map(str::to_owned)).await?;
+    hub.terminate(&id, reason(query), query.flag("recursive").unwrap_or(false)).await?;
     Ok(Reply::empty(StatusCode::ACCEPTED))
+}
+
+/// `POST {prefix}/instances/{instance}/suspend`: has an instance pause, `reason` being shown as its output meanwhile.
+///
+/// 202 once that is durable. 404 if there is no such instance, 410 if it has ended, 500 if it pauses already, 503 if it could not be
+/// recorded now.
+pub(super) async fn suspend(hub: Option<Arc<Hub>>, instance: &str, query: &Query) -> Result<Reply, ApiError> {
+    let (hub, id) = open(hub, instance)?;
+    hub.suspend(&id, reason(query)).await?;
+    Ok(Reply::empty(StatusCode::ACCEPTED))
+}
+
+/// `POST {prefix}/instances/{instance}/resume`: has an instance go on after a pause.
+///
+/// 202 once that is durable. 404 if there is no such instance, 410 if it has ended, 500 if it does not pause, 503 if it could not be
+/// recorded now.
+pub(super) async fn resume(hub: Option<Arc<Hub>>, instance: &str, query: &Query) -> Result<Reply, ApiError> {
+    let (hub, id) = open(hub, instance)?;
+    hub.resume(&id, reason(query)).await?;
+    Ok(Reply::empty(StatusCode::ACCEPTED))
+}
+
+/// `POST {prefix}/instances/{instance}/rewind`: has a failed instance go on from before its failure.
+///
+/// 202 once that is durable. 404 if there is no such instance, 410 if it has ended in another way, 412 with a text if it has not ended or its
+/// code is gone, 503 if it could not be recorded now.
+pub(super) async fn rewind(hub: Option<Arc<Hub>>, instance: &str, query: &Query) -> Result<Reply, ApiError> {
+    let (hub, id) = open(hub, instance)?;
+    match hub.rewind(&id, reason(query)).await {
+        Ok(()) => Ok(Reply::empty(StatusCode::ACCEPTED)),
+        Err(ControlError::Ended(_)) => Err(ApiError::empty(ENDED_OTHERWISE)),
+        Err(ControlError::Unfit(status)) => Err(ApiError::text(
+            StatusCode::PRECONDITION_FAILED,
+            format!("instance {id} is {status}; only one that is Failed can be rewound"),
+        )),
+        Err(ControlError::Refused(why)) => Err(ApiError::text(StatusCode::PRECONDITION_FAILED, why)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What a rewind answers if the instance is Completed or Terminated. Every published edition says 410; the newest servers say 412.
+const ENDED_OTHERWISE: StatusCode = StatusCode::GONE;
+
+fn reason(query: &Query) -> Option<String> {
+    query.text("reason").map(str::to_owned)
 }
 
 /// Does `work`, to its end even if the client goes away, when the body has room that it must not give back before.
@@ -91,8 +137,9 @@ impl From<ControlError> for ApiError {
     fn from(error: ControlError) -> Self {
         match &error {
             ControlError::NotFound => Self::empty(StatusCode::NOT_FOUND),
-            ControlError::Ended => Self::empty(StatusCode::GONE),
-            ControlError::Overloaded | ControlError::Recovering | ControlError::ShuttingDown => Self::unavailable(error),
+            ControlError::Ended(_) => Self::empty(StatusCode::GONE),
+            ControlError::Unfit(_) | ControlError::Refused(_) => Self::invalid_operation(error),
+            ControlError::Overloaded | ControlError::ShuttingDown => Self::unavailable(error),
             ControlError::Unreadable(_) => Self::internal(error),
             ControlError::Store(_) => {
                 let number = error::log_failure(&error);

@@ -27,6 +27,7 @@ pub(super) struct ApiError {
 #[derive(Debug)]
 enum Form {
     Empty,
+    Text { message: String },
     Short { message: String },
     Long { message: &'static str, kind: &'static str, detail: String },
     Ours { code: &'static str, message: String, failure: Option<Failure> },
@@ -91,6 +92,17 @@ impl ApiError {
         Self { form: Form::Short { message: message.to_string() }, ..Self::empty(StatusCode::BAD_REQUEST) }
     }
 
+    /// A body that is one text.
+    pub(super) fn text(status: StatusCode, message: impl Display) -> Self {
+        Self { form: Form::Text { message: message.to_string() }, ..Self::empty(status) }
+    }
+
+    /// 500, long form, by its name in the original: the instance is not in a status in which that can be done.
+    pub(super) fn invalid_operation(detail: impl Display) -> Self {
+        let message = "The instance is not in a status in which that can be done";
+        Self::long(StatusCode::INTERNAL_SERVER_ERROR, message, "System.InvalidOperationException", detail)
+    }
+
     /// 409, short form.
     pub(super) fn conflict(message: impl Display) -> Self {
         Self { form: Form::Short { message: message.to_string() }, ..Self::empty(StatusCode::CONFLICT) }
@@ -138,6 +150,7 @@ impl ApiError {
     pub(super) fn into_reply(self) -> Reply {
         let mut reply = match &self.form {
             Form::Empty => Reply::empty(self.status),
+            Form::Text { message } => Reply::json(self.status, message),
             Form::Short { message } => Reply::json(self.status, &Short { message }),
             Form::Long { message, kind, detail } => {
                 let long = Long { message, exception_message: detail, exception_type: kind, stack_trace: None };

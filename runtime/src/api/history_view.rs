@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::model::time;
 use crate::model::{
     Action, ActivityCall, Cause, ChildCall, ChildStart, End, Event, Failure, HttpCall, InstanceId, Outcome, Payload, SentEvent,
-    Started, TaskId,
+    Started, TaskId, rewind,
 };
 
 /// The activity as which clients see an HTTP request of the host.
@@ -115,6 +115,18 @@ pub(super) enum HistoryEvent<'a> {
         input: Option<&'a str>,
         timestamp: String,
     },
+    /// Somebody from outside has it pause.
+    ExecutionSuspended { reason: Option<&'a str>, timestamp: String },
+    /// It goes on after a pause.
+    ExecutionResumed { reason: Option<&'a str>, timestamp: String },
+    /// It goes on although it had failed. Parents and children are told apart by their IDs here, which a rewind leaves as they are, so that no
+    /// execution's ID is named.
+    ExecutionRewound {
+        reason: Option<&'a str>,
+        parent_execution_id: Option<&'a str>,
+        instance_id: Option<&'a InstanceId>,
+        timestamp: String,
+    },
     /// Somebody from outside ended it; the reason stands where others have their input.
     ExecutionTerminated {
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -193,10 +205,12 @@ struct Request<'a> {
     timeout_ms: Option<u64>,
 }
 
-/// Projects the history of one execution.
+/// Projects the history of one execution. What a rewind has taken back is left out.
 pub(super) fn view(history: &[Event], show: Show) -> Vec<HistoryEvent<'_>> {
+    let is_shown = rewind::is_shown(history);
+    let shown = || history.iter().zip(&is_shown).filter(|(_, is_shown)| **is_shown).map(|(event, _)| event);
     let (mut answered, mut cancelled) = (HashSet::new(), HashSet::new());
-    for event in history {
+    for event in shown() {
         match event {
             Event::Resolved { task, .. } => _ = answered.insert(*task),
             Event::Cancelled { task } => _ = cancelled.insert(*task),
@@ -208,7 +222,7 @@ pub(super) fn view(history: &[Event], show: Show) -> Vec<HistoryEvent<'_>> {
     let mut turn_at_ms = 0;
     let mut asked: HashMap<TaskId, Asked<'_>> = HashMap::new();
     let mut timers: HashMap<TaskId, String> = HashMap::new();
-    for event in history {
+    for event in shown() {
         match event {
             Event::Started(started) => {
                 first = Some(started);
@@ -252,6 +266,18 @@ pub(super) fn view(history: &[Event], show: Show) -> Vec<HistoryEvent<'_>> {
                 let function = first.map_or("", |started| &started.function);
                 view.push(ended(function, *at_ms, end, show));
             }
+            Event::Suspended { at_ms, reason } => {
+                view.push(HistoryEvent::ExecutionSuspended { reason: reason.as_deref(), timestamp: time::exact(*at_ms) });
+            }
+            Event::Resumed { at_ms, reason } => {
+                view.push(HistoryEvent::ExecutionResumed { reason: reason.as_deref(), timestamp: time::exact(*at_ms) });
+            }
+            Event::Rewound { at_ms, reason, .. } => view.push(HistoryEvent::ExecutionRewound {
+                reason: reason.as_deref(),
+                parent_execution_id: None,
+                instance_id: first.map(|started| &started.instance),
+                timestamp: time::exact(*at_ms),
+            }),
             Event::Cancelled { .. } => (),
         }
     }
@@ -264,7 +290,7 @@ pub(super) fn failure_text(function: &str, failure: &Failure) -> String {
 }
 
 /// The output of a terminated instance: the reason as the JSON that it is, or else as a text.
-pub(super) fn termination_output(reason: Option<&str>) -> Payload {
+pub(super) fn reason_output(reason: Option<&str>) -> Payload {
     reason.map_or_else(Payload::null, |reason| Payload::parse(reason.to_owned()).unwrap_or_else(|_| Payload::of(reason)))
 }
 
@@ -370,7 +396,7 @@ fn ended<'a>(function: &str, at_ms: u64, end: &'a End, show: Show) -> HistoryEve
         },
         End::Terminated { reason } => HistoryEvent::ExecutionCompleted {
             orchestration_status: "Terminated",
-            result: show.output.then(|| termination_output(reason.as_deref())),
+            result: show.output.then(|| reason_output(reason.as_deref())),
             failure_details: None,
             timestamp,
         },

@@ -277,6 +277,18 @@ impl Api {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
                 control::terminate(self.hub(&target), &instance, &query).await
             }
+            Endpoint::Suspend { instance } => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                control::suspend(self.hub(&target), &instance, &query).await
+            }
+            Endpoint::Resume { instance } => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                control::resume(self.hub(&target), &instance, &query).await
+            }
+            Endpoint::Rewind { instance } => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                control::rewind(self.hub(&target), &instance, &query).await
+            }
             Endpoint::Logs { instance } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
                 logs::logs(self.hub(&target), &instance, &query).await
@@ -328,7 +340,8 @@ impl Endpoint {
         match self {
             Self::Health | Self::Ready => Need::Nothing,
             Self::Start { .. } | Self::Status { .. } | Self::List | Self::Binding | Self::Metrics => Need::System,
-            Self::Raise { .. } | Self::Terminate { .. } | Self::Logs { .. } | Self::Query { .. } => Need::System,
+            Self::Raise { .. } | Self::Terminate { .. } | Self::Suspend { .. } | Self::Resume { .. } => Need::System,
+            Self::Rewind { .. } | Self::Logs { .. } | Self::Query { .. } => Need::System,
             Self::Upload { .. } | Self::Modules | Self::Module { .. } | Self::ModuleBytes { .. } => Need::Master,
             Self::DeleteModule { .. } => Need::Master,
         }

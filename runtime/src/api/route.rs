@@ -20,6 +20,12 @@ pub(super) enum Endpoint {
     Raise { instance: String, event: String },
     /// End an instance.
     Terminate { instance: String },
+    /// Have an instance pause.
+    Suspend { instance: String },
+    /// Have it go on after that.
+    Resume { instance: String },
+    /// Have a failed instance go on.
+    Rewind { instance: String },
     /// What an instance has said.
     Logs { instance: String },
     /// What an instance answers to a question.
@@ -53,6 +59,9 @@ impl Endpoint {
             Self::List => "list",
             Self::Raise { .. } => "raise",
             Self::Terminate { .. } => "terminate",
+            Self::Suspend { .. } => "suspend",
+            Self::Resume { .. } => "resume",
+            Self::Rewind { .. } => "rewind",
             Self::Logs { .. } => "logs",
             Self::Query { .. } => "query",
             Self::Upload { .. } => "upload",
@@ -98,7 +107,7 @@ const PREFIXES: [(&str, Door); 4] = [
 type Line = (Method, &'static str, fn(&[&str], Door) -> Endpoint);
 
 /// Behind the prefixes of the wire contract.
-static OPERATIONS: [Line; 10] = [
+static OPERATIONS: [Line; 13] = [
     (Method::POST, "orchestrators/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: None }),
     (Method::POST, "orchestrators/{}/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: Some(part[1].into()) }),
     (Method::GET, "", |_, _| Endpoint::Binding),
@@ -107,6 +116,9 @@ static OPERATIONS: [Line; 10] = [
     (Method::POST, "instances/{}/raiseEvent/{}", |part, _| Endpoint::Raise { instance: part[0].into(), event: part[1].into() }),
     (Method::POST, "instances/{}/terminate", |part, _| Endpoint::Terminate { instance: part[0].into() }),
     (Method::DELETE, "instances/{}/terminate", |part, _| Endpoint::Terminate { instance: part[0].into() }),
+    (Method::POST, "instances/{}/suspend", |part, _| Endpoint::Suspend { instance: part[0].into() }),
+    (Method::POST, "instances/{}/resume", |part, _| Endpoint::Resume { instance: part[0].into() }),
+    (Method::POST, "instances/{}/rewind", |part, _| Endpoint::Rewind { instance: part[0].into() }),
     (Method::GET, "instances/{}/logs", |part, _| Endpoint::Logs { instance: part[0].into() }),
     (Method::GET, "instances/{}/query/{}", |part, _| Endpoint::Query { instance: part[0].into(), name: part[1].into() }),
 ];

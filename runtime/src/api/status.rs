@@ -101,11 +101,14 @@ impl<'a> StatusPayload<'a> {
             runtime_status: row.status.name(),
             input: show.input.then_some(input),
             custom_status: row.custom_status.as_ref(),
-            output: end.as_ref().map(|end| match end {
-                End::Completed(output) => output.clone(),
-                End::Failed(failure) | End::Faulted(failure) => Payload::of(&history_view::failure_text(&row.function, failure)),
-                End::Terminated { reason } => history_view::termination_output(reason.as_deref()),
-            }),
+            output: match end {
+                Some(End::Completed(output)) => Some(output.clone()),
+                Some(End::Failed(failure) | End::Faulted(failure)) => {
+                    Some(Payload::of(&history_view::failure_text(&row.function, failure)))
+                }
+                Some(End::Terminated { reason }) => Some(history_view::reason_output(reason.as_deref())),
+                None => row.reason.as_deref().map(|reason| history_view::reason_output(Some(reason))),
+            },
             created_time: time::whole_seconds(row.created_ms),
             last_updated_time: time::whole_seconds(row.updated_ms),
             history_events: history.map(|history| history_view::view(history, show)),
@@ -139,7 +142,7 @@ pub(super) async fn print(view: InstanceView, reply: impl FnOnce(&InstanceView) 
 fn reply(view: &InstanceView, wanted: Wanted, url: &str) -> Reply {
     let payload = StatusPayload::of(view, wanted.show);
     match view.row.status {
-        RuntimeStatus::Pending | RuntimeStatus::Running => {
+        RuntimeStatus::Pending | RuntimeStatus::Running | RuntimeStatus::Suspended => {
             Reply::json(StatusCode::ACCEPTED, &payload).location(url).retry_after_s(RETRY_AFTER_S)
         }
         RuntimeStatus::Completed => Reply::json(StatusCode::OK, &payload),
@@ -181,6 +184,7 @@ mod tests {
             custom_status: (status != RuntimeStatus::Pending).then(|| Payload::of("rising")),
             tags: Tags::default(),
             wake: Wake::NEVER,
+            reason: (status == RuntimeStatus::Suspended).then(|| "lunch".into()),
         };
         let input = Payload::parse(r#"{"grams":  7.50, "flour":"rye"}"#.into()).unwrap();
         let history = vec![Event::Started(started()), turn(1_500, 0), scheduled(0, "Mix"), ended()];
@@ -214,6 +218,15 @@ mod tests {
             &view(RuntimeStatus::Failed, Some(End::Failed(Failure::new("Oven", "oven is cold")))),
             "showInput=false",
             r#"400  {"name":"BakeBread","instanceId":"loaf-17","runtimeStatus":"Failed","input":null,"customStatus":"rising","output":"Orchestrator function 'BakeBread' failed: oven is cold","createdTime":"2026-03-01T08:00:00Z","lastUpdatedTime":"2026-03-01T08:04:10Z"}"#,
+        );
+    }
+
+    #[test]
+    fn a_suspended_instance_shows_why_as_its_output() {
+        check(
+            &view(RuntimeStatus::Suspended, None),
+            "showInput=false",
+            r#"202 http://h/p?q {"name":"BakeBread","instanceId":"loaf-17","runtimeStatus":"Suspended","input":null,"customStatus":"rising","output":"lunch","createdTime":"2026-03-01T08:00:00Z","lastUpdatedTime":"2026-03-01T08:04:10Z"}"#,
         );
     }
 

@@ -1,11 +1,10 @@
 //! What may a caller do in a task hub? Start instances, wait for them, look at them and at the modules.
 
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
 
 use super::catalog_of;
 use super::functions::{Code, Functions};
-use super::orders::{Answer, Input, Start, Token};
+use super::orders::{Answer, Input, Start, Token, Wish};
 use super::shell::Shell;
 use super::views::{ControlError, InstanceView, ModuleVersion, ModuleView, StartError, StartRequest, UploadError};
 use super::watch::Watch;
@@ -13,11 +12,8 @@ use crate::host::Catalog;
 use crate::model::{Digest, Event, Generation, HubName, InstanceId, ModuleName, Payload, Seed, Started};
 use crate::store::{InstanceRow, LogPage, ModuleRow, Store, StoreError};
 
-/// How often to look again for an instance that the store has open but recovery has not come to yet.
-pub(super) const RECOVERY_WAIT: Duration = Duration::from_millis(20);
-
-/// How long to look for it before the caller is told to come back.
-const RECOVERY_MAX: Duration = Duration::from_secs(5);
+/// How often in a row an instance may be replaced by another one with its ID between two looks before the caller is told to come back.
+const REPLACED_MAX: usize = 10;
 
 /// How many versions in a row may be deleted under a start before it counts as one of an unknown orchestrator.
 const DELETED_MAX: usize = 3;
@@ -108,7 +104,7 @@ impl Hub {
             Ok(Answer::Started) => Ok((id, watch)),
             Ok(Answer::Exists(status)) => Err(StartError::InstanceExists { id, status }),
             Ok(Answer::Failed(error)) => Err(StartError::Store(error)),
-            Ok(Answer::Recorded | Answer::Ended(_) | Answer::NotOpen) | Err(_) => Err(StartError::ShuttingDown),
+            Ok(_) | Err(_) => Err(StartError::ShuttingDown),
         }
     }
 
@@ -124,12 +120,44 @@ impl Hub {
         self.tell(id, input).await
     }
 
-    /// Ends an instance: none of its code runs any more. Durable on return. Instances that it has started go on.
+    /// Ends an instance: none of its code runs any more. Durable on return. Instances that it has started go on, but with `recursive` those that it
+    /// waits for end too, and theirs, each as soon as it hears of it.
     ///
     /// # Errors
     /// As [`ControlError`] says.
-    pub async fn terminate(&self, id: &InstanceId, reason: Option<String>) -> Result<(), ControlError> {
-        self.tell(id, |caller| Input::Terminate { caller, instance: id.clone(), reason: reason.clone() }).await
+    pub async fn terminate(&self, id: &InstanceId, reason: Option<String>, recursive: bool) -> Result<(), ControlError> {
+        self.control(id, Wish::Terminate { recursive }, reason).await
+    }
+
+    /// Has an instance pause: none of its code runs until it is resumed. What it has asked for goes on, and all that comes for it is recorded.
+    /// Durable on return.
+    ///
+    /// # Errors
+    /// As [`ControlError`] says; [`ControlError::Unfit`] if it pauses already.
+    pub async fn suspend(&self, id: &InstanceId, reason: Option<String>) -> Result<(), ControlError> {
+        self.control(id, Wish::Suspend, reason).await
+    }
+
+    /// Has an instance go on after a pause. Durable on return.
+    ///
+    /// # Errors
+    /// As [`ControlError`] says; [`ControlError::Unfit`] if it does not pause.
+    pub async fn resume(&self, id: &InstanceId, reason: Option<String>) -> Result<(), ControlError> {
+        self.control(id, Wish::Resume, reason).await
+    }
+
+    /// Has a failed instance go on from before its failure, and its failed children with it. Durable on return; the children hear of it
+    /// later.
+    ///
+    /// # Errors
+    /// As [`ControlError`] says; [`ControlError::Ended`] if it has ended in another way, [`ControlError::Unfit`] if it has not ended,
+    /// [`ControlError::Refused`] if its code is gone.
+    pub async fn rewind(&self, id: &InstanceId, reason: Option<String>) -> Result<(), ControlError> {
+        self.control(id, Wish::Rewind, reason).await
+    }
+
+    async fn control(&self, id: &InstanceId, wish: Wish, reason: Option<String>) -> Result<(), ControlError> {
+        self.tell(id, |caller| Input::Control { caller, instance: id.clone(), wish, reason: reason.clone() }).await
     }
 
     /// Whether there is such an instance and it has not ended.
@@ -140,33 +168,31 @@ impl Hub {
         let (shell, id) = (self.shell.clone(), id.clone());
         match blocking(move || shell.row_of(&id)).await {
             Ok(Some(row)) if !row.status.is_ended() => Ok(()),
-            Ok(Some(_)) => Err(ControlError::Ended),
+            Ok(Some(row)) => Err(ControlError::Ended(row.status)),
             Ok(None) => Err(ControlError::NotFound),
             Err(error) => Err(ControlError::Unreadable(error)),
         }
     }
 
-    /// Hands an open instance what is to be recorded, and waits until it is.
+    /// Hands an instance what is to be recorded, and waits until it is.
     async fn tell(&self, id: &InstanceId, input: impl Fn(Token) -> Input) -> Result<(), ControlError> {
-        let deadline = Instant::now() + RECOVERY_MAX;
-        loop {
+        for _ in 0..REPLACED_MAX {
             let (_, answer) = self.shell.ask(id, &input);
             match answer.await {
                 Ok(Answer::Recorded) => return Ok(()),
-                Ok(Answer::Ended(_)) => return Err(ControlError::Ended),
+                Ok(Answer::Ended(end)) => return Err(ControlError::Ended(end.status())),
+                Ok(Answer::Unfit(status)) => return Err(ControlError::Unfit(status)),
+                Ok(Answer::Refused(why)) => return Err(ControlError::Refused(why)),
                 Ok(Answer::Failed(error)) => return Err(ControlError::Store(error)),
-                // It has ended before, or was never there; or recovery has not come to it yet.
-                Ok(_) => self.check_open(id).await?,
+                // It has ended before, or was never there; or another one has just been started in its place.
+                Ok(Answer::NotOpen | Answer::Started | Answer::Exists(_)) => self.check_open(id).await?,
                 Err(_) => return Err(ControlError::ShuttingDown),
             }
-            if Instant::now() >= deadline {
-                return Err(ControlError::Recovering);
-            }
-            tokio::time::sleep(RECOVERY_WAIT).await;
         }
+        Err(ControlError::Overloaded)
     }
 
-    /// The lines of the current execution of an instance from number `from` on. `None` if there is no such instance.
+    /// The lines of an instance from number `from` on. `None` if there is no such instance.
     ///
     /// # Errors
     /// If the store cannot be read.

@@ -6,15 +6,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::orders::{
-    ActivityOrder, Answer, CommitOrder, Effect, HttpOrder, Input as PartitionInput, Next, Start, Token, TurnOrder, TurnResult,
+    ActivityOrder, Answer, CommitOrder, Effect, HttpOrder, Input as PartitionInput, Next, RewindPlan, Rewinder, Start, Token,
+    TurnOrder, TurnResult,
 };
 use super::partition::{Moment, Starter};
 use super::step::{
-    Arrival, LINES_BYTES_MAX, STEP_BYTES_MAX, Step, answered_task, asked, cancelled_task, fitting, messages, next,
+    Arrival, LINES_BYTES_MAX, STEP_BYTES_MAX, Step, adoptions, answer, answered_task, asked, cancelled_task, fitting, gone,
+    messages, next, terminations,
 };
 use crate::model::{
     Action, Ask, Body, Continuation, Digest, End, Event, Execution, ExecutionKey, Failure, Input, InstanceId, InstanceKey,
-    LimitsInForce, LogLine, LogRecord, Message, MessageKey, Outcome, Payload, Progress, RuntimeStatus, Started, TaskId, Wake,
+    LimitsInForce, LogLine, LogRecord, Message, MessageKey, Outcome, Parent, Payload, Progress, RuntimeStatus, Started, TaskId,
+    Wake,
 };
 use crate::replay::{Fault, TurnError};
 use crate::store::{Change, StoreError};
@@ -62,8 +65,12 @@ pub(super) struct Instance {
 struct Termination {
     /// Why, as the first one said.
     reason: Option<String>,
+    /// The children that it waits for end too.
+    recursive: bool,
     /// All who asked for it.
     callers: Vec<Token>,
+    /// The parent's word for it, if it was the parent who asked.
+    messages: Vec<Message>,
 }
 
 /// What is in flight for an instance: at most one thing.
@@ -71,6 +78,8 @@ struct Termination {
 pub(super) enum Phase {
     /// The commit that creates it.
     Starting { starter: Starter, start: Box<Start> },
+    /// The commit that has it go on although it had failed.
+    Reopening(Box<Reopening>),
     /// Reading it from the store.
     Loading,
     /// Nothing: it waits for its tasks.
@@ -101,6 +110,16 @@ pub(super) struct Committing {
     wake: Wake,
     /// The execution that these are the first events of, if they are.
     pub(super) next: Option<ExecutionKey>,
+}
+
+/// A rewind that is being written.
+#[derive(Debug)]
+pub(super) struct Reopening {
+    pub(super) by: Rewinder,
+    /// The fold of the history with it.
+    execution: Execution,
+    /// Handed over when it is durable.
+    sends: Arc<[Message]>,
 }
 
 /// What an instance takes in memory beside its values, in bytes, and each of its open tasks; about.
@@ -134,7 +153,8 @@ impl Instance {
 
     pub(super) fn status(&self) -> RuntimeStatus {
         match &self.execution {
-            Some(execution) if execution.turns > 0 || execution.started.continued > 0 => RuntimeStatus::Running,
+            Some(execution) if execution.is_suspended => RuntimeStatus::Suspended,
+            Some(execution) if has_run(execution) => RuntimeStatus::Running,
             _ => RuntimeStatus::Pending,
         }
     }
@@ -173,11 +193,11 @@ impl Instance {
     pub(super) fn next_alarm_ms(&self) -> Option<u64> {
         match self.phase {
             Phase::Resting { until_ms, .. } => return Some(until_ms),
-            Phase::Starting { .. } | Phase::Loading | Phase::Halted { .. } => return None,
+            Phase::Starting { .. } | Phase::Reopening(_) | Phase::Loading | Phase::Halted { .. } => return None,
             Phase::Idle | Phase::Turn { .. } | Phase::Committing(_) => (),
         }
         let execution = self.execution.as_ref()?;
-        if matches!(self.phase, Phase::Idle) && execution.turns == 0 {
+        if matches!(self.phase, Phase::Idle) && execution.turns == 0 && !execution.is_suspended {
             return execution.started.not_before_ms;
         }
         // Those that are due already and wait to be recorded are passed over.
@@ -212,7 +232,7 @@ impl Instance {
     /// may show an end before the partition hears of it.
     pub(super) fn contend(&mut self, starter: Starter, start: Start, moment: &mut Moment<'_>) {
         let is_open = match &self.phase {
-            Phase::Starting { .. } | Phase::Loading => true,
+            Phase::Starting { .. } | Phase::Reopening(_) | Phase::Loading => true,
             Phase::Committing(step) => matches!(step.events.last(), Some(Event::Ended { .. })),
             _ => false,
         };
@@ -259,9 +279,22 @@ impl Instance {
                 self.arrived.push(Arrival { event, lines: Vec::new(), caller: None, message: Some(message.key) });
                 self.go_on(moment);
             }
-            // To an execution that has given way to another one, or to a task that was dropped.
-            Body::Answer { .. } | Body::Start { .. } => moment.push(Effect::Discard(message.key)),
+            Body::Terminate { ref parent, ref reason } if self.is_child_of(parent) => {
+                let (parents, reason) = (Asker::Parent(message.clone()), reason.clone());
+                self.terminate(parents, true, reason, moment);
+            }
+            Body::Adopt { parent, .. } if !self.is_child_of(&parent) => {
+                moment.push(answer(message.key, parent, gone(&message.to)))
+            }
+            // To an execution that has given way to another one, to a task that was dropped, or to a child that will answer anyway.
+            Body::Answer { .. } | Body::Start { .. } | Body::Terminate { .. } | Body::Adopt { .. } => {
+                moment.push(Effect::Discard(message.key));
+            }
         }
+    }
+
+    fn is_child_of(&self, parent: &Parent) -> bool {
+        self.execution.as_ref().is_some_and(|execution| execution.started.parent.as_ref() == Some(parent))
     }
 
     /// Takes an event from outside, of which `caller` hears when it is durable.
@@ -295,17 +328,53 @@ impl Instance {
     }
 
     /// Ends the instance as soon as nothing of it is being written. A turn that runs is not waited for, and comes to nothing.
-    pub(super) fn terminate(&mut self, caller: Token, reason: Option<String>, moment: &mut Moment<'_>) {
+    pub(super) fn terminate(&mut self, asker: Asker, recursive: bool, reason: Option<String>, moment: &mut Moment<'_>) {
+        if let Asker::Caller(caller) = asker
+            && self.refuses(caller, moment)
+        {
+            return;
+        }
+        let new = || Termination { reason, recursive: false, callers: Vec::new(), messages: Vec::new() };
+        let termination = self.termination.get_or_insert_with(new);
+        termination.recursive |= recursive;
+        match asker {
+            Asker::Caller(caller) => termination.callers.push(caller),
+            Asker::Parent(message) => termination.messages.push(message),
+        }
+        self.give_up_turn();
+        self.go_on(moment);
+    }
+
+    /// Has the instance pause, or go on after a pause, as soon as nothing of it is being written. A turn that runs is not waited for: it is run again
+    /// after the pause.
+    pub(super) fn pause(&mut self, caller: Token, suspend: bool, reason: Option<String>, moment: &mut Moment<'_>) {
         if self.refuses(caller, moment) {
             return;
         }
-        let termination = self.termination.get_or_insert_with(|| Termination { reason, callers: Vec::new() });
-        termination.callers.push(caller);
+        if self.will_be_suspended() == suspend {
+            let status = if suspend { RuntimeStatus::Suspended } else { self.status() };
+            return moment.reply(caller, Answer::Unfit(status));
+        }
+        let at_ms = moment.now_ms;
+        let event = if suspend { Event::Suspended { at_ms, reason } } else { Event::Resumed { at_ms, reason } };
+        self.arrived.push(Arrival { event, lines: Vec::new(), caller: Some(caller), message: None });
+        self.give_up_turn();
+        self.go_on(moment);
+    }
+
+    /// Whether it is suspended once all is recorded that has arrived.
+    fn will_be_suspended(&self) -> bool {
+        let committing = if let Phase::Committing(step) = &self.phase { &*step.events } else { &[] };
+        let known = self.execution.as_ref().is_some_and(|execution| execution.is_suspended);
+        suspends(committing.iter().chain(self.arrived.iter().map(|arrival| &arrival.event))).unwrap_or(known)
+    }
+
+    /// Puts back what a turn has taken that waits or runs; nobody waits for its result any more.
+    fn give_up_turn(&mut self) {
         if let Phase::Turn { .. } | Phase::Resting { unknown: None, .. } = self.phase {
             self.take_back();
             self.phase = Phase::Idle;
         }
-        self.go_on(moment);
     }
 
     /// Whether nothing can be recorded now; `caller` is told why.
@@ -345,17 +414,23 @@ impl Instance {
             let end = Event::Ended { at_ms, end: End::Terminated { reason: reason.clone() } };
             return self.commit(Step { turn: vec![end], ..Step::default() }, moment);
         }
+        if execution.is_suspended || suspends(self.arrived.iter().map(|arrival| &arrival.event)).is_some() {
+            return self.append_while_suspended(moment);
+        }
         if self.is_early(moment.now_ms) {
             return;
         }
-        let taken = next(&mut self.arrived, execution, moment);
-        if taken.is_empty() && execution.unread.is_empty() && execution.turns > 0 {
+        let again = execution.again.clone();
+        let is_at_its_own_time = again.as_ref().is_some_and(|again| again.at_ms.is_some());
+        let taken = if is_at_its_own_time { Vec::new() } else { next(&mut self.arrived, execution, moment) };
+        if taken.is_empty() && execution.unread.is_empty() && execution.turns > 0 && again.is_none() {
             return;
         }
         let mut raised = execution.raised;
         let new_inputs = taken.iter().filter_map(|arrival| Input::of(&arrival.event, &mut raised));
         let now_ms = moment.now_ms.max(execution.latest_ms);
         let at_ms = taken.iter().map(|arrival| arrival.event.at_ms()).fold(now_ms, u64::max);
+        let at_ms = again.as_ref().and_then(|again| again.at_ms).unwrap_or(at_ms);
         self.begun = moment.next_turn();
         self.lines_bytes = 0;
         moment.push(Effect::RunTurn(Box::new(TurnOrder {
@@ -368,9 +443,24 @@ impl Instance {
             started: (execution.length == 1).then(|| execution.started.clone()),
             at_ms,
             inputs: execution.unread.iter().cloned().chain(new_inputs).collect(),
-            next_task: execution.next_task,
+            next_task: again.as_ref().map_or(execution.next_task, |again| again.next_task),
+            again,
         })));
         self.phase = Phase::Turn { at_ms, taken, begun: false };
+    }
+
+    /// Records what has arrived without a turn. What comes after it is resumed waits for the next step, so that each has a status of its own.
+    fn append_while_suspended(&mut self, moment: &mut Moment<'_>) {
+        let execution = self.execution.as_ref().expect("only what is loaded goes on");
+        let mut taken = next(&mut self.arrived, execution, moment);
+        let is_resume = |arrival: &Arrival| matches!(arrival.event, Event::Resumed { .. });
+        if let Some(resume) = taken.iter().position(is_resume) {
+            let rest = taken.split_off(resume + 1);
+            self.arrived.splice(..0, rest);
+        }
+        if !taken.is_empty() {
+            self.commit(Step { before: taken, ..Step::default() }, moment);
+        }
     }
 
     /// Whether its first turn may not begin yet.
@@ -527,7 +617,7 @@ impl Instance {
         let sends = messages(&asked, true, execution, self.current, moment);
         taken.extend(late);
         let (key, events): (_, Arc<[Event]>) = (moment.next_execution(), events.into());
-        let new = Execution::fold(&*events).expect("a start and events are a history");
+        let new = Execution::fold(&events).expect("a start and events are a history");
         moment.push(Effect::Commit(Box::new(CommitOrder {
             instance: self.key,
             execution: key,
@@ -554,16 +644,25 @@ impl Instance {
         let Step { before, turn, after, lines: said, custom_status } = step;
         let arrivals = || before.iter().chain(&after);
         let lines: Arc<[LogRecord]> = arrivals().flat_map(Arrival::records).chain(said).collect();
-        let sends = messages(&turn, false, execution, self.current, moment);
+        let mut sends = messages(&turn, false, execution, self.current, moment);
+        let mut takes: Vec<MessageKey> = arrivals().filter_map(|arrival| arrival.message).collect();
+        if let (Some(termination), Some(Event::Ended { end: End::Terminated { .. }, .. })) = (&self.termination, turn.last()) {
+            takes.extend(termination.messages.iter().map(|message| message.key));
+            if termination.recursive {
+                let reason = termination.reason.as_ref();
+                sends = terminations(execution, self.current, reason, moment).into_iter().chain(sends.iter().cloned()).collect();
+            }
+        }
         let recorded = |arrivals: &[Arrival]| arrivals.iter().map(|arrival| arrival.event.clone()).collect::<Vec<_>>();
         let events: Arc<[Event]> = [recorded(&before), turn, recorded(&after)].concat().into();
-        let has_run =
-            || self.status() == RuntimeStatus::Running || events.iter().any(|event| matches!(event, Event::TurnStarted { .. }));
+        let has_run = || has_run(execution) || events.iter().any(|event| matches!(event, Event::TurnStarted { .. }));
         let status = match events.last() {
             Some(Event::Ended { end, .. }) => end.status(),
+            _ if suspends(&*events).unwrap_or(execution.is_suspended) => RuntimeStatus::Suspended,
             _ if has_run() => RuntimeStatus::Running,
             _ => RuntimeStatus::Pending,
         };
+        let why = |event: &Event| if let Event::Suspended { reason, .. } = event { reason.clone() } else { None };
         let wake = execution.wake_after(&events);
         moment.push(Effect::Commit(Box::new(CommitOrder {
             instance: self.key,
@@ -574,11 +673,12 @@ impl Instance {
                 updated_ms: events.iter().map(Event::at_ms).fold(execution.latest_ms, u64::max),
                 custom_status,
                 wake: (wake != self.wake).then_some(wake),
+                reason: if status == RuntimeStatus::Suspended { events.iter().rev().find_map(why) } else { None },
             },
             events: events.clone(),
             lines: lines.clone(),
             sends: sends.clone(),
-            takes: arrivals().filter_map(|arrival| arrival.message).collect(),
+            takes,
         })));
         let taken = before.into_iter().chain(after).collect();
         self.phase = Phase::Committing(Box::new(Committing { events, taken, lines, sends, wake, next: None }));
@@ -589,7 +689,7 @@ impl Instance {
         let Committing { events, taken, lines, sends, wake, next } = step;
         self.wake = wake;
         if next.is_some() {
-            self.execution = Some(Execution::fold(&*events).expect("it was folded before it was written"));
+            self.execution = Some(Execution::fold(&events).expect("it was folded before it was written"));
             self.tries = 0;
         } else {
             let execution = self.execution.as_mut().expect("a step needs an execution");
@@ -616,9 +716,45 @@ impl Instance {
                 Event::Scheduled { task, .. } => self.dispatch(*task, false, moment),
                 Event::Cancelled { task } => self.cancel(*task, moment),
                 Event::Ended { .. } => self.cancel_all(moment),
-                Event::Started(_) | Event::TurnStarted { .. } | Event::Resolved { .. } | Event::Raised { .. } => (),
+                _ => (),
             }
         }
+    }
+
+    /// Commits that it goes on although it had failed. It is not known yet, but for what the plan says.
+    pub(super) fn reopen(&mut self, by: Rewinder, plan: RewindPlan, moment: &mut Moment<'_>) {
+        let RewindPlan { row, rewound, execution, unstarted } = plan;
+        let reason = if let Event::Rewound { reason, .. } = &rewound { reason.as_ref() } else { None };
+        let sends = adoptions(&execution, self.current, reason, &unstarted, moment);
+        let status = if has_run(&execution) { RuntimeStatus::Running } else { RuntimeStatus::Pending };
+        moment.push(Effect::Commit(Box::new(CommitOrder {
+            instance: self.key,
+            execution: self.current,
+            change: Change::Reopen {
+                expected_length: row.length,
+                status,
+                module: execution.started.module,
+                updated_ms: rewound.at_ms(),
+                wake: execution.wake(),
+            },
+            events: [rewound].into(),
+            lines: [].into(),
+            sends: sends.clone(),
+            takes: if let Rewinder::Parent(message, _) = &by { vec![message.key] } else { Vec::new() },
+        })));
+        self.phase = Phase::Reopening(Box::new(Reopening { by, execution, sends }));
+    }
+
+    /// It is durable that it goes on.
+    pub(super) fn reopened(&mut self, reopening: Reopening, moment: &mut Moment<'_>) {
+        let Reopening { by, execution, sends } = reopening;
+        if let Rewinder::Caller(caller) = by {
+            moment.reply(caller, Answer::Recorded);
+        }
+        for message in sends.iter() {
+            moment.push(Effect::Send(Box::new(message.clone())));
+        }
+        self.loaded(execution.wake(), execution, &[], moment);
     }
 
     /// Hands over what it has for others, if the commit that nobody knew about went through: then it is among the `unrecorded`.
@@ -715,7 +851,9 @@ impl Instance {
 
     /// Tells everybody who waits for something to be recorded that it was not, or that nobody knows. What they wanted is forgotten.
     pub(super) fn refuse_callers(&mut self, answer: &Answer, moment: &mut Moment<'_>) {
-        let termination = self.termination.take().map_or_else(Vec::new, |termination| termination.callers);
+        let (termination, messages) = self.termination.take().map_or_else(Default::default, |it| (it.callers, it.messages));
+        // The parent has asked durably, and asks again.
+        moment.effects.extend(messages.into_iter().map(|message| Effect::Send(Box::new(message))));
         let raised = self.arrived.iter().filter_map(|arrival| arrival.caller);
         moment.effects.extend(raised.chain(termination).map(|caller| Effect::Reply(caller, answer.clone())));
         self.arrived.retain(|arrival| arrival.caller.is_none());
@@ -726,6 +864,7 @@ impl Instance {
         if let Answer::Ended(End::Terminated { .. }) = answer
             && let Some(termination) = self.termination.take()
         {
+            // The parent's messages went with the step.
             moment.effects.extend(termination.callers.into_iter().map(|caller| Effect::Reply(caller, Answer::Recorded)));
         }
         self.refuse_callers(answer, moment);
@@ -734,4 +873,26 @@ impl Instance {
         moment.effects.extend(self.arrived.iter().filter_map(|arrival| arrival.message).map(Effect::Discard));
         self.contenders
     }
+}
+
+/// Who asks an instance to end.
+pub(super) enum Asker {
+    /// Somebody who waits for the answer.
+    Caller(Token),
+    /// Its parent.
+    Parent(Message),
+}
+
+/// Whether any of its code has run, in this execution or one before.
+fn has_run(execution: &Execution) -> bool {
+    execution.turns > 0 || execution.started.continued > 0
+}
+
+/// What the last of these events has to say about whether the execution is suspended, if one has.
+fn suspends<'a>(events: impl IntoIterator<Item = &'a Event, IntoIter: DoubleEndedIterator>) -> Option<bool> {
+    events.into_iter().rev().find_map(|event| match event {
+        Event::Suspended { .. } => Some(true),
+        Event::Resumed { .. } => Some(false),
+        _ => None,
+    })
 }

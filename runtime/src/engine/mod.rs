@@ -22,6 +22,7 @@ mod query;
 mod queue;
 mod readiness;
 mod residents;
+mod rewind;
 mod shell;
 #[cfg(test)]
 mod simulation;

@@ -2,12 +2,13 @@
 //!
 //! Plain data, between the pure `partition.rs` and the shell.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::model::{
-    ActivityCall, Digest, End, Event, Execution, ExecutionKey, Failure, Generation, HttpCall, HubKey, Input as Given, InstanceId,
-    InstanceKey, LimitsInForce, LogLine, LogRecord, Message, MessageKey, Outcome, Payload, Progress, RuntimeStatus, Started,
-    TaskId, Versions,
+    ActivityCall, Again, Digest, End, Event, Execution, ExecutionKey, Failure, Generation, HttpCall, HubKey, Input as Given,
+    InstanceId, InstanceKey, LimitsInForce, LogLine, LogRecord, Message, MessageKey, Outcome, Parent, Payload, Progress,
+    RuntimeStatus, Started, TaskId, Versions,
 };
 use crate::replay::TurnError;
 use crate::store::{Change, Commit, CommitOutcome, EncodedEvents, EncodedLines, EncodedMessage, InstanceRow, StoreError};
@@ -33,12 +34,14 @@ pub enum Input {
         /// The event's value.
         payload: Payload,
     },
-    /// Somebody wants an instance to end.
-    Terminate {
+    /// Somebody wants an instance to end, to pause or to go on.
+    Control {
         /// Who.
         caller: Token,
         /// Which one.
         instance: InstanceId,
+        /// What is wanted.
+        wish: Wish,
         /// Why.
         reason: Option<String>,
     },
@@ -62,6 +65,8 @@ pub enum Input {
         /// Those of the messages asked about that nobody has recorded yet.
         unrecorded: Vec<MessageKey>,
     },
+    /// What [`Effect::PlanRewind`] asked for.
+    Planned(Box<RewindOrder>, Result<Box<RewindPlan>, NoRewind>),
     /// What [`Effect::RunTurn`] asked for: the turn's number there, and what came of it.
     TurnDone(ExecutionKey, u64, Result<TurnResult, TurnFailure>),
     /// The commit is durable, or refused.
@@ -83,6 +88,68 @@ pub enum Input {
     },
     /// The time of an [`Effect::Arm`] has come.
     Alarm,
+}
+
+/// What an operator can want of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// It ends, and none of its code runs any more.
+    Terminate {
+        /// The children that it waits for end too, and theirs.
+        recursive: bool,
+    },
+    /// None of its code runs until it is resumed.
+    Suspend,
+    /// It goes on after that.
+    Resume,
+    /// It has failed, and goes on from before its failure.
+    Rewind,
+}
+
+/// A failed instance to bring to go on.
+#[derive(Debug)]
+pub struct RewindOrder {
+    /// Which one.
+    pub instance: InstanceId,
+    /// Who wants it.
+    pub by: Rewinder,
+    /// Why.
+    pub reason: Option<String>,
+}
+
+/// Who wants a failed instance to go on.
+#[derive(Debug)]
+pub enum Rewinder {
+    /// Somebody who waits for the answer.
+    Caller(Token),
+    /// Its parent, by this message, which stays in the store until it is settled.
+    Parent(Box<Message>, Parent),
+}
+
+/// How a failed instance goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RewindPlan {
+    /// Its row, as it stands.
+    pub row: InstanceRow,
+    /// What is to be appended.
+    pub rewound: Event,
+    /// The fold of its history with that.
+    pub execution: Execution,
+    /// What its last turn had asked for. None of it was begun, as it was the last one, but for what nobody waits for.
+    pub unstarted: BTreeSet<TaskId>,
+}
+
+/// Why an instance is not rewound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoRewind {
+    /// There is no such instance, or it is not the child of who asks.
+    NotFound,
+    /// It has ended in another way.
+    Ended(End),
+    /// It cannot go on, for this reason.
+    Refused(String),
+    /// It cannot be read.
+    Unreadable(LoadError),
 }
 
 /// An instance to start. Whoever asks draws what has to be random and looks up what has to be known.
@@ -166,6 +233,8 @@ pub enum Effect {
     Commit(Box<CommitOrder>),
     /// Read an instance from the store, and which of these messages are still there; answer with [`Input::Found`].
     Find(InstanceId, Vec<MessageKey>),
+    /// Find out how this instance, which is not open, can go on; answer with [`Input::Planned`].
+    PlanRewind(Box<RewindOrder>),
     /// Run an activity, which is scheduled durably; answer with [`Input::TaskDone`].
     Dispatch(Box<ActivityOrder>),
     /// Make a request, which is scheduled durably; answer with [`Input::TaskDone`].
@@ -211,6 +280,8 @@ pub struct TurnOrder {
     pub inputs: Vec<Given>,
     /// The number of the next task that it asks for.
     pub next_task: TaskId,
+    /// What it has to ask for first, if it is played again after a rewind.
+    pub again: Option<Again>,
 }
 
 /// Something to write, all of it or nothing.
@@ -307,4 +378,8 @@ pub enum Answer {
     Ended(End),
     /// No such instance is open here: it has ended, or never was.
     NotOpen,
+    /// The instance is in this status, in which that cannot be done. Nothing has changed.
+    Unfit(RuntimeStatus),
+    /// It cannot be done, for this reason. Nothing has changed.
+    Refused(String),
 }

@@ -10,8 +10,12 @@ use std::sync::Arc;
 
 use lru::LruCache;
 
-use super::instance::{Instance, Phase};
-use super::orders::{Answer, CommitOrder, Effect, Ended, Input, LoadError, Start, Token, TurnFailure, TurnResult};
+use super::instance::{Asker, Instance, Phase};
+use super::orders::{
+    Answer, CommitOrder, Effect, Ended, Input, LoadError, NoRewind, RewindOrder, RewindPlan, Rewinder, Start, Token, TurnFailure,
+    TurnResult, Wish,
+};
+use super::step::{answer, gone, outcome};
 use crate::model::{
     Body, Event, Execution, ExecutionKey, Failure, InstanceId, LogLine, LogRecord, Message, MessageKey, Outcome, RuntimeStatus,
     TaskId,
@@ -154,7 +158,7 @@ impl Partition {
             Input::StartChild(message, Err(failure)) => refuse_start(*message, failure, effects),
             Input::Wait(_, ref id)
             | Input::Raise { instance: ref id, .. }
-            | Input::Terminate { instance: ref id, .. }
+            | Input::Control { instance: ref id, .. }
             | Input::Forget(_, ref id)
             | Input::Due(ref id) => {
                 let id = id.clone();
@@ -166,6 +170,7 @@ impl Partition {
             }
             Input::Horizon(until_ms) => self.horizon_ms = until_ms,
             Input::Found { instance, found, unrecorded } => self.found(now_ms, instance, found, &unrecorded, effects),
+            Input::Planned(order, plan) => self.planned(now_ms, *order, plan, effects),
             Input::TurnDone(key, number, result) => self.turn_done(now_ms, key, number, result, effects),
             Input::Committed(key, outcome) => self.committed(now_ms, key, outcome, effects),
             Input::CommitFailed(key, error) => self.commit_failed(now_ms, key, error, effects),
@@ -226,7 +231,7 @@ impl Partition {
     /// Hands an input to an instance that is in memory.
     fn hand_over(&mut self, now_ms: u64, key: ExecutionKey, input: Input, effects: &mut Vec<Effect>) {
         if let Some(instance) = self.instances.get_mut(&key)
-            && matches!(instance.phase, Phase::Starting { .. })
+            && matches!(instance.phase, Phase::Starting { .. } | Phase::Reopening(_))
             && !matches!(input, Input::Start(..) | Input::StartChild(..) | Input::Forget(..))
         {
             return instance.parked.push(input);
@@ -237,7 +242,12 @@ impl Partition {
             Input::Wait(token, _) => instance.waiters.push(token),
             Input::Forget(token, _) => instance.forget(token),
             Input::Raise { caller, name, payload, .. } => instance.raise(Some(caller), None, name, payload, moment),
-            Input::Terminate { caller, reason, .. } => instance.terminate(caller, reason, moment),
+            Input::Control { caller, wish, reason, .. } => match wish {
+                Wish::Terminate { recursive } => instance.terminate(Asker::Caller(caller), recursive, reason, moment),
+                Wish::Suspend => instance.pause(caller, true, reason, moment),
+                Wish::Resume => instance.pause(caller, false, reason, moment),
+                Wish::Rewind => moment.reply(caller, Answer::Unfit(instance.status())),
+            },
             Input::Message(message) => instance.receive(*message, moment),
             _ => (), // It is known that it is due.
         });
@@ -246,7 +256,7 @@ impl Partition {
     /// Says that no open instance has the ID that this is for.
     fn turn_away(input: Input, effects: &mut Vec<Effect>) {
         match input {
-            Input::Wait(token, _) | Input::Raise { caller: token, .. } | Input::Terminate { caller: token, .. } => {
+            Input::Wait(token, _) | Input::Raise { caller: token, .. } | Input::Control { caller: token, .. } => {
                 effects.push(Effect::Reply(token, Answer::NotOpen));
             }
             Input::Message(message) => effects.push(Effect::Discard(message.key)),
@@ -312,7 +322,18 @@ impl Partition {
                     self.load(now_ms, key, *found, &[], effects);
                 }
                 let mut looks_for_code = false;
-                for input in inputs {
+                let mut inputs = inputs.into_iter();
+                while let Some(input) = inputs.next() {
+                    let order = if self.by_id.contains_key(&id) { Err(input) } else { RewindOrder::of(input) };
+                    let input = match order {
+                        // It has ended, or was never there; what comes behind waits until that is known.
+                        Ok(order) => {
+                            effects.push(Effect::PlanRewind(Box::new(order)));
+                            self.sought.insert(id, inputs.collect());
+                            return;
+                        }
+                        Err(input) => input,
+                    };
                     match input {
                         // It is the one that this asked for: the commit went through after all.
                         Input::StartChild(_, Ok(start)) if Some(start.started.generation) == generation => (),
@@ -341,7 +362,7 @@ impl Partition {
                         Input::Start(token, _)
                         | Input::Wait(token, _)
                         | Input::Raise { caller: token, .. }
-                        | Input::Terminate { caller: token, .. } => {
+                        | Input::Control { caller: token, .. } => {
                             effects.push(Effect::Reply(token, Answer::Failed(why.clone())));
                         }
                         input => left.push(input),
@@ -352,6 +373,28 @@ impl Partition {
                     self.seek_later(now_ms, id, left);
                 }
             }
+        }
+    }
+
+    /// Has an instance go on that had failed, if there is a way, and hands on what has come for it meanwhile.
+    fn planned(&mut self, now_ms: u64, order: RewindOrder, plan: Result<Box<RewindPlan>, NoRewind>, effects: &mut Vec<Effect>) {
+        let RewindOrder { instance: id, by, .. } = order;
+        let Some(inputs) = self.sought.remove(&id) else { return };
+        match plan {
+            Ok(plan) => {
+                let key = plan.row.execution;
+                self.by_id.insert(id.clone(), key);
+                self.instances.insert(key, Instance::new(plan.row.key, key, id.clone(), Phase::Idle));
+                self.with(now_ms, key, effects, |instance, moment| instance.reopen(by, *plan, moment));
+            }
+            Err(why) => {
+                if let Some(order) = by.refused(&id, why, effects) {
+                    return self.seek_later(now_ms, id, std::iter::once(order).chain(inputs).collect());
+                }
+            }
+        }
+        for input in inputs {
+            self.take_for(now_ms, id.clone(), input, effects);
         }
     }
 
@@ -449,6 +492,14 @@ impl Partition {
                     self.take_for(now_ms, id.clone(), input, effects);
                 }
             }
+            (Phase::Reopening(reopening), CommitOutcome::Done) => {
+                let (id, parked) = (instance.id.clone(), std::mem::take(&mut instance.parked));
+                self.with(now_ms, key, effects, |instance, moment| instance.reopened(*reopening, moment));
+                self.still_open(now_ms, key, effects);
+                for input in parked {
+                    self.take_for(now_ms, id.clone(), input, effects);
+                }
+            }
             (Phase::Starting { starter, .. }, CommitOutcome::Refused(status)) => {
                 let id = instance.id.clone();
                 starter.refused(&id, status, effects);
@@ -476,10 +527,13 @@ impl Partition {
         let may_pass = !matches!(*error, StoreError::Fenced { .. } | StoreError::Poisoned(_));
         let mut moment = Moment { now_ms, effects, numbers: &mut self.numbers };
         instance.answer_contenders(&Answer::Failed(error.clone()), &mut moment);
-        if let Phase::Starting { .. } = &instance.phase {
+        if let Phase::Starting { .. } | Phase::Reopening(_) = &instance.phase {
             let id = instance.id.clone();
-            let Phase::Starting { starter, start } = std::mem::replace(&mut instance.phase, Phase::Idle) else { unreachable!() };
-            let again = starter.failed(*start, error, effects);
+            let again = match std::mem::replace(&mut instance.phase, Phase::Idle) {
+                Phase::Starting { starter, start } => starter.failed(*start, error, effects),
+                Phase::Reopening(reopening) => reopening.by.failed(error, effects),
+                _ => unreachable!("it was just looked at"),
+            };
             let rest = self.drop_unstarted(now_ms, key, effects);
             // It may be there after all, and somebody has to run it then.
             if may_pass {
@@ -694,15 +748,68 @@ impl Starter {
     }
 }
 
-/// Tells who waits for a child that there will be none, under the number of the message that asked for it: it leaves the store with the step
-/// that records this.
+impl RewindOrder {
+    /// What `input` wants rewound, if it wants that; else `input` itself.
+    fn of(input: Input) -> Result<Self, Input> {
+        match input {
+            Input::Control { caller, instance, wish: Wish::Rewind, reason } => {
+                Ok(Self { instance, by: Rewinder::Caller(caller), reason })
+            }
+            Input::Message(message) => match &message.body {
+                Body::Adopt { parent, reason } => {
+                    let (parent, reason) = (parent.clone(), reason.clone());
+                    Ok(Self { instance: message.to.clone(), by: Rewinder::Parent(message, parent), reason })
+                }
+                _ => Err(Input::Message(message)),
+            },
+            input => Err(input),
+        }
+    }
+}
+
+impl Rewinder {
+    /// There is no way. Returns what is to be tried again.
+    fn refused(self, id: &InstanceId, why: NoRewind, effects: &mut Vec<Effect>) -> Option<Input> {
+        match (self, why) {
+            (Self::Caller(token), why) => {
+                let answer = match why {
+                    NoRewind::NotFound => Answer::NotOpen,
+                    NoRewind::Ended(end) => Answer::Ended(end),
+                    NoRewind::Refused(why) => Answer::Refused(why),
+                    NoRewind::Unreadable(_) => Answer::Failed(unreadable(id)),
+                };
+                effects.push(Effect::Reply(token, answer));
+            }
+            (Self::Parent(message, _), NoRewind::Unreadable(LoadError::Passing)) => return Some(Input::Message(message)),
+            (Self::Parent(message, parent), why) => {
+                let outcome = match why {
+                    NoRewind::Ended(end) => outcome(&end),
+                    NoRewind::Refused(why) => Outcome::Failed(Failure::new("CannotRewind", why)),
+                    NoRewind::NotFound | NoRewind::Unreadable(_) => gone(id),
+                };
+                effects.push(answer(message.key, parent, outcome));
+            }
+        }
+        None
+    }
+
+    /// It could not be recorded, or nobody knows whether it was. Returns what may have to be tried again.
+    fn failed(self, error: Arc<StoreError>, effects: &mut Vec<Effect>) -> Option<Input> {
+        match self {
+            Self::Caller(token) => {
+                effects.push(Effect::Reply(token, Answer::Failed(error)));
+                None
+            }
+            Self::Parent(message, _) => Some(Input::Message(message)),
+        }
+    }
+}
+
+/// Tells who waits for a child that there will be none, under the number of the message that asked for it.
 fn refuse_start(message: Message, failure: Failure, effects: &mut Vec<Effect>) {
     let Message { key, to, body } = message;
     match body {
-        Body::Start { parent: Some(parent), .. } => {
-            let body = Body::Answer { execution: parent.execution, task: parent.task, outcome: Outcome::Failed(failure) };
-            effects.push(Effect::Send(Box::new(Message { key, to: parent.instance, body })));
-        }
+        Body::Start { parent: Some(parent), .. } => effects.push(answer(key, parent, Outcome::Failed(failure))),
         // Nobody waits, so there is nobody to tell but people.
         _ => {
             let line = LogLine {

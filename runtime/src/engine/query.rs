@@ -14,10 +14,10 @@ use tokio::time::timeout;
 use super::hub::{Hub, blocking};
 use super::orders::TurnFailure;
 use super::shell::{Machinery, Shell};
-use super::turns::{self, REPLAY_PATIENCE, TurnContext};
+use super::turns::{self, REPLAY_PATIENCE};
 use super::views::QueryError;
 use crate::host::{OrchestratorGuest, UNKNOWN_QUERY};
-use crate::model::{End, Event, Failure, Input, InstanceId, Payload, Progress, Started};
+use crate::model::{End, Event, Failure, Input, InstanceId, Payload, Progress, Started, rewind};
 use crate::replay::{self, Fault, Guest, TurnError};
 use crate::store::{InstanceRow, StoreError};
 
@@ -75,6 +75,7 @@ fn read(shell: &Shell, id: &InstanceId) -> Result<Option<(InstanceRow, Vec<Event
 
 /// Whether a replay of `history` runs any code of the orchestrator. The turn in which a guest was at fault is not repeated.
 fn has_run(history: &[Event]) -> bool {
+    let history = rewind::standing(history);
     let turns = history.iter().filter(|event| matches!(event, Event::TurnStarted { .. })).count();
     let at_fault = matches!(history.last(), Some(Event::Ended { end: End::Faulted(_), .. }));
     turns > usize::from(at_fault)
@@ -92,8 +93,7 @@ fn ask(
     input: &Payload,
     answer: &Answer,
 ) -> Result<Payload, QueryError> {
-    let Machinery { store, host, residents, limits, metrics, .. } = &**machinery;
-    let context = TurnContext { store: store.as_ref(), host, residents, limits, metrics };
+    let (context, limits) = (machinery.turn_context(), &machinery.limits);
     let mut guest = turns::new_guest(&context, row.module)?;
     guest.set_cpu_ms_max(limits.turn_cpu_ms_max.saturating_mul(REPLAY_PATIENCE));
     replay::replay(history, &mut WhileAwaited { guest: &mut guest, answer })?;

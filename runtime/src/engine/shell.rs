@@ -19,12 +19,14 @@ use super::due::Searched;
 use super::functions::{Code, Functions};
 use super::guest_log::GuestLog;
 use super::orders::{
-    ActivityOrder, Answer, CommitOrder, Effect, Ended, HttpOrder, Input, LoadError, Start, Token, TurnFailure, TurnOrder,
+    ActivityOrder, Answer, CommitOrder, Effect, Ended, HttpOrder, Input, LoadError, NoRewind, RewindOrder, Start, Token,
+    TurnFailure, TurnOrder,
 };
 use super::partition::{Numbers, Partition};
 use super::pool::TurnPool;
 use super::post::Post;
 use super::residents::Residents;
+use super::rewind;
 use super::turns::{self, TurnContext};
 use crate::clock::Clock;
 use crate::host::{Catalog, Host, Surroundings, SurroundingsByHub};
@@ -61,6 +63,12 @@ pub(super) struct Machinery {
 }
 
 impl Machinery {
+    /// What a turn needs.
+    pub(super) fn turn_context(&self) -> TurnContext<'_> {
+        let Self { store, host, residents, limits, metrics, .. } = self;
+        TurnContext { store: store.as_ref(), host, residents, limits, metrics }
+    }
+
     /// Whether so much waits to be committed or run that new work has to come later.
     pub(super) fn is_overloaded(&self) -> bool {
         self.committer.queued().max(self.turns.queued()).max(self.post.waiting()) >= self.limits.starts_queued_max
@@ -237,6 +245,7 @@ impl Shell {
             Effect::RunTurn(order) => self.run_turn(partition, order),
             Effect::Commit(commit) => self.commit(partition, *commit),
             Effect::Find(instance, messages) => self.find(partition, instance, messages),
+            Effect::PlanRewind(order) => self.plan_rewind(partition, order),
             Effect::Dispatch(order) => self.dispatch(partition, *order),
             Effect::Request(order) => self.request(partition, *order),
             Effect::Cancel(execution, task) => self.machinery.activities.cancel((execution, task)),
@@ -261,8 +270,8 @@ impl Shell {
             if !shell.lock(partition).partition.begin_turn(order.execution, order.number) {
                 return;
             }
-            let Machinery { store, host, residents, limits, turns, metrics, .. } = &*shell.machinery;
-            let context = TurnContext { store: store.as_ref(), host, residents, limits, metrics };
+            let Machinery { turns, metrics, .. } = &*shell.machinery;
+            let context = shell.machinery.turn_context();
             let began = Instant::now();
             // A panic of ours must not leave the instance waiting for its turn for ever.
             let result = catch_unwind(AssertUnwindSafe(|| turns::run(&context, &order, |name| shell.current(name))))
@@ -315,6 +324,15 @@ impl Shell {
                 }
             };
             shell.deliver(partition, Input::Found { instance, found, unrecorded });
+        });
+    }
+
+    fn plan_rewind(self: &Arc<Self>, partition: u32, order: Box<RewindOrder>) {
+        let shell = self.clone();
+        self.machinery.turns.submit_other(move || {
+            let planned = catch_unwind(AssertUnwindSafe(|| rewind::plan(&shell, &order)));
+            let plan = planned.unwrap_or_else(|_| Err(NoRewind::Refused("the host panicked; its log has more".into())));
+            shell.deliver(partition, Input::Planned(order, plan));
         });
     }
 
@@ -373,7 +391,7 @@ impl Shell {
                     return;
                 }
             },
-            Body::Answer { .. } | Body::Raise { .. } => Input::Message(Box::new(message)),
+            _ => Input::Message(Box::new(message)),
         };
         self.deliver(partition, input);
     }

@@ -102,7 +102,7 @@ pub(super) fn messages(
     current: ExecutionKey,
     moment: &mut Moment<'_>,
 ) -> Arc<[Message]> {
-    let Started { module, parent, .. } = &execution.started;
+    let Started { module, parent: waiting, .. } = &execution.started;
     let is_last = is_last || matches!(turn.last(), Some(Event::Ended { .. }));
     let dropped: BTreeSet<TaskId> = turn.iter().filter_map(cancelled_task).collect();
     let start = |task: TaskId, function: &str, input: &Payload| {
@@ -117,7 +117,7 @@ pub(super) fn messages(
                 if !is_last && !dropped.contains(task) =>
             {
                 let (function, input, generation, seed) = start(*task, name, input);
-                let parent = Some(Parent { instance: execution.started.instance.clone(), execution: current, task: *task });
+                let parent = Some(parent(execution, current, *task));
                 let (module, tags, not_before_ms) = (Some(*module), tags.clone(), None);
                 let id = instance.clone().unwrap_or_else(|| execution.started.child_id(*task));
                 send(id, Body::Start { function, input, generation, seed, module, parent, tags, not_before_ms });
@@ -132,7 +132,7 @@ pub(super) fn messages(
                 send(instance.clone(), Body::Raise { name: name.clone(), payload: payload.clone() });
             }
             Event::Ended { end, .. } => {
-                if let Some(Parent { instance, execution, task }) = parent {
+                if let Some(Parent { instance, execution, task }) = waiting {
                     send(instance.clone(), Body::Answer { execution: *execution, task: *task, outcome: outcome(end) });
                 }
             }
@@ -142,8 +142,70 @@ pub(super) fn messages(
     messages.into()
 }
 
+/// What a rewound execution has for the children that it waits for again. Those that its last turn had asked for were `unstarted`, as it was the
+/// last one.
+pub(super) fn adoptions(
+    execution: &Execution,
+    current: ExecutionKey,
+    reason: Option<&String>,
+    unstarted: &BTreeSet<TaskId>,
+    moment: &mut Moment<'_>,
+) -> Arc<[Message]> {
+    let mut sends = Vec::new();
+    for (task, to) in children(execution) {
+        if unstarted.contains(&task) {
+            let asked = Event::Scheduled { task, action: execution.open[&task].clone() };
+            sends.extend(messages(&[asked], false, execution, current, moment).iter().cloned());
+        } else {
+            let (parent, reason) = (parent(execution, current, task), reason.cloned());
+            sends.push(Message { key: moment.next_message(), to, body: Body::Adopt { parent, reason } });
+        }
+    }
+    sends.into()
+}
+
+/// What an execution that is ended with all its children has for them.
+pub(super) fn terminations(
+    execution: &Execution,
+    current: ExecutionKey,
+    reason: Option<&String>,
+    moment: &mut Moment<'_>,
+) -> Vec<Message> {
+    let terminate = |(task, to)| {
+        let (parent, reason) = (parent(execution, current, task), reason.cloned());
+        Message { key: moment.next_message(), to, body: Body::Terminate { parent, reason } }
+    };
+    children(execution).map(terminate).collect()
+}
+
+/// The children that an execution waits for, with their tasks.
+fn children(execution: &Execution) -> impl Iterator<Item = (TaskId, InstanceId)> {
+    execution.open.iter().filter_map(|(task, action)| match action {
+        Action::SubOrchestration(ChildCall { instance, .. }) => {
+            Some((*task, instance.clone().unwrap_or_else(|| execution.started.child_id(*task))))
+        }
+        _ => None,
+    })
+}
+
+fn parent(execution: &Execution, current: ExecutionKey, task: TaskId) -> Parent {
+    Parent { instance: execution.started.instance.clone(), execution: current, task }
+}
+
+/// Answers the task of a parent under the number of its own message: that leaves the store with the step that records the answer.
+pub(super) fn answer(key: MessageKey, parent: Parent, outcome: Outcome) -> Effect {
+    let body = Body::Answer { execution: parent.execution, task: parent.task, outcome };
+    Effect::Send(Box::new(Message { key, to: parent.instance, body }))
+}
+
+/// What a parent hears of a child that is not there any more.
+pub(super) fn gone(child: &InstanceId) -> Outcome {
+    let message = format!("sub-orchestration {child} is not there any more: it was purged, or another instance has its ID");
+    Outcome::Failed(Failure::new("ChildGone", message))
+}
+
 /// What the end of a child is to its parent.
-fn outcome(end: &End) -> Outcome {
+pub(super) fn outcome(end: &End) -> Outcome {
     match end {
         End::Completed(output) => Outcome::Completed(output.clone()),
         End::Failed(failure) | End::Faulted(failure) => Outcome::Failed(failure.clone()),

@@ -11,7 +11,7 @@ use crate::host::{Host, NoGuest, OrchestratorGuest};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::model::{Digest, Event, Failure, Input, Payload};
-use crate::replay::{self, Fault, TurnError};
+use crate::replay::{self, Fault, Recorded, TurnError};
 use crate::store::Store;
 
 /// What a turn needs of the server.
@@ -38,7 +38,8 @@ pub(super) fn run(
         Some(guest) => guest,
         None => rebuild(context, order)?,
     };
-    let played = replay::turn(&mut guest, order.at_ms, &order.inputs, order.next_task, None);
+    let recorded = order.again.as_ref().map(Recorded::beginning);
+    let played = replay::turn(&mut guest, order.at_ms, &order.inputs, order.next_task, recorded.as_ref());
     let lines = guest.take_lines();
     let progress = played.map_err(|error| TurnFailure::Guest { error, lines: lines.clone() })?;
     let next = match &progress.continuation {

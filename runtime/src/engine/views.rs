@@ -51,15 +51,18 @@ pub enum ControlError {
     /// There is none with this ID.
     #[error("there is no such instance")]
     NotFound,
-    /// It has ended.
-    #[error("the instance has ended")]
-    Ended,
+    /// It has ended, in this status.
+    #[error("the instance is {0}, and has ended with that")]
+    Ended(RuntimeStatus),
+    /// It is in this status, in which that cannot be done.
+    #[error("the instance is {0}, and in that status this cannot be done")]
+    Unfit(RuntimeStatus),
+    /// It cannot be done, for this reason.
+    #[error("{0}")]
+    Refused(String),
     /// The server has as much work queued as it can hold. Try again a little later.
     #[error("the server has too much work queued; try again in a moment")]
     Overloaded,
-    /// The server has just started and has not come to this instance yet, or cannot read it.
-    #[error("the server has not loaded this instance yet; try again in a moment")]
-    Recovering,
     /// The server is about to stop.
     #[error("the server is shutting down; try again in a moment")]
     ShuttingDown,

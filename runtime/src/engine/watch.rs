@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot::Receiver;
 
 use super::Hub;
-use super::hub::RECOVERY_WAIT;
 use super::orders::{Answer, Input, Token};
 use super::views::InstanceView;
 use crate::model::{End, InstanceId};
@@ -54,12 +53,12 @@ impl Watch {
             match tokio::time::timeout(left, &mut self.answer).await {
                 Ok(Ok(Answer::Ended(end))) => return Ok(Some(end)),
                 Err(_) => return Ok(None),
-                // It has ended before, or was never there; or recovery has not come to it yet.
+                Ok(Ok(Answer::Failed(error))) => return Err(StoreError::Other(error.to_string())),
+                // It has ended before, or was never there; or another one has just been started in its place.
                 Ok(_) => match self.hub.instance(&self.id, false).await? {
                     None => return Ok(None),
                     Some(InstanceView { end: Some(end), .. }) => return Ok(Some(end)),
-                    Some(_) if left <= RECOVERY_WAIT => return Ok(None),
-                    Some(_) => tokio::time::sleep(RECOVERY_WAIT).await,
+                    Some(_) => (),
                 },
             }
             self = Self::of(&self.hub, &self.id);

@@ -57,7 +57,41 @@ pub enum Event {
         /// Its value.
         payload: Payload,
     },
-    /// Last in every ended execution.
+    /// Somebody from outside has the execution pause: none of its code runs until it is resumed, and inputs are recorded without a turn.
+    Suspended {
+        /// When it was asked for.
+        at_ms: u64,
+        /// Why, if it was said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// It goes on after a pause.
+    Resumed {
+        /// When it was asked for.
+        at_ms: u64,
+        /// Why, if it was said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Somebody has a failed execution go on: its end, its last turn and the failed answers of some tasks do not count any more. What is left is
+    /// [`super::rewind::standing`].
+    Rewound {
+        /// When it was asked for.
+        at_ms: u64,
+        /// Why, if it was said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// The tasks whose failed answers do not count any more: they are open again.
+        reopened: Vec<TaskId>,
+        /// What the last turn asked for still counts, so that it is played again at its own time, in milliseconds since 1970. `None` if it asked for
+        /// nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        turn_at_ms: Option<u64>,
+        /// The code from here on, if that is another.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        module: Option<Digest>,
+    },
+    /// Last in every ended execution, unless that is rewound.
     Ended {
         /// When it ended.
         at_ms: u64,
@@ -88,6 +122,9 @@ impl Event {
             | Self::TurnStarted { at_ms, .. }
             | Self::Resolved { at_ms, .. }
             | Self::Raised { at_ms, .. }
+            | Self::Suspended { at_ms, .. }
+            | Self::Resumed { at_ms, .. }
+            | Self::Rewound { at_ms, .. }
             | Self::Ended { at_ms, .. } => *at_ms,
             Self::Scheduled { .. } | Self::Cancelled { .. } => 0,
         }
@@ -258,6 +295,25 @@ mod tests {
             r#"{"ended":{"at_ms":9,"end":{"terminated":{}}}}"#,
         );
         check(&Event::Cancelled { task: TaskId(3) }, r#"{"cancelled":{"task":3}}"#);
+        check(&Event::Suspended { at_ms: 9, reason: None }, r#"{"suspended":{"at_ms":9}}"#);
+        let reason = Some("lunch".into());
+        check(&Event::Suspended { at_ms: 9, reason }, r#"{"suspended":{"at_ms":9,"reason":"lunch"}}"#);
+        check(&Event::Resumed { at_ms: 9, reason: Some("back".into()) }, r#"{"resumed":{"at_ms":9,"reason":"back"}}"#);
+        let nothing = Event::Rewound { at_ms: 9, reason: None, reopened: Vec::new(), turn_at_ms: None, module: None };
+        check(&nothing, r#"{"rewound":{"at_ms":9,"reopened":[]}}"#);
+        check(
+            &Event::Rewound {
+                at_ms: 9,
+                reason: Some("oven fixed".into()),
+                reopened: vec![TaskId(3), TaskId(5)],
+                turn_at_ms: Some(7),
+                module: Some(Digest([9; 32])),
+            },
+            &format!(
+                r#"{{"rewound":{{"at_ms":9,"reason":"oven fixed","reopened":[3,5],"turn_at_ms":7,"module":"{}"}}}}"#,
+                "09".repeat(32)
+            ),
+        );
         check(&make::resolved(3), r#"{"resolved":{"task":3,"at_ms":1500,"outcome":{"completed":3}}}"#);
         let failure = Failure {
             details: Some(Payload::of(&20)),

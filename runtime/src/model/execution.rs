@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
-use super::{Action, End, Event, Outcome, Payload, Started, TaskId, Wake};
+use super::{Action, Ask, End, Event, Outcome, Payload, Started, TaskId, Wake, rewind};
 
 /// Something from outside that a turn hands to the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,9 +45,9 @@ impl Input {
 /// An execution as its history so far describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Execution {
-    /// The first event.
+    /// The first event, with the code that runs by now.
     pub started: Started,
-    /// How many events there are.
+    /// How many events there are, whether they still stand or not.
     pub length: u32,
     /// How many turns have begun.
     pub turns: u32,
@@ -69,8 +69,25 @@ pub struct Execution {
     pub bytes: usize,
     /// What is recorded, but no turn has taken yet; the oldest first.
     pub unread: VecDeque<Input>,
+    /// None of its code may run for now.
+    pub is_suspended: bool,
+    /// It was rewound, and its last turn is to be played again.
+    pub again: Option<Again>,
     /// How it ended, if it did.
     pub end: Option<End>,
+}
+
+/// What a turn has to ask for before anything else: what it asked for before it was rewound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Again {
+    /// In this order.
+    pub asks: Vec<Ask>,
+    /// The number of the first task among it.
+    pub next_task: TaskId,
+    /// The time of that turn, in milliseconds since 1970, if it has to be the same.
+    pub at_ms: Option<u64>,
+    /// Other code asked for it.
+    pub is_of_other_code: bool,
 }
 
 /// A history that no engine of ours can have written: the store is damaged or was changed from outside.
@@ -99,6 +116,8 @@ impl Execution {
             timers: BTreeSet::new(),
             work: 0,
             unread: VecDeque::new(),
+            is_suspended: false,
+            again: None,
             end: None,
         }
     }
@@ -107,19 +126,20 @@ impl Execution {
     ///
     /// # Errors
     /// If an event cannot stand where it does.
-    pub fn fold<'a>(history: impl IntoIterator<Item = &'a Event>) -> Result<Self, CorruptHistory> {
-        let mut events = history.into_iter();
-        let Some(Event::Started(started)) = events.next() else {
+    pub fn fold(history: &[Event]) -> Result<Self, CorruptHistory> {
+        let standing = rewind::standing(history);
+        let Some((Event::Started(started), rest)) = standing.split_first() else {
             return Err(CorruptHistory { position: 0, why: "it has to be `started`".into() });
         };
         let mut execution = Self::new(started.clone());
-        for event in events {
+        for event in rest {
             execution.apply(event)?;
         }
+        execution.length = u32::try_from(history.len()).expect("the limit on history is far below");
         Ok(execution)
     }
 
-    /// Takes in the event that follows.
+    /// Takes in the event that follows. A rewind changes what came before it, so that only [`Self::fold`] can take it in.
     ///
     /// # Errors
     /// If it cannot stand here; the execution is then not to be used any more.
@@ -142,10 +162,14 @@ impl Execution {
                 self.unread.drain(..consumes);
                 self.turns += 1;
                 self.turn_at_ms = *at_ms;
+                self.again = None;
             }
             Event::Scheduled { task, action } => {
                 if *task != self.next_task {
                     return corrupt(format!("it schedules task {task} where {} is next", self.next_task));
+                }
+                if let Some(again) = &mut self.again {
+                    again.asks.push(Ask::Schedule(action.clone()));
                 }
                 if action.is_answered() {
                     self.open.insert(*task, action.clone());
@@ -159,6 +183,9 @@ impl Execution {
                 if *task >= self.next_task {
                     return corrupt(format!("it cancels task {task}, which was never scheduled"));
                 }
+                if let Some(again) = &mut self.again {
+                    again.asks.push(Ask::Cancel(*task));
+                }
                 self.close(*task);
             }
             Event::Resolved { task, .. } => {
@@ -167,7 +194,25 @@ impl Execution {
                 }
             }
             Event::Raised { .. } => (),
+            Event::Suspended { .. } | Event::Resumed { .. } => {
+                let suspends = matches!(event, Event::Suspended { .. });
+                if self.is_suspended == suspends {
+                    return corrupt(format!("the execution {} suspended", if suspends { "is" } else { "is not" }));
+                }
+                self.is_suspended = suspends;
+            }
+            Event::Rewound { turn_at_ms, module, .. } => {
+                let next_task = self.next_task;
+                let none = Again { asks: Vec::new(), next_task, at_ms: None, is_of_other_code: false };
+                let again = self.again.get_or_insert(none);
+                again.at_ms = *turn_at_ms;
+                if let Some(module) = module {
+                    again.is_of_other_code = true;
+                    self.started.module = *module;
+                }
+            }
             Event::Ended { end, .. } => {
+                self.is_suspended = false;
                 self.end = Some(end.clone());
                 self.open.clear();
                 self.timers.clear();
@@ -193,50 +238,79 @@ impl Execution {
 
     /// When it has to be looked at, if nothing else happens.
     pub fn wake(&self) -> Wake {
-        let earliest = self.timers.first().map(|(due_ms, _)| *due_ms);
-        self.wake_of(self.end.is_some(), self.turns > 0, self.unread.len(), self.work, earliest)
+        self.standing().wake(&self.started, self.timers.first().map(|(due_ms, _)| *due_ms))
     }
 
-    /// When it has to be looked at once `events` have followed. What this costs depends on `events` alone, however much is open.
+    /// When it has to be looked at once `events` have followed, none of which is a rewind. What this costs depends on `events` alone, however
+    /// much is open.
     pub fn wake_after(&self, events: &[Event]) -> Wake {
-        let (mut is_ended, mut has_run, mut unread, mut work) = (false, self.turns > 0, self.unread.len(), self.work);
+        let mut then = self.standing();
         let mut added: BTreeMap<TaskId, &Action> = BTreeMap::new();
         let mut closed: HashSet<TaskId> = HashSet::new();
         for event in events {
             match event {
-                Event::Started(_) => (),
+                Event::Started(_) | Event::Rewound { .. } => (),
                 Event::TurnStarted { consumes, .. } => {
-                    has_run = true;
-                    unread -= *consumes as usize;
+                    then.has_run = true;
+                    then.plays_again = false;
+                    then.unread -= *consumes as usize;
                 }
                 Event::Scheduled { task, action } if action.is_answered() => {
                     added.insert(*task, action);
-                    work += usize::from(action.is_work());
+                    then.work += usize::from(action.is_work());
                 }
                 Event::Scheduled { .. } => (),
                 Event::Cancelled { task } | Event::Resolved { task, .. } => {
-                    unread += usize::from(matches!(event, Event::Resolved { .. }));
+                    then.unread += usize::from(matches!(event, Event::Resolved { .. }));
                     let open = added.remove(task).or_else(|| self.open.get(task).filter(|_| closed.insert(*task)));
-                    work -= usize::from(open.is_some_and(Action::is_work));
+                    then.work -= usize::from(open.is_some_and(Action::is_work));
                 }
-                Event::Raised { .. } => unread += 1,
-                Event::Ended { .. } => is_ended = true,
+                Event::Raised { .. } => then.unread += 1,
+                Event::Suspended { .. } => then.is_suspended = true,
+                Event::Resumed { .. } => then.is_suspended = false,
+                Event::Ended { .. } => then.is_ended = true,
             }
         }
         let old = self.timers.iter().find(|(_, task)| !closed.contains(task)).map(|(due_ms, _)| *due_ms);
         let new = added.into_iter().filter_map(|(task, action)| due(task, action)).map(|(due_ms, _)| due_ms).min();
-        self.wake_of(is_ended, has_run, unread, work, [old, new].into_iter().flatten().min())
+        then.wake(&self.started, [old, new].into_iter().flatten().min())
     }
 
-    fn wake_of(&self, is_ended: bool, has_run: bool, unread: usize, work: usize, earliest: Option<u64>) -> Wake {
-        if is_ended {
+    fn standing(&self) -> Standing {
+        Standing {
+            is_ended: self.end.is_some(),
+            is_suspended: self.is_suspended,
+            has_run: self.turns > 0,
+            plays_again: self.again.is_some(),
+            unread: self.unread.len(),
+            work: self.work,
+        }
+    }
+}
+
+/// Where an execution stands, as far as that decides when it has to be looked at.
+struct Standing {
+    is_ended: bool,
+    is_suspended: bool,
+    has_run: bool,
+    plays_again: bool,
+    unread: usize,
+    work: usize,
+}
+
+impl Standing {
+    /// When it has to be looked at, if its next timer is due at `earliest_ms`.
+    fn wake(&self, started: &Started, earliest_ms: Option<u64>) -> Wake {
+        let has_input = self.unread > 0 || self.plays_again;
+        if self.is_ended {
             Wake::NEVER
-        } else if !has_run {
-            self.started.not_before_ms.map_or(Wake::AT_ONCE, Wake::at)
-        } else if unread > 0 || work > 0 {
+        } else if !self.has_run && !self.is_suspended && !self.plays_again {
+            started.not_before_ms.map_or(Wake::AT_ONCE, Wake::at)
+        } else if self.work > 0 || (has_input && !self.is_suspended) {
+            // What it asked for goes on while it is suspended; but nothing that has come makes it run.
             Wake::AT_ONCE
         } else {
-            earliest.map_or(Wake::NEVER, Wake::at)
+            earliest_ms.map_or(Wake::NEVER, Wake::at)
         }
     }
 }

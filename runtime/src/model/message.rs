@@ -50,6 +50,22 @@ pub enum Body {
         /// With what.
         outcome: Outcome,
     },
+    /// Your parent goes on after a rewind, and waits for you again: answer if you have ended, and if you have failed, go on too.
+    Adopt {
+        /// Who waits. You are meant only if that is your parent.
+        parent: Parent,
+        /// Why it was rewound, if it was said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Your parent was ended with all its children: come to your end, and tell yours.
+    Terminate {
+        /// You are meant only if that is your parent.
+        parent: Parent,
+        /// Why, if it was said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// An event for you.
     Raise {
         /// Its name.
@@ -94,6 +110,11 @@ mod tests {
             &Body::Answer { execution: ExecutionKey(7), task: TaskId(2), outcome: Outcome::Completed(Payload::of(&1)) },
             r#"{"answer":{"execution":7,"task":2,"outcome":{"completed":1}}}"#,
         );
+        let parent = || Parent { instance: "loaf".parse().unwrap(), execution: ExecutionKey(7), task: TaskId(2) };
+        let who = r#""parent":{"instance":"loaf","execution":7,"task":2}"#;
+        check(&Body::Adopt { parent: parent(), reason: None }, &format!(r#"{{"adopt":{{{who}}}}}"#));
+        let reason = Some("power cut".into());
+        check(&Body::Terminate { parent: parent(), reason }, &format!(r#"{{"terminate":{{{who},"reason":"power cut"}}}}"#));
         check(&Body::Raise { name: "go".into(), payload: Payload::null() }, r#"{"raise":{"name":"go","payload":null}}"#);
     }
 }

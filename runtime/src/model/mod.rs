@@ -11,6 +11,7 @@ pub mod lineage;
 pub mod log;
 pub mod message;
 pub mod payload;
+pub mod rewind;
 pub mod status;
 pub mod tags;
 pub mod time;
@@ -18,7 +19,7 @@ pub mod wake;
 
 pub use action::{Action, ActivityCall, Ask, ChildCall, ChildStart, HttpCall, Progress, SentEvent};
 pub use event::{End, Event, LimitsInForce, Outcome, Started, Versions};
-pub use execution::{CorruptHistory, Execution, Input};
+pub use execution::{Again, CorruptHistory, Execution, Input};
 pub use failure::{Cause, Failure};
 pub use id::{Digest, ExecutionKey, Generation, HubKey, HubName, InstanceId, InstanceKey, MessageKey, ModuleName, Seed, TaskId};
 pub use lineage::{Continuation, Parent};

@@ -16,10 +16,12 @@ pub enum RuntimeStatus {
     Terminated = 5,
     /// It is accepted and on disk; its code has not run yet.
     Pending = 6,
+    /// Somebody from outside has it pause, before or after its code has run.
+    Suspended = 7,
 }
 
 impl RuntimeStatus {
-    const ALL: [Self; 5] = [Self::Running, Self::Completed, Self::Failed, Self::Terminated, Self::Pending];
+    const ALL: [Self; 6] = [Self::Running, Self::Completed, Self::Failed, Self::Terminated, Self::Pending, Self::Suspended];
 
     /// The status that the store keeps as `number`.
     pub fn from_number(number: u8) -> Option<Self> {
@@ -39,6 +41,7 @@ impl RuntimeStatus {
             Self::Failed => "Failed",
             Self::Terminated => "Terminated",
             Self::Pending => "Pending",
+            Self::Suspended => "Suspended",
         }
     }
 }

@@ -484,11 +484,31 @@ impl Disk {
                 self.rest.superseded.insert(*from, None);
                 0
             }
-            Change::Advance { expected_length, status, updated_ms, custom_status, wake } => {
+            Change::Reopen { expected_length, status, module, updated_ms, wake } => {
+                let entry = self.rest.instances.get_mut(&commit.instance);
+                let entry = entry.filter(|(_, row)| {
+                    (row.execution, row.length, row.status) == (commit.execution, *expected_length, RuntimeStatus::Failed)
+                });
+                let conflict = StoreError::Conflict { execution: commit.execution, expected: *expected_length };
+                let (hub, row) = entry.ok_or(conflict)?;
+                if !self.versions.iter().any(|(of, version)| (*of, version.digest) == (*hub, *module)) {
+                    return Err(StoreError::NoModule(*module));
+                }
+                row.length += commit.events.count;
+                row.status = *status;
+                row.module = *module;
+                row.updated_ms = *updated_ms;
+                row.wake = *wake;
+                *expected_length
+            }
+            Change::Advance { expected_length, status, updated_ms, custom_status, wake, reason } => {
                 let row = self.rest.instances.get_mut(&commit.instance).map(|(_, row)| row);
                 let row = row.filter(|row| (row.execution, row.length) == (commit.execution, *expected_length));
                 let row = row.ok_or(StoreError::Conflict { execution: commit.execution, expected: *expected_length })?;
                 row.length += commit.events.count;
+                if row.status != *status {
+                    row.reason.clone_from(reason);
+                }
                 row.status = *status;
                 row.updated_ms = *updated_ms;
                 row.wake = wake.unwrap_or(row.wake);
@@ -556,6 +576,7 @@ impl Disk {
             custom_status: None,
             tags: new.tags.clone(),
             wake: new.wake,
+            reason: None,
         };
         self.rest.ids.insert(id, commit.instance);
         self.rest.instances.insert(commit.instance, (new.hub, row));

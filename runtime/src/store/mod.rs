@@ -140,6 +140,21 @@ pub enum Change {
         custom_status: Option<Payload>,
         /// When it has to be looked at from now on, if that changed.
         wake: Option<Wake>,
+        /// Why it is suspended, if its status says that it is, and if it was said. Taken note of only when the status changes.
+        reason: Option<String>,
+    },
+    /// The instance, which has failed, goes on where it stood.
+    Reopen {
+        /// How many events the execution must have before this commit.
+        expected_length: u32,
+        /// Its status from now on.
+        status: RuntimeStatus,
+        /// The code from now on.
+        module: Digest,
+        /// When this step happened, in milliseconds since 1970.
+        updated_ms: u64,
+        /// When it has to be looked at.
+        wake: Wake,
     },
     /// The instance goes on as a new execution, the one of the commit, whose first events these are. That of the one before is given up with
     /// its history, which goes in slices; its lines stay, and its tags.
@@ -276,6 +291,8 @@ pub struct InstanceRow {
     pub tags: Tags,
     /// When it has to be looked at. Says nothing once it has ended.
     pub wake: Wake,
+    /// Why it is suspended, if it is and if it was said.
+    pub reason: Option<String>,
 }
 
 /// An open instance that has to be looked at.

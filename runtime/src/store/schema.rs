@@ -20,7 +20,7 @@ pub const PART: i64 = 0;
 /// The condition of the index `instance_open`: the status is not one of those that end an instance.
 ///
 /// A query gets that index only if it says the same words; likewise [`CONTINUED`]. The wire contract has numbered the statuses so that the ended
-/// ones lie side by side; 2, 4 and 5 of them are not used yet.
+/// ones lie side by side; 2 and 4 of them are not used.
 pub const OPEN: &str = "status NOT BETWEEN 1 AND 5";
 
 /// The condition of the index `instance_continued`: the current execution is not the first.
@@ -158,6 +158,10 @@ pub const MIGRATIONS: &[&str] = &[
         payload TEXT NOT NULL,         -- JSON, as the guest wrote it
         PRIMARY KEY (execution, task)
     ) WITHOUT ROWID;
+",
+    "
+    -- Why it is suspended, if it is and if it was said.
+    ALTER TABLE instance ADD COLUMN reason TEXT;
 ",
 ];
 

@@ -53,6 +53,8 @@ cases![
     everything_is_there_after_reopening,
     instances_page_by_key_within_their_hub,
     open_instances_are_those_that_have_not_ended,
+    a_suspended_instance_is_open_and_says_why,
+    only_what_has_failed_is_opened_again,
     a_list_goes_by_time_and_then_id_or_with_a_prefix_by_id,
     a_list_shows_what_meets_all_conditions,
     live_instances_are_counted_by_module,
@@ -163,6 +165,7 @@ impl World {
             updated_ms: 2_000,
             custom_status: None,
             wake: None,
+            reason: None,
         };
         let events = EncodedEvents::of(&[turn(1_000, 0), scheduled(0, "Mix")]);
         let events = if expected_length == 1 { events } else { EncodedEvents::of(&[resolved(0)]) };
@@ -179,7 +182,8 @@ impl World {
 
     /// Ends instance `n` with one event.
     pub(crate) fn end(&self, n: i64, expected_length: u32, status: RuntimeStatus) -> Commit {
-        let change = Change::Advance { expected_length, status, updated_ms: 3_000, custom_status: None, wake: None };
+        let (custom_status, wake, reason) = (None, None, None);
+        let change = Change::Advance { expected_length, status, updated_ms: 3_000, custom_status, wake, reason };
         Commit { change, events: EncodedEvents::of(&[ended()]), ..self.advance(n, expected_length) }
     }
 
@@ -241,7 +245,7 @@ fn waking(mut commit: Commit, at: Wake) -> Commit {
     match &mut commit.change {
         Change::Create(new) => new.wake = at,
         Change::Advance { wake, .. } => *wake = Some(at),
-        Change::Continue { wake, .. } => *wake = at,
+        Change::Continue { wake, .. } | Change::Reopen { wake, .. } => *wake = at,
     }
     commit
 }
@@ -297,6 +301,7 @@ fn commits_append_behind_the_expected_length(place: &(impl Place + ?Sized)) {
         custom_status: None,
         tags: Tags::default(),
         wake: Wake::NEVER,
+        reason: None,
     };
     assert_eq!(world.row(&*store, "loaf"), expected);
     let history = [Event::Started(started()), turn(1_000, 0), scheduled(0, "Mix"), resolved(0), ended()];
@@ -423,6 +428,54 @@ fn instances_page_by_key_within_their_hub(place: &(impl Place + ?Sized)) {
     assert_eq!(keys(store.instances(world.hub, Some(world.key(5)), 2).unwrap()), NONE);
     assert_eq!(keys(store.instances(other.hub, None, usize::MAX).unwrap()), [1]);
     assert_eq!(keys(store.instances(world.hub, None, 0).unwrap()), NONE);
+}
+
+fn a_suspended_instance_is_open_and_says_why(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    store.commit(&[world.create(1, "loaf")]).unwrap();
+    let suspend = |length, new: RuntimeStatus, why: Option<&str>| {
+        let mut commit = world.end(1, length, new);
+        let Change::Advance { reason, .. } = &mut commit.change else { unreachable!() };
+        *reason = why.map(str::to_owned);
+        commit
+    };
+    let seen = || {
+        let row = world.row(&*store, "loaf");
+        (row.status, row.reason, store.due(world.hub, None, 0, None, 9).unwrap().len())
+    };
+    let (suspended, running) = (RuntimeStatus::Suspended, RuntimeStatus::Running);
+    store.commit(&[waking(suspend(1, suspended, Some("lunch")), Wake::AT_ONCE)]).unwrap();
+    assert_eq!(seen(), (suspended, Some("lunch".into()), 1));
+    // What comes meanwhile need not know why.
+    store.commit(&[suspend(2, suspended, None)]).unwrap();
+    assert_eq!(seen(), (suspended, Some("lunch".into()), 1));
+    store.commit(&[suspend(3, running, None)]).unwrap();
+    assert_eq!(seen(), (running, None, 1));
+}
+
+fn only_what_has_failed_is_opened_again(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    store.commit(&[world.create(1, "loaf")]).unwrap();
+    let reopen = |length, digest| {
+        let (status, wake) = (RuntimeStatus::Running, Wake::AT_ONCE);
+        let change = Change::Reopen { expected_length: length, status, module: digest, updated_ms: 5_000, wake };
+        Commit { change, ..world.end(1, length, status) }
+    };
+    let module = Digest::of(MODULE);
+    let is_conflict = |commit| matches!(store.commit(&[commit]), Err(StoreError::Conflict { .. }));
+    assert!(is_conflict(reopen(1, module)));
+    store.commit(&[world.end(1, 1, RuntimeStatus::Failed)]).unwrap();
+    assert!(is_conflict(reopen(1, module)));
+    let other = Digest::of(b"other");
+    assert!(matches!(store.commit(&[reopen(2, other)]), Err(StoreError::NoModule(digest)) if digest == other));
+    store.commit(&[reopen(2, module)]).unwrap();
+    let row = world.row(&*store, "loaf");
+    assert_eq!((row.status, row.length, row.updated_ms), (RuntimeStatus::Running, 3, 5_000));
+    assert_eq!(store.due(world.hub, None, 0, None, 9).unwrap().len(), 1);
+    store.commit(&[world.end(1, 3, RuntimeStatus::Completed)]).unwrap();
+    assert!(is_conflict(reopen(4, module)));
 }
 
 fn open_instances_are_those_that_have_not_ended(place: &(impl Place + ?Sized)) {

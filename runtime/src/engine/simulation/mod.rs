@@ -1,13 +1,10 @@
 //! Do the engine's promises hold in every order of things? The partition under a seeded scheduler.
 //!
-//! Clients, turns, commits, activities, timers and crashes of the server are steps that a seed puts in order (`world.rs`);
-//! the store
-//! fails where the seed says so. Then all is let run out, and every promise is checked (`checks.rs`). Orchestrations are of
-//! two kinds:
-//! written by hand for one promise each (`programs.rs`), or generated from the seed and run by the real SDK (`random.rs`,
-//! `sdk.rs`).
+//! Clients, operators, turns, commits, activities, timers and crashes of the server are steps that a seed puts in order (`world.rs`); the
+//! store fails where the seed says so. Then all is let run out, and every promise is checked (`checks.rs`). Orchestrations are of two kinds:
+//! written by hand for one promise each (`programs.rs`), or generated from the seed and run by the real SDK (`random.rs`, `sdk.rs`).
 //!
-//! `DACAPO_SEED=17 cargo test -p dacapo --lib simulation` runs one seed alone, and `DACAPO_SEEDS=10000` so many of each kind.
+//! `DACAPO_SEED=17 cargo test --lib simulation` runs one seed alone, and `DACAPO_SEEDS=10000` so many of each kind.
 
 mod checks;
 mod generated;
@@ -44,6 +41,9 @@ fn every_promise_holds_in_every_interleaving() {
         "answer twice",
         "event raised",
         "terminated",
+        "suspended",
+        "resumed",
+        "rewound",
         "found",
         "continued",
         "child answered",
@@ -69,6 +69,9 @@ fn every_promise_holds_for_generated_orchestrations_in_the_real_sdk() {
         "event kept unread",
         "event handed on",
         "terminated",
+        "suspended",
+        "resumed",
+        "rewound",
         "found",
         "continued",
         "timer fired",

@@ -8,17 +8,19 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
 use super::history::{Histories, raised};
 use super::{Coverage, Programs, below};
 use crate::engine::orders::{
-    ActivityOrder, Answer, CommitOrder, Effect, Input, LoadError, Next, Start, Token, TurnFailure, TurnOrder, TurnResult,
+    ActivityOrder, Answer, CommitOrder, Effect, Input, LoadError, Next, NoRewind, RewindOrder, RewindPlan, Rewinder, Start,
+    Token, TurnFailure, TurnOrder, TurnResult, Wish,
 };
 use crate::engine::partition::{Numbers, Partition};
+use crate::engine::rewind;
 use crate::limits::Limits;
 use crate::model::{
     Action, Body, Digest, End, Event, Execution, ExecutionKey, Failure, Generation, HubKey, Input as Given, InstanceId,
-    InstanceKey, Message, MessageKey, Payload, Seed, Started, Tags, TaskId, Versions,
+    InstanceKey, Message, MessageKey, Payload, RuntimeStatus, Seed, Started, Tags, TaskId, Versions,
 };
-use crate::replay::{Fault, TurnError, replay, turn};
+use crate::replay::{Fault, Recorded, TurnError, replay, turn};
 use crate::store::memory::{Fault as StoreFault, MemoryStore};
-use crate::store::{Commit, CommitOutcome, DueRow, InstanceRow, Store, StoreError, Upload};
+use crate::store::{Change, Commit, CommitOutcome, DueRow, InstanceRow, Store, StoreError, Upload};
 
 /// How many instances that only wait are kept in memory, by seed: so few that others are read again all the time.
 const IDLE_MAX: [usize; 3] = [0, 1, 4];
@@ -42,9 +44,14 @@ enum Step {
     /// The store is asked for an instance.
     Find(InstanceId, Vec<MessageKey>),
     Activity(Box<ActivityOrder>),
+    /// The way is looked for in which a failed instance can go on.
+    Plan(Box<RewindOrder>),
     /// The post carries the oldest message.
     Post,
 }
+
+/// How often what is open in the end gets what it may wait for before it counts as lost.
+const ROUNDS_MAX: usize = 500;
 
 pub(super) struct World<P: Programs> {
     pub(super) random: ChaCha8Rng,
@@ -74,7 +81,10 @@ pub(super) struct World<P: Programs> {
     pub(super) waiting: HashMap<Token, InstanceId>,
     /// Events on their way, with what they carry.
     pub(super) raising: HashMap<Token, (InstanceId, u64)>,
-    pub(super) terminating: HashMap<Token, InstanceId>,
+    /// What clients want of instances, by the token, which is also the reason that they give.
+    pub(super) controlling: HashMap<Token, (InstanceId, Wish)>,
+    /// Somebody else than their parents wanted these rewound.
+    pub(super) rewound: HashSet<InstanceId>,
     /// How many events were raised; each carries its own number.
     events: u64,
     /// What a caller has been told is durable, by ID: how each instance must end.
@@ -127,7 +137,8 @@ impl<P: Programs> World<P> {
             starting_waiters: HashMap::new(),
             waiting: HashMap::new(),
             raising: HashMap::new(),
-            terminating: HashMap::new(),
+            controlling: HashMap::new(),
+            rewound: HashSet::new(),
             // Programs send each other events with low numbers.
             events: 1_000,
             acknowledged: BTreeMap::new(),
@@ -148,6 +159,9 @@ impl<P: Programs> World<P> {
                 0..9 => self.client_starts(),
                 9..12 => self.client_raises(),
                 12..13 => self.client_terminates(),
+                30..32 => self.client_controls(Wish::Suspend),
+                32..34 => self.client_controls(Wish::Resume),
+                34..36 => self.client_rewinds(),
                 13..18 => self.client_waits(),
                 18..20 => self.restart(),
                 20..22 => self.drop_a_guest(),
@@ -161,23 +175,18 @@ impl<P: Programs> World<P> {
                 _ => self.step(),
             }
         }
-        self.calm = true;
-        // A restart mends much; what was not poisoned has to come to its end without one.
-        if self.poisoned || self.below(2) == 0 {
-            self.restart();
-        }
-        self.run_out();
-        // What waits for events gets them.
-        for name in P::EVENTS.iter().cycle() {
-            let open = self.store.open_instances(self.hub, None, usize::MAX).unwrap();
-            if open.is_empty() {
-                break;
+        self.come_to_an_end();
+        // What has failed by then goes on once more, in the same weather.
+        for row in self.store.instances(self.hub, None, usize::MAX).unwrap() {
+            if row.status == RuntimeStatus::Failed && self.below(2) == 0 {
+                self.rewind(row.id);
             }
-            for row in open {
-                self.raise(row.id, name);
-            }
-            self.run_out();
         }
+        self.calm = false;
+        for _ in 0..self.below(80) {
+            self.step();
+        }
+        self.come_to_an_end();
         while !self.discarded.is_empty() {
             if self.poisoned {
                 self.restart();
@@ -187,6 +196,40 @@ impl<P: Programs> World<P> {
         }
         self.check();
         self.coverage
+    }
+
+    /// All failures are over: what is open comes to its end.
+    fn come_to_an_end(&mut self) {
+        self.calm = true;
+        // A restart mends much; what was not poisoned has to come to its end without one.
+        if self.poisoned || self.below(2) == 0 {
+            self.restart();
+        }
+        self.run_out();
+        // What waits for events gets them.
+        for (round, name) in P::EVENTS.iter().cycle().enumerate() {
+            let open = self.store.open_instances(self.hub, None, usize::MAX).unwrap();
+            if open.is_empty() {
+                break;
+            }
+            if round >= ROUNDS_MAX {
+                let open: Vec<_> = open
+                    .iter()
+                    .map(|row| (row.id.as_str(), row.status, self.histories.of(&self.store, row.execution).to_vec()))
+                    .collect();
+                panic!("these never come to an end: {open:?}");
+            }
+            let is_suspended = |row: &InstanceRow| row.status == RuntimeStatus::Suspended;
+            let some_are = open.iter().any(is_suspended);
+            for row in open {
+                if is_suspended(&row) {
+                    self.control(row.id, Wish::Resume);
+                } else if !some_are {
+                    self.raise(row.id, name);
+                }
+            }
+            self.run_out();
+        }
     }
 
     /// Lets everything happen that is to happen, however late.
@@ -316,11 +359,34 @@ impl<P: Programs> World<P> {
     }
 
     fn client_terminates(&mut self) {
+        let recursive = self.below(2) == 0;
+        self.client_controls(Wish::Terminate { recursive });
+    }
+
+    fn client_controls(&mut self, wish: Wish) {
         let id = self.somebody();
+        self.control(id, wish);
+    }
+
+    fn client_rewinds(&mut self) {
+        let mut failed = self.store.instances(self.hub, None, usize::MAX).unwrap();
+        failed.retain(|row| row.status == RuntimeStatus::Failed && (P::MEDDLING || row.id.as_str().starts_with("instance-")));
+        let id = match failed.len() as u64 {
+            0 => self.somebody(),
+            count => failed[self.below(count) as usize].id.clone(),
+        };
+        self.rewind(id);
+    }
+
+    fn rewind(&mut self, id: InstanceId) {
+        self.rewound.insert(id.clone());
+        self.control(id, Wish::Rewind);
+    }
+
+    fn control(&mut self, id: InstanceId, wish: Wish) {
         let caller = self.token();
-        self.terminating.insert(caller, id.clone());
-        let reason = caller.is_multiple_of(2).then(|| "enough".to_owned());
-        self.deliver(Input::Terminate { caller, instance: id, reason });
+        self.controlling.insert(caller, (id.clone(), wish));
+        self.deliver(Input::Control { caller, instance: id, wish, reason: Some(caller.to_string()) });
     }
 
     /// The process dies: what is not in the store is gone, callers included.
@@ -336,7 +402,7 @@ impl<P: Programs> World<P> {
         self.discarded.clear();
         self.waiting.clear();
         self.raising.clear();
-        self.terminating.clear();
+        self.controlling.clear();
         let (first, end) = ExecutionKey::range(self.hub, 0);
         let execution = self.store.last_execution(first, end).unwrap().map_or(first, ExecutionKey::next);
         let (first, end) = MessageKey::range(self.hub, 0);
@@ -359,7 +425,14 @@ impl<P: Programs> World<P> {
         for effect in self.partition.on(self.now_ms, input) {
             match effect {
                 Effect::RunTurn(order) => self.steps.push(Step::Turn(order)),
-                Effect::Commit(commit) => self.steps.push(Step::Commit(commit)),
+                Effect::Commit(commit) => {
+                    if let Change::Reopen { .. } = &commit.change {
+                        // What is open runs once more.
+                        self.dispatched.retain(|(key, _)| *key != commit.execution);
+                    }
+                    self.steps.push(Step::Commit(commit));
+                }
+                Effect::PlanRewind(order) => self.steps.push(Step::Plan(order)),
                 Effect::Find(id, messages) => self.steps.push(Step::Find(id, messages)),
                 Effect::Arm(at_ms) => self.alarm_ms = Some(at_ms),
                 Effect::Dispatch(order) => {
@@ -410,7 +483,7 @@ impl<P: Programs> World<P> {
                     );
                 }
                 Answer::Failed(_) => (),
-                Answer::Recorded | Answer::Ended(_) | Answer::NotOpen => panic!("a start was answered with {answer:?}"),
+                answer => panic!("a start was answered with {answer:?}"),
             }
         } else if let Some((id, number)) = self.raising.remove(&token) {
             if matches!(answer, Answer::Recorded) {
@@ -426,12 +499,9 @@ impl<P: Programs> World<P> {
                 let row = self.store.instance(self.hub, &id).unwrap().unwrap();
                 self.acknowledged_events.entry(row.key).or_default().push(number);
             }
-        } else if let Some(id) = self.terminating.remove(&token) {
+        } else if let Some((id, wish)) = self.controlling.remove(&token) {
             if matches!(answer, Answer::Recorded) {
-                self.coverage.note("terminated");
-                let is_terminated =
-                    |history: &Vec<Event>| matches!(history.last(), Some(Event::Ended { end: End::Terminated { .. }, .. }));
-                assert!(self.histories(&id).iter().any(is_terminated), "{id} is to have been terminated");
+                self.check_control(token, &id, wish);
             }
         } else if let Some(id) = self.waiting.remove(&token)
             && let Answer::Ended(end) = answer
@@ -443,6 +513,26 @@ impl<P: Programs> World<P> {
                 "a waiter was told what is not stored"
             );
         }
+    }
+
+    /// What somebody wanted of an instance is recorded, once; the end of one that was asked for several times has the first one's reason.
+    fn check_control(&mut self, token: Token, id: &InstanceId, wish: Wish) {
+        let is_it = |event: &Event| match (wish, event) {
+            (Wish::Terminate { .. }, Event::Ended { end: End::Terminated { .. }, .. }) => true,
+            (Wish::Suspend, Event::Suspended { reason, .. })
+            | (Wish::Resume, Event::Resumed { reason, .. })
+            | (Wish::Rewind, Event::Rewound { reason, .. }) => *reason == Some(token.to_string()),
+            _ => false,
+        };
+        self.coverage.note(match wish {
+            Wish::Terminate { .. } => "terminated",
+            Wish::Suspend => "suspended",
+            Wish::Resume => "resumed",
+            Wish::Rewind => "rewound",
+        });
+        let count = self.histories(id).concat().iter().filter(|event| is_it(event)).count();
+        let is_right = if let Wish::Terminate { .. } = wish { count >= 1 } else { count == 1 };
+        assert!(is_right, "{id} was told {wish:?}, which is recorded {count} times");
     }
 
     /// The histories of all executions under this ID. An ended one may have been replaced before its end was told.
@@ -481,6 +571,10 @@ impl<P: Programs> World<P> {
                 self.coverage.note_times("found", u64::from(matches!(found, Ok(Some(_)))));
                 self.deliver(Input::Found { instance: id, found, unrecorded });
             }
+            Step::Plan(order) => {
+                let plan = if self.chance(20) { Err(NoRewind::Unreadable(LoadError::Passing)) } else { self.plan(&order) };
+                self.deliver(Input::Planned(order, plan));
+            }
             Step::Post => {
                 let message = self.post.pop_front().expect("there is a step for each");
                 self.carry(message);
@@ -495,6 +589,33 @@ impl<P: Programs> World<P> {
                 }
             }
         }
+    }
+
+    /// How the instance can go on, as the shell would find it out.
+    fn plan(&mut self, order: &RewindOrder) -> Result<Box<RewindPlan>, NoRewind> {
+        let row = self.store.instance(self.hub, &order.instance).unwrap().ok_or(NoRewind::NotFound)?;
+        let history = self.histories.of(&self.store, row.execution);
+        let Event::Started(started) = &history[0] else { panic!("it begins with its start") };
+        if matches!(&order.by, Rewinder::Parent(_, parent) if started.parent.as_ref() != Some(parent)) {
+            return Err(NoRewind::NotFound);
+        }
+        let end = match history.last() {
+            Some(Event::Ended { end, .. }) => end,
+            last => panic!("{} is to be rewound at {last:?}", row.id),
+        };
+        if row.status != RuntimeStatus::Failed {
+            return Err(NoRewind::Ended(end.clone()));
+        }
+        let (module, now_ms) = (row.module, self.now_ms);
+        rewind::choose(row, history, &[module], now_ms, order.reason.clone(), |history, _| {
+            let mut guest = P::Guest::default();
+            let Ok(execution) = replay(history, &mut guest) else { return Ok(false) };
+            let again = execution.again.as_ref().expect("it has just been rewound");
+            let inputs: Vec<_> = execution.unread.iter().cloned().collect();
+            let at_ms = again.at_ms.unwrap_or(now_ms.max(execution.latest_ms));
+            let played = turn(&mut guest, at_ms, &inputs, again.next_task, Some(&Recorded::beginning(again)));
+            Ok(!matches!(played, Err(TurnError::Diverged(_))))
+        })
     }
 
     fn read(&mut self, id: &InstanceId) -> Option<Box<(InstanceRow, Execution)>> {
@@ -552,7 +673,9 @@ impl<P: Programs> World<P> {
             let fault = Fault::Exhausted(Failure::new("LimitExceeded", "no time left"));
             return Err(guest_failure(TurnError::Fault(fault)));
         }
-        let progress = turn(&mut guest, order.at_ms, &order.inputs, order.next_task, None).map_err(guest_failure)?;
+        let recorded = order.again.as_ref().map(Recorded::beginning);
+        let played = turn(&mut guest, order.at_ms, &order.inputs, order.next_task, recorded.as_ref());
+        let progress = played.map_err(guest_failure)?;
         let next = progress.continuation.as_ref().map(|continuation| {
             self.coverage.note("continued");
             let history = self.histories.of(&self.store, order.execution);

@@ -383,7 +383,7 @@ pub(super) fn status(number: u8) -> Result<RuntimeStatus, StoreError> {
 }
 
 /// The beginning of every query for rows that [`instance_row`] reads.
-pub(super) const INSTANCE: &str = "SELECT key, execution, length, instance.id, function, digest, status, created, updated, custom_status, wake, tags FROM instance";
+pub(super) const INSTANCE: &str = "SELECT key, execution, length, instance.id, function, digest, status, created, updated, custom_status, wake, tags, reason FROM instance";
 
 pub(super) fn instance_row(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
     let key = row.get(0)?;
@@ -404,6 +404,7 @@ pub(super) fn instance_row(row: &Row<'_>) -> Result<InstanceRow, StoreError> {
             .map_err(|error| StoreError::Corrupt(format!("custom status of instance {key}: {error}")))?,
         wake: row.get::<_, Option<i64>>(10)?.map_or(Ok(Wake::NEVER), |wake| wake_ms(wake).map(Wake::at))?,
         tags: tags.map_or(Ok(Tags::default()), |tags| parse(format_args!("tags of instance {key}"), &tags))?,
+        reason: row.get(12)?,
     })
 }
 

@@ -35,7 +35,13 @@ pub(super) const ADVANCE_WAKE: &str =
 /// A step that changes the status. The index with the wake is written anew in any case.
 pub(super) const ADVANCE_STATUS: &str =
     "UPDATE instance SET length = length + ?4, updated = ?5, custom_status = coalesce(?6, custom_status), status = ?7,
-    wake = CASE WHEN ?8 THEN ?9 ELSE wake END WHERE key = ?1 AND execution = ?2 AND length = ?3";
+    wake = CASE WHEN ?8 THEN ?9 ELSE wake END, reason = ?10 WHERE key = ?1 AND execution = ?2 AND length = ?3";
+
+/// A failed instance goes on.
+const REOPEN: &str = "UPDATE instance SET length = length + ?4, updated = ?5, status = ?6,
+    module = (SELECT id FROM blob WHERE digest = ?7
+        AND EXISTS (SELECT 1 FROM version WHERE version.module = blob.id AND version.hub = instance.hub)),
+    wake = ?8 WHERE key = ?1 AND execution = ?2 AND length = ?3 AND status = ?9";
 
 /// The next execution of an instance.
 const CONTINUE: &str = "UPDATE instance SET execution = ?4, length = ?5, status = ?6, created = ?7, updated = ?7,
@@ -321,7 +327,24 @@ impl<'conn> Statements<'conn> {
                 supersede(self.conn, from.0, None)?;
                 0
             }
-            Change::Advance { expected_length, status, updated_ms, custom_status, wake } => {
+            Change::Reopen { expected_length, status, module, updated_ms, wake } => {
+                let reopened = self.conn.prepare_cached(REOPEN)?.execute(params![
+                    commit.instance.0,
+                    commit.execution.0,
+                    expected_length,
+                    commit.events.count,
+                    updated_ms.cast_signed(),
+                    *status as u8,
+                    module.0,
+                    wake_column(*wake),
+                    RuntimeStatus::Failed as u8,
+                ]);
+                if reopened.map_err(|error| no_module(error, *module))? != 1 {
+                    return Err(conflict(commit, *expected_length));
+                }
+                *expected_length
+            }
+            Change::Advance { expected_length, status, updated_ms, custom_status, wake, reason } => {
                 let params = params![
                     commit.instance.0,
                     commit.execution.0,
@@ -336,7 +359,7 @@ impl<'conn> Statements<'conn> {
                 // An end always changes the status.
                 let same_status = !status.is_ended()
                     && (self.advance.execute(params)? == 1 || wake.is_some() && self.advance_wake.execute(params)? == 1);
-                if !same_status && self.advance_status.execute(params)? != 1 {
+                if !same_status && self.advance_status.execute(&[params, &[reason]].concat()[..])? != 1 {
                     return Err(conflict(commit, *expected_length));
                 }
                 *expected_length
