@@ -13,7 +13,8 @@ pub(super) const EDITIONS: (&str, &str) = (
     "this is the edition of the test guests that was made out of that 1",
 );
 
-fn second_edition() -> Vec<u8> {
+/// The test guests as they were built anew.
+pub(super) fn second_edition() -> Vec<u8> {
     wasm::reworded(guests::test_guests(), EDITIONS.0, EDITIONS.1)
 }
 

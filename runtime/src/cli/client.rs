@@ -253,10 +253,29 @@ impl Client {
         self.call("POST", call, &[202]).map(drop)
     }
 
-    /// Asks for an instance to be terminated.
-    pub(super) fn terminate(&self, id: &str, reason: Option<&str>) -> Result<()> {
-        let query = reason.map(|reason| ("reason", reason)).into_iter().collect();
-        let call = Call { query, body: Some(("", b"")), ..Call::of_instance(id, "/terminate") };
+    /// Asks for an instance to be terminated, with `recursive` also the sub-orchestrations that it waits for.
+    pub(super) fn terminate(&self, id: &str, reason: Option<&str>, recursive: bool) -> Result<()> {
+        self.control(id, "/terminate", reason, recursive.then_some(("recursive", "true")))
+    }
+
+    /// Asks for an instance to pause.
+    pub(super) fn suspend(&self, id: &str, reason: Option<&str>) -> Result<()> {
+        self.control(id, "/suspend", reason, None)
+    }
+
+    /// Asks for an instance to go on after a pause.
+    pub(super) fn resume(&self, id: &str, reason: Option<&str>) -> Result<()> {
+        self.control(id, "/resume", reason, None)
+    }
+
+    /// Asks for a failed instance to go on from before its failure.
+    pub(super) fn rewind(&self, id: &str, reason: Option<&str>) -> Result<()> {
+        self.control(id, "/rewind", reason, None)
+    }
+
+    fn control(&self, id: &str, verb: &str, reason: Option<&str>, more: Option<Parameter<'_>>) -> Result<()> {
+        let query = reason.map(|reason| ("reason", reason)).into_iter().chain(more).collect();
+        let call = Call { query, body: Some(("", b"")), ..Call::of_instance(id, verb) };
         self.call("POST", call, &[202]).map(drop)
     }
 
@@ -539,7 +558,7 @@ mod tests {
 
     #[test]
     fn an_error_shows_where_it_went_and_not_what_was_sent() {
-        let error = Client::to("http://oven".into()).terminate("a", Some(&"why".repeat(40_000))).unwrap_err();
+        let error = Client::to("http://oven".into()).terminate("a", Some(&"why".repeat(40_000)), false).unwrap_err();
         let shown = format!("{error:#}");
         assert!(shown.contains("/instances/a/terminate") && !shown.contains("why"), "{shown}");
     }

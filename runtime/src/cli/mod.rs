@@ -22,10 +22,13 @@ mod new;
 mod output;
 mod query;
 mod raise;
+mod resume;
+mod rewind;
 mod serve;
 mod server;
 mod start;
 mod status;
+mod suspend;
 mod tag;
 mod terminate;
 mod wire;
@@ -71,6 +74,9 @@ enum Command {
     Query(query::Query),
     Raise(raise::Raise),
     Terminate(terminate::Terminate),
+    Suspend(suspend::Suspend),
+    Resume(resume::Resume),
+    Rewind(rewind::Rewind),
     Logs(logs::Logs),
     Modules(modules::Modules),
     Keys(keys::Keys),
@@ -128,6 +134,9 @@ impl Command {
             Self::Query(query) => query.run(),
             Self::Raise(raise) => raise.run(),
             Self::Terminate(terminate) => terminate.run(),
+            Self::Suspend(suspend) => suspend.run(),
+            Self::Resume(resume) => resume.run(),
+            Self::Rewind(rewind) => rewind.run(),
             Self::Logs(logs) => logs.run(),
             Self::Modules(modules) => modules.run(),
             Self::Keys(keys) => keys.run(),

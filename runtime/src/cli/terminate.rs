@@ -7,7 +7,7 @@ use super::connection::Connection;
 use super::output::hint;
 
 const ABOUT: &str = "\
-Activities that run now run on, and their results are dropped; sub-orchestrations are not touched.
+Activities that run now run on, and their results are dropped; sub-orchestrations go on, unless --recursive is given.
 
 Example:
   dacapo terminate loaf-17 --reason 'power cut'";
@@ -24,13 +24,17 @@ pub(super) struct Terminate {
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
 
+    /// Terminate also the sub-orchestrations that it waits for, and theirs
+    #[arg(long)]
+    recursive: bool,
+
     #[command(flatten)]
     connection: Connection,
 }
 
 impl Terminate {
     pub(super) fn run(self) -> Result<()> {
-        self.connection.client()?.terminate(&self.id, self.reason.as_deref())?;
+        self.connection.client()?.terminate(&self.id, self.reason.as_deref(), self.recursive)?;
         hint(format_args!("Instance {} is being terminated", self.id));
         Ok(())
     }

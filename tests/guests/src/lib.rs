@@ -8,6 +8,7 @@ mod hostile;
 mod network;
 mod questions;
 mod retries;
+mod rewinding;
 mod versions;
 mod waiting;
 
@@ -32,10 +33,16 @@ use network::{
 };
 use questions::shelf;
 use retries::{flaky, flaky_child, hopeless, retry_child, retry_flaky, retry_hopeless, retry_timeout};
+use rewinding::{after_mended, all_mended, compensates, mended, mended_itself};
 use versions::{call_others, child_edition, editions, next_edition, tell_edition};
 use waiting::{echo_text, fan_out_texts, race_activity, race_timer, sleep_until, wait_for_all, wait_for_any, wait_twice};
 
 dacapo_guest::module!(
+    after_mended,
+    all_mended,
+    compensates,
+    mended,
+    mended_itself,
     sequence,
     fan_out,
     fail_activity,

@@ -11,7 +11,7 @@ use serde_json::Value;
 const EDITION: &str = "this is the edition of the test guests that was built first of all";
 
 /// The edition of the code that runs.
-fn edition_here() -> String {
+pub(crate) fn edition_here() -> String {
     black_box(EDITION).to_owned()
 }
 

@@ -79,7 +79,7 @@ impl<P: Programs> World<P> {
         let execution = Execution::fold(history).unwrap();
         assert_eq!(replay(history, &mut P::Guest::default()), Ok(execution), "a stored history replays");
         let mut played = Played::default();
-        let standing = as_played(&rewind::standing(history));
+        let standing = rewind::standing(history);
         let again = played.turn_by_turn(&standing, &mut P::Guest::default());
         let printed = serde_json::to_string(&again).unwrap();
         if standing.len() == history.len() {
@@ -117,27 +117,6 @@ fn check_pauses(history: &[Event]) {
     }
 }
 
-/// What still stands, with what a turn had asked for before it was rewound in the place where it asks for it again.
-fn as_played(standing: &[Event]) -> Vec<Event> {
-    let mut played = Vec::with_capacity(standing.len());
-    let mut asked: Option<Vec<Event>> = None;
-    for event in standing {
-        match (event, &mut asked) {
-            (Event::Rewound { .. }, None) => {
-                asked = Some(Vec::new());
-                played.push(event.clone());
-            }
-            (Event::Scheduled { .. } | Event::Cancelled { .. }, Some(asked)) => asked.push(event.clone()),
-            (Event::TurnStarted { .. }, _) => {
-                played.push(event.clone());
-                played.extend(asked.take().into_iter().flatten());
-            }
-            _ => played.push(event.clone()),
-        }
-    }
-    played
-}
-
 /// What a guest did with what it was given.
 #[derive(Default)]
 struct Played {
@@ -166,6 +145,8 @@ impl Played {
         let mut again = vec![history[0].clone()];
         for (position, event) in rest.iter().enumerate() {
             match event {
+                // What a turn asked for before it was rewound stands where it was rewound.
+                Event::Scheduled { .. } | Event::Cancelled { .. } if execution.again.is_some() => again.push(event.clone()),
                 Event::Scheduled { .. } | Event::Cancelled { .. } => (),
                 Event::Ended { end: End::Completed(_) | End::Failed(_), .. } => (),
                 _ => again.push(event.clone()),
@@ -178,8 +159,11 @@ impl Played {
                 (Event::TurnStarted { at_ms, consumes }, next_end) => {
                     let inputs: Vec<_> = execution.unread.iter().take(*consumes as usize).cloned().collect();
                     let progress = guest.advance(*at_ms, &inputs).unwrap();
+                    let first = execution.again.as_ref();
+                    let asked_before = first.map_or(0, |first| first.asks.len());
+                    assert_eq!(progress.asks[..asked_before], *first.map_or(&[][..], |first| &first.asks), "it asks for it again");
                     let mut task = execution.next_task;
-                    for ask in &progress.asks {
+                    for ask in &progress.asks[asked_before..] {
                         again.push(match ask.clone() {
                             Ask::Cancel(task) => Event::Cancelled { task },
                             Ask::Schedule(action) => Event::Scheduled { task, action },
