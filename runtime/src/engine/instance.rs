@@ -70,7 +70,7 @@ struct Termination {
     /// All who asked for it.
     callers: Vec<Token>,
     /// The parent's word for it, if it was the parent who asked.
-    messages: Vec<Message>,
+    messages: Vec<MessageKey>,
 }
 
 /// What is in flight for an instance: at most one thing.
@@ -211,7 +211,8 @@ impl Instance {
             Phase::Resting { unknown: Some(_), .. } => {
                 self.phase = Phase::Loading;
                 let arrived = self.arrived.iter().filter_map(|arrival| arrival.message);
-                let messages = arrived.chain(self.unsent.iter().map(|message| message.key)).collect();
+                let parents = self.termination.iter().flat_map(|termination| &termination.messages).copied();
+                let messages = arrived.chain(parents).chain(self.unsent.iter().map(|message| message.key)).collect();
                 return moment.push(Effect::Find(self.id.clone(), messages));
             }
             Phase::Resting { unknown: None, .. } => self.phase = Phase::Idle,
@@ -280,8 +281,7 @@ impl Instance {
                 self.go_on(moment);
             }
             Body::Terminate { ref parent, ref reason } if self.is_child_of(parent) => {
-                let (parents, reason) = (Asker::Parent(message.clone()), reason.clone());
-                self.terminate(parents, true, reason, moment);
+                self.terminate(Asker::Parent(message.key), true, reason.clone(), moment);
             }
             Body::Adopt { parent, .. } if !self.is_child_of(&parent) => {
                 moment.push(answer(message.key, parent, gone(&message.to)))
@@ -647,7 +647,7 @@ impl Instance {
         let mut sends = messages(&turn, false, execution, self.current, moment);
         let mut takes: Vec<MessageKey> = arrivals().filter_map(|arrival| arrival.message).collect();
         if let (Some(termination), Some(Event::Ended { end: End::Terminated { .. }, .. })) = (&self.termination, turn.last()) {
-            takes.extend(termination.messages.iter().map(|message| message.key));
+            takes.extend(&termination.messages);
             if termination.recursive {
                 let reason = termination.reason.as_ref();
                 sends = terminations(execution, self.current, reason, moment).into_iter().chain(sends.iter().cloned()).collect();
@@ -772,6 +772,10 @@ impl Instance {
         self.played = 0;
         self.send_unsent(unrecorded, moment);
         self.arrived.retain(|arrival| arrival.message.is_none_or(|key| unrecorded.contains(&key)));
+        if let Some(termination) = &mut self.termination {
+            termination.messages.retain(|key| unrecorded.contains(key));
+        }
+        self.termination.take_if(|termination| termination.callers.is_empty() && termination.messages.is_empty());
         let answered: BTreeSet<TaskId> = self.arrived.iter().filter_map(|arrival| answered_task(&arrival.event)).collect();
         let unwanted: Vec<TaskId> = self.running.iter().filter(|task| !execution.open.contains_key(task)).copied().collect();
         let idle: Vec<TaskId> = execution.open.keys().filter(|task| !answered.contains(task)).copied().collect();
@@ -851,9 +855,9 @@ impl Instance {
 
     /// Tells everybody who waits for something to be recorded that it was not, or that nobody knows. What they wanted is forgotten.
     pub(super) fn refuse_callers(&mut self, answer: &Answer, moment: &mut Moment<'_>) {
-        let (termination, messages) = self.termination.take().map_or_else(Default::default, |it| (it.callers, it.messages));
-        // The parent has asked durably, and asks again.
-        moment.effects.extend(messages.into_iter().map(|message| Effect::Send(Box::new(message))));
+        let termination = self.termination.as_mut().map_or_else(Vec::new, |termination| std::mem::take(&mut termination.callers));
+        // What a parent wants is in the store, and stands until it is recorded.
+        self.termination.take_if(|termination| termination.messages.is_empty());
         let raised = self.arrived.iter().filter_map(|arrival| arrival.caller);
         moment.effects.extend(raised.chain(termination).map(|caller| Effect::Reply(caller, answer.clone())));
         self.arrived.retain(|arrival| arrival.caller.is_none());
@@ -870,6 +874,8 @@ impl Instance {
         self.refuse_callers(answer, moment);
         moment.effects.extend(self.waiters.into_iter().map(|waiter| Effect::Reply(waiter, answer.clone())));
         // It has not taken them, and whoever has the ID next is somebody else.
+        let parents = self.termination.iter().flat_map(|termination| &termination.messages);
+        moment.effects.extend(parents.copied().map(Effect::Discard));
         moment.effects.extend(self.arrived.iter().filter_map(|arrival| arrival.message).map(Effect::Discard));
         self.contenders
     }
@@ -879,8 +885,8 @@ impl Instance {
 pub(super) enum Asker {
     /// Somebody who waits for the answer.
     Caller(Token),
-    /// Its parent.
-    Parent(Message),
+    /// Its parent, by this message.
+    Parent(MessageKey),
 }
 
 /// Whether any of its code has run, in this execution or one before.

@@ -161,7 +161,11 @@ impl Played {
                     let progress = guest.advance(*at_ms, &inputs).unwrap();
                     let first = execution.again.as_ref();
                     let asked_before = first.map_or(0, |first| first.asks.len());
-                    assert_eq!(progress.asks[..asked_before], *first.map_or(&[][..], |first| &first.asks), "it asks for it again");
+                    assert_eq!(
+                        progress.asks[..asked_before],
+                        *first.map_or(&[][..], |first| &first.asks),
+                        "it asks for it again"
+                    );
                     let mut task = execution.next_task;
                     for ask in &progress.asks[asked_before..] {
                         again.push(match ask.clone() {
