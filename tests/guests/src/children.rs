@@ -160,3 +160,10 @@ pub(crate) async fn twins(ctx: Context, id: String) -> Result<Vec<String>> {
     let ended = join_all(calls).await;
     Ok(ended.into_iter().map(|end| end.map_or_else(|error| error.kind().to_owned(), |grams| grams.to_string())).collect())
 }
+
+/// Calls a child by what is no instance ID, and goes on with what it is told.
+#[orchestrator(name = "CallClumsily")]
+pub(crate) async fn call_clumsy(ctx: Context, id: String) -> Result<String> {
+    let called: Result<u32> = ctx.call_orchestrator_named_with("Loaf", &1, ChildOptions::new().instance_id(id)).await;
+    Ok(called.map_or_else(|error| error.kind().to_owned(), |_| "fine".to_owned()))
+}
