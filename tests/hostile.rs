@@ -245,6 +245,14 @@ fn a_result_over_the_limit_is_failed_by_it() {
 }
 
 #[test]
+fn what_is_handed_over_above_the_limit_is_an_error_that_can_be_handled() {
+    let server = Setup::limits(Limits { payload_bytes_max: 1_000, ..Limits::default() }).start();
+    assert_eq!(server.output("AskTooMuch", "1001"), json!(vec!["LimitExceeded"; 5]));
+    let kinds = server.output("AskTooMuch", "900");
+    assert!(!kinds.to_string().contains("LimitExceeded"), "{kinds}");
+}
+
+#[test]
 fn an_input_that_cannot_be_read_fails_the_instance() {
     let server = Server::start();
     let failure = failure(&server, "Sequence", r#"{"length":1}"#);

@@ -79,6 +79,18 @@ pub(crate) fn check_status(json: &str) -> Result<()> {
     check(bytes <= STATUS_MAX, "LimitExceeded", message)
 }
 
+/// Checks the length of what is handed over, in bytes; `what` says of what it is a part.
+pub(crate) fn check_payload(bytes: usize, bytes_max: usize, what: impl FnOnce() -> String) -> Result<()> {
+    let message = || format!("the payload of {} has {bytes} bytes, and may have {bytes_max} (limit payload_bytes_max)", what());
+    check(bytes <= bytes_max, "LimitExceeded", message)
+}
+
+/// The bound on a payload, in bytes, as the host tells it in `begin`. None, if it does not.
+pub(crate) fn payload_bytes_max(extensions: &[(String, String)]) -> usize {
+    let told = extensions.iter().find(|(name, _)| name == "payload-bytes-max").and_then(|(_, json)| json.parse().ok());
+    told.unwrap_or(usize::MAX)
+}
+
 /// Trying again cannot help.
 fn check(is_right: bool, kind: &str, message: impl FnOnce() -> String) -> Result<()> {
     if is_right { Ok(()) } else { Err(Error::new(kind, message()).non_retriable()) }
@@ -89,9 +101,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::executor::tests::check;
+    use crate::bindings::exports::dacapo::guest::orchestrator::Start;
+    use crate::executor::Executor;
+    use crate::executor::tests::{check, describe, event};
     use crate::prelude::*;
-    use crate::{ChildOptions, StartOptions};
+    use crate::{ChildOptions, HttpRequest, StartOptions};
 
     #[test]
     fn what_breaks_a_rule_is_refused_with_the_rule() {
@@ -125,6 +139,42 @@ mod tests {
             let seen = refused(result);
             assert!(seen.starts_with(expected) && seen.is_empty() == expected.is_empty(), "{seen:?} is not {expected:?}");
         }
+    }
+
+    #[test]
+    fn what_is_longer_than_the_host_takes_is_an_error_that_can_be_handled() {
+        #[orchestrator]
+        async fn bake(_ctx: Context, _loaves: String) -> Result<()> {
+            Ok(())
+        }
+        async fn greedy(ctx: Context) -> Result<Vec<bool>> {
+            let (fits, long) = ("1".repeat(8), "1".repeat(9)); // And two quotes.
+            let is_refused = |result: Result<()>| result.is_err_and(|error| error.kind() == "LimitExceeded");
+            let mut refused = Vec::new();
+            for text in [&fits, &long] {
+                refused.push(is_refused(ctx.start_named("Bake", text).map(drop)));
+                refused.push(is_refused(ctx.send_event("loaf", "ready", text)));
+            }
+            refused.push(is_refused(ctx.call_named("Weigh", &long).await));
+            refused.push(is_refused(ctx.http(HttpRequest::get("http://a/")).await.map(drop)));
+            refused.push(is_refused(ctx.continue_as_new(bake, long)));
+            Ok(refused)
+        }
+        let start = Start {
+            function: "bake".to_owned(),
+            instance_id: "loaf".to_owned(),
+            generation: "0".repeat(32),
+            input: "null".to_owned(),
+            parent: None,
+            tags: vec![],
+            extensions: vec![("other".to_owned(), "1".to_owned()), ("payload-bytes-max".to_owned(), "10".to_owned())],
+        };
+        let mut executor = Executor::new(start, |context, _| {
+            let future = greedy(context);
+            Box::pin(async move { Ok(serde_json::to_string(&future.await?)?) })
+        });
+        let said = describe(&[executor.advance(vec![event("turn 0")])]);
+        assert!(said.ends_with("ended [false,false,true,true,true,true,true]"), "{said}");
     }
 
     /// What an orchestrator gets to know, and goes on: nothing of it reaches the host.

@@ -48,7 +48,8 @@ pub(super) fn start(started: &Started, function: &str) -> orchestrator::Start {
         input: started.input.text().to_owned(),
         parent: started.parent.as_ref().map(|parent| parent.instance.to_string()),
         tags: started.tags.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-        extensions: Vec::new(),
+        // So that an SDK can refuse what is too long, where the host can only end the execution.
+        extensions: vec![("payload-bytes-max".into(), started.limits.payload_bytes_max.to_string())],
     }
 }
 

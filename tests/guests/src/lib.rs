@@ -17,8 +17,8 @@ use behaved::{
     race, sequence, sleeper, status, talks, unknown_activity, worldly,
 };
 use children::{
-    batch, call_child, call_clumsy, catch_child, fail_with_all, household, leave, lineage, loaf, start_and_send, start_later,
-    start_two, twins,
+    ask_too_much, batch, call_child, call_clumsy, catch_child, fail_with_all, household, leave, lineage, loaf, start_and_send,
+    start_later, start_two, twins,
 };
 use continuing::{continue_and_fail, count_down, forget, rounds, till};
 use determinism::{note, roulette};
@@ -151,4 +151,5 @@ dacapo_guest::module!(
     call_clumsy,
     call_with_secret,
     call_with_value,
+    ask_too_much,
 );
