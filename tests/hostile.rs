@@ -4,7 +4,7 @@ use dacapo::limits::Limits;
 use serde_json::{Value, json};
 
 use crate::support::server::HUB;
-use crate::support::{P3, Server, Setup, guests, wasm};
+use crate::support::{Client, P3, Server, Service, Setup, eventually, guests, wasm};
 
 /// Uploads what must not be taken, and returns the reason.
 #[track_caller]
@@ -245,6 +245,14 @@ fn a_result_over_the_limit_is_failed_by_it() {
 }
 
 #[test]
+fn what_is_handed_over_above_the_limit_is_an_error_that_can_be_handled() {
+    let server = Setup::limits(Limits { payload_bytes_max: 1_000, ..Limits::default() }).start();
+    assert_eq!(server.output("AskTooMuch", "1001"), json!(vec!["LimitExceeded"; 5]));
+    let kinds = server.output("AskTooMuch", "900");
+    assert!(!kinds.to_string().contains("LimitExceeded"), "{kinds}");
+}
+
+#[test]
 fn an_input_that_cannot_be_read_fails_the_instance() {
     let server = Server::start();
     let failure = failure(&server, "Sequence", r#"{"length":1}"#);
@@ -284,6 +292,70 @@ fn an_activity_that_nobody_has_fails_its_task() {
 fn a_failure_that_is_caught_does_not_fail_the_instance() {
     let server = Server::start();
     assert_eq!(server.output("CatchFailure", ""), json!(["OvenCold", "the oven is cold"]));
+}
+
+/// The most memory that the server has had at once, in bytes.
+fn peak_bytes(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.process_id())).expect("read about the server");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel counts it");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+}
+
+/// Without bounds each of these takes hundreds of megabytes, or gigabytes, of the server's own memory.
+#[test]
+fn an_activity_cannot_fill_the_hosts_memory_with_what_the_host_keeps_for_it() {
+    let mut server = Server::start();
+    server.output("CallHoard", r#"["fields", 1, 1]"#);
+    let before = peak_bytes(&server);
+    for (what, taken) in [
+        (r#"["fields", 900, 16000]"#, 900),
+        (r#"["authority", 900, 4000000]"#, 0),
+        (r#"["authority", 10, 10000]"#, 10),
+        (r#"["method", 900, 4000000]"#, 0),
+        (r#"["method", 10, 10000]"#, 10),
+    ] {
+        assert_eq!(server.output("CallHoard", what), taken, "{what}");
+    }
+    for (what, part) in [
+        (r#"["fields", 4000, 16000]"#, "1000 things of the host"),
+        (r#"["fields", 4000, 120000]"#, "header fields of more than 16384 bytes"),
+    ] {
+        let failure = failure(&server, "CallHoard", what);
+        assert_eq!(failure["ErrorType"], "LimitExceeded", "{failure}");
+        assert_parts(failure["ErrorMessage"].as_str().unwrap(), &[part]);
+    }
+    let grown = peak_bytes(&server) - before;
+    assert!(grown < 100 << 20, "the server has grown by {grown} bytes");
+    assert!(server.is_alive());
+}
+
+#[test]
+fn an_orchestrator_cannot_hold_more_things_of_the_host_than_its_bound() {
+    let server = Server::start();
+    let failure = failure(&server, "HoardStreams", "1100");
+    assert_eq!(failure["ErrorType"], "LimitExceeded", "{failure}");
+    assert_parts(failure["ErrorMessage"].as_str().unwrap(), &["1000 things of the host"]);
+    let id = server.start("HoardStreams", "900");
+    server.raise(&id, "go", "null");
+    assert_eq!(server.finished(&id)["runtimeStatus"], "Completed");
+}
+
+#[test]
+fn the_connections_of_guests_leave_the_server_its_own() {
+    const WIDTH: u32 = 240;
+    let service = Service::holding();
+    let server = Setup { configuration: service.allowed(), descriptors_max: Some(220), ..Setup::default() }.start();
+    let id = server.start("FetchMany", &json!([service.url(""), WIDTH, 0]).to_string());
+    eventually("all activities", || (server.metric("dacapo_activities_running") == f64::from(WIDTH)).then_some(()));
+    // Half of what the server does not need itself.
+    eventually("as many connections as there may be", || (service.waiting().len() == 46).then_some(()));
+    for _ in 0..20 {
+        let other = Client::new(&server.origin);
+        assert_eq!(other.get("/healthz").status, 200);
+    }
+    service.release();
+    assert_eq!(server.finished(&id)["output"], WIDTH);
+    assert_eq!(service.waiting_max(), 46);
 }
 
 #[test]

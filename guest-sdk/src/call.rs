@@ -11,7 +11,7 @@ use crate::bindings::exports::dacapo::guest::orchestrator::{Action, ActivityCall
 use crate::context::{ceil_to_ms, since_epoch_ms};
 use crate::retry::{RetryPolicy, retried};
 use crate::task::{Asked, What, read};
-use crate::{Context, Error, Function, IntoInput, IntoOptions, Orchestrator, Result, Task};
+use crate::{Context, Error, Function, IntoInput, IntoOptions, Orchestrator, Result, Task, rules};
 
 /// What a call of an activity may say beside its input. A [`RetryPolicy`] alone will do in its place.
 #[derive(Debug, Clone, Default)]
@@ -22,7 +22,7 @@ pub struct ActivityOptions {
 }
 
 impl ActivityOptions {
-    /// One attempt, as long as the task hub lets activities run.
+    /// One attempt, for as long as the server gives activities whose call does not say: ten minutes, unless it is set otherwise.
     pub const fn new() -> Self {
         Self { retry: None, timeout: None }
     }
@@ -34,7 +34,7 @@ impl ActivityOptions {
     }
 
     /// Stops a run that takes longer, rounded up to a millisecond, which is a failure of that attempt. A retry policy may try
-    /// again. (To bound everything, waits included, there is [`Context::timeout`].)
+    /// again. It may be longer than what is given without it, up to the server's own bound: a day, unless it is set otherwise. (To bound everything, waits included, there is [`Context::timeout`].)
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -284,7 +284,7 @@ impl Context {
     /// ```
     ///
     /// # Errors
-    /// If the input has no form in JSON.
+    /// If the input has no form in JSON, or the ID or a tag breaks its rules.
     pub fn start_with<O: Orchestrator>(
         &self,
         orchestrator: fn() -> O,
@@ -324,14 +324,16 @@ impl Context {
     /// ```
     ///
     /// # Errors
-    /// If the input has no form in JSON.
+    /// If the input has no form in JSON, or the name, the ID or a tag breaks its rules.
     pub fn start_named_with(&self, name: &str, input: &(impl Serialize + ?Sized), options: StartOptions) -> Result<String> {
+        rules::check_function("an orchestrator", name)?;
+        options.instance_id.as_deref().map_or(Ok(()), rules::check_instance_id)?;
         let start = ChildStart {
             name: name.to_owned(),
             instance_id: options.instance_id.clone(),
             input: input_json("orchestrator", name, input)?,
             at_ms: options.at.map(since_epoch_ms),
-            tags: sorted(options.tags),
+            tags: sorted(options.tags)?,
             options: Vec::new(),
         };
         let task = self.ledger.ask(Action::StartDetached(start))?;
@@ -350,8 +352,10 @@ impl Context {
     /// ```
     ///
     /// # Errors
-    /// If `data` has no form in JSON.
+    /// If `data` has no form in JSON, or what is no instance ID, or no name of an event, is given.
     pub fn send_event(&self, instance_id: &str, name: &str, data: &(impl Serialize + ?Sized)) -> Result<()> {
+        rules::check_instance_id(instance_id)?;
+        rules::check_event(name)?;
         let data = serde_json::to_string(data).map_err(|error| {
             Error::new("InvalidEvent", format!("the event {name} for {instance_id:?} has no form in JSON: {error}"))
                 .non_retriable()
@@ -415,6 +419,7 @@ pub struct Call {
 
 impl CallOptions for ActivityOptions {
     fn into_call(self, name: Cow<'static, str>, input: &(impl Serialize + ?Sized)) -> Result<Call> {
+        rules::check_function("an activity", &name)?;
         let action = Action::Activity(ActivityCall {
             name: name.clone().into_owned(),
             input: input_json("activity", &name, input)?,
@@ -429,13 +434,15 @@ impl CallOptions for ActivityOptions {
 
 impl CallOptions for ChildOptions {
     fn into_call(self, name: Cow<'static, str>, input: &(impl Serialize + ?Sized)) -> Result<Call> {
+        rules::check_function("an orchestrator", &name)?;
+        self.instance_id.as_deref().map_or(Ok(()), rules::check_instance_id)?;
         let action = Action::SubOrchestration(ChildCall {
             name: name.clone().into_owned(),
             instance_id: self.instance_id,
             input: input_json("orchestrator", &name, input)?,
             attempt: 1,
             first_attempt: None,
-            tags: sorted(self.tags),
+            tags: sorted(self.tags)?,
             options: Vec::new(),
         });
         Ok(Call { what: What::Orchestrator(name), action, retry: self.retry })
@@ -443,8 +450,10 @@ impl CallOptions for ChildOptions {
 }
 
 /// As the contract wants tags. The last value of a name counts.
-fn sorted(tags: Vec<(String, String)>) -> Vec<(String, String)> {
-    tags.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect()
+fn sorted(tags: Vec<(String, String)>) -> Result<Vec<(String, String)>> {
+    let tags: Vec<_> = tags.into_iter().collect::<BTreeMap<_, _>>().into_iter().collect();
+    rules::check_tags(&tags)?;
+    Ok(tags)
 }
 
 fn input_json(role: &str, name: &str, input: &(impl Serialize + ?Sized)) -> Result<String> {

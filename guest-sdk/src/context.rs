@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::bindings::exports::dacapo::guest::orchestrator::Action;
 use crate::executor::Ledger;
 use crate::task::What;
-use crate::{Error, Result, Task, Timeout};
+use crate::{Error, Result, Task, Timeout, rules};
 
 /// An orchestrator's side of its execution. Clones are cheap and all the same.
 #[derive(Clone)]
@@ -128,10 +128,11 @@ impl Context {
     /// Shows `status` to whoever asks for this instance; `&()` takes it away. The last one of a turn is seen.
     ///
     /// # Errors
-    /// If `status` has no form in JSON.
+    /// If `status` has no form in JSON, or one of more than 8,192 characters (16 KiB of UTF-16).
     pub fn set_custom_status(&self, status: &(impl Serialize + ?Sized)) -> Result<()> {
         let json = serde_json::to_string(status)
             .map_err(|error| Error::new("InvalidStatus", format!("a custom status has no form in JSON: {error}")))?;
+        rules::check_status(&json)?;
         self.ledger.set_custom_status(json)
     }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::bindings::exports::dacapo::guest::orchestrator::Continuation;
 use crate::executor::Unread;
-use crate::{Context, Error, IntoInput, Orchestrator, Result};
+use crate::{Context, Error, IntoInput, Orchestrator, Result, rules};
 
 /// What becomes of events and version when an orchestration continues as new.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -105,6 +105,10 @@ impl Context {
                 return Error::new("InvalidInput", message).non_retriable();
             }
         };
+        let what = || "the execution to continue with".to_owned();
+        if let Err(error) = rules::check_payload(input.len(), self.ledger.payload_bytes_max, what) {
+            return error;
+        }
         let next = Continuation { input, keep: Vec::new(), keep_version: options.keep_version, options: Vec::new() };
         let unread = if options.drop_events { Unread::Drop } else { Unread::Keep };
         match self.ledger.continue_as_new(next, unread) {

@@ -179,12 +179,18 @@ fn advice(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
         return None;
     }
     if error.is::<std::env::VarError>() {
-        return Some("functions have no environment: hand over what it would say in the input");
+        return Some(
+            "orchestrators have no environment: hand over what it would say in the input; activities have the variables that sections \
+             [hubs.NAME.environment] and [hubs.NAME.secrets] of the server's configuration give their task hub",
+        );
     }
     let error: &std::io::Error = error.downcast_ref()?;
     match error.raw_os_error()? {
         NOT_FOUND => Some("functions have no files: hand over what would stand in them in the input"),
-        DENIED | NOT_PERMITTED => Some("the server gives functions no network and no files"),
+        DENIED | NOT_PERMITTED => Some(
+            "functions have no sockets and no files: activities speak HTTP by `wasi:http`, as the crate `waki` does, and orchestrators by \
+             `ctx.http`",
+        ),
         _ => None,
     }
 }

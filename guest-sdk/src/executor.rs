@@ -17,8 +17,9 @@ use crate::bindings::exports::dacapo::guest::orchestrator::{
 };
 use crate::continuation::CONTINUED_AS_NEW;
 use crate::function::Execution;
+use crate::http::without_query;
 use crate::query::{Handler, Queries, only_looks, query_asked};
-use crate::{Context, Result};
+use crate::{Context, Result, rules};
 
 /// Runs one execution of an orchestrator.
 pub(crate) struct Executor {
@@ -36,8 +37,13 @@ impl Executor {
     /// Prepares an execution. `run` makes its future and runs nothing yet.
     pub(crate) fn new(mut start: Start, run: impl FnOnce(Context, String) -> Execution) -> Self {
         let input = mem::take(&mut start.input);
-        let ledger =
-            Rc::new(Ledger { start, doing: Cell::new(Doing::Nothing), entries: RefCell::default(), queries: Queries::default() });
+        let ledger = Rc::new(Ledger {
+            payload_bytes_max: rules::payload_bytes_max(&start.extensions),
+            start,
+            doing: Cell::new(Doing::Nothing),
+            entries: RefCell::default(),
+            queries: Queries::default(),
+        });
         let root = run(Context::new(ledger.clone()), input);
         Self { ledger, root: Some(root), woken: Arc::new(Woken::yes()) }
     }
@@ -129,6 +135,8 @@ impl Drop for Executor {
 pub(crate) struct Ledger {
     /// What the execution started with, but for the input, which the orchestrator has taken.
     pub(crate) start: Start,
+    /// How long what is handed over may be, in bytes.
+    pub(crate) payload_bytes_max: usize,
     /// Whose code runs at this moment.
     doing: Cell<Doing>,
     entries: RefCell<Entries>,
@@ -193,9 +201,10 @@ impl Ledger {
     /// Asks for `action`, which has to be one that takes a number, and returns the number.
     ///
     /// # Errors
-    /// If a query asks: it may only look.
+    /// If a query asks: it may only look. If more is handed over than the host takes.
     pub(crate) fn ask(&self, action: Action) -> Result<u32> {
         self.check_may_ask(|| what_is_asked(&action))?;
+        rules::check_payload(payload_bytes(&action), self.payload_bytes_max, || what_is_asked(&action))?;
         let mut entries = self.entries.borrow_mut();
         // What is not answered takes a number all the same.
         let slot = match action {
@@ -387,8 +396,23 @@ fn what_is_asked(action: &Action) -> String {
         Action::SendEvent(sent) => format!("event {} for instance {:?}", sent.name, sent.instance_id),
         Action::WaitEvent(name) => format!("event {name}"),
         Action::Timer(_) => "a timer".to_owned(),
-        Action::Http(call) => format!("{} {}", call.method, call.uri),
+        Action::Http(call) => format!("{} {}", call.method, without_query(&call.uri)),
         _ => "something".to_owned(),
+    }
+}
+
+/// How long that is which is handed over with it, in bytes, as the host counts it.
+fn payload_bytes(action: &Action) -> usize {
+    match action {
+        Action::Activity(call) => call.input.len(),
+        Action::SubOrchestration(call) => call.input.len(),
+        Action::StartDetached(start) => start.input.len(),
+        Action::SendEvent(sent) => sent.data.len(),
+        Action::Http(call) => {
+            let headers: usize = call.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+            call.method.len() + call.uri.len() + headers + call.body.as_ref().map_or(0, String::len)
+        }
+        _ => 0,
     }
 }
 

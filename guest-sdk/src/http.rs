@@ -1,7 +1,8 @@
 //! How does an orchestrator speak HTTP? By [`Context::http`]: the host makes each request as durably as it runs an activity.
 //!
 //! A service that takes its time answers 202 with the place where its answer will be. That place is asked again and again, with
-//! durable timers in between, so an exchange may last for months and outlive the server.
+//! durable timers in between, so an exchange may last for months and outlive the server. The longer it lasts, the longer the timers:
+//! a thousand looks for the first quarter of an hour at most, ten thousand for a year.
 
 mod location;
 mod retry_after;
@@ -66,7 +67,13 @@ impl HttpRequest {
         Self::new("POST", uri)
     }
 
-    /// Adds a header field.
+    /// Adds a header field. `{{secret NAME}}` in its value stands for that secret of the task hub, which the host puts in when it sends
+    /// the request: it is in no history.
+    ///
+    /// ```
+    /// # use dacapo_guest::HttpRequest;
+    /// let request = HttpRequest::get("https://ship.example/parcels").header("authorization", "Bearer {{secret SHIP_KEY}}");
+    /// ```
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
@@ -84,14 +91,14 @@ impl HttpRequest {
         match serde_json::to_string(value) {
             Ok(json) => self.body = Some(json),
             Err(error) => {
-                let message = format!("the body for {} has no form in JSON: {error}", self.uri);
+                let message = format!("the body for {} has no form in JSON: {error}", without_query(&self.uri));
                 self.fault = Some(Error::new("InvalidRequest", message).non_retriable());
             }
         }
         self.header("content-type", "application/json")
     }
 
-    /// How long each single request may take, rounded up to a millisecond; the task hub's limit if nothing is said. It bounds
+    /// How long each single request may take, rounded up to a millisecond; the server's default, ten minutes as a rule, if nothing is said. It bounds
     /// no waits between requests: that is what [`Context::timeout`] does.
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -122,7 +129,7 @@ impl HttpRequest {
     fn follow(&mut self, location: &str) {
         let uri = location::resolve(&self.uri, location);
         let leaves_origin = location::origin(&uri) != location::origin(&self.uri);
-        self.headers.retain(|(name, _)| !(is_about_body(name) || leaves_origin && is_for_origin_only(name)));
+        self.headers.retain(|(name, _)| !is_about_body(name) && (!leaves_origin || is_for_any_origin(name)));
         (self.method, self.uri, self.body) = ("GET".to_owned(), uri, None);
     }
 
@@ -139,7 +146,7 @@ impl HttpRequest {
 
     /// Sends it once. Asks at once; the future reads the answer.
     fn send(&self, ctx: &Context) -> Result<Pin<Box<dyn Future<Output = Result<HttpResponse>>>>> {
-        let what = What::Http(self.uri.clone());
+        let what = What::Http(without_query(&self.uri).to_owned());
         let asked = Asked::ask(&ctx.ledger, self.call(), what.clone())?;
         let expect_success = self.expect_success;
         Ok(Box::pin(async move {
@@ -160,9 +167,9 @@ impl HttpRequest {
 }
 
 impl fmt::Debug for HttpRequest {
-    /// Without headers and body, which may hold what belongs into no log.
+    /// Without query, headers and body, which may hold what belongs into no log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "HttpRequest({} {})", self.method, self.uri)
+        write!(f, "HttpRequest({} {})", self.method, without_query(&self.uri))
     }
 }
 
@@ -237,15 +244,16 @@ impl Context {
     ///
     /// A service that needs time answers 202, with a `Location` where its answer will be. Then the answer is the one that is
     /// found there by GET as soon as it is no 202. Between two requests lies a durable timer over what `Retry-After` says, a
-    /// number of seconds or a date, or over 30 seconds. The requests that follow have the headers of the first, but for those
-    /// that are about its body, and, once they go to another origin, those that are meant for the first alone, such as
-    /// `Authorization`. A 202 without `Location` is an answer like any other. Redirects are answers too.
+    /// number of seconds or a date, or over 30 seconds; never less than a second, nor than a thousandth of the time that the exchange
+    /// has lasted, so that one may last for years within the tasks of one execution. The requests that follow have the headers of the
+    /// first, but for those that are about its body. Once they go to another origin, only `Accept` and its like and `User-Agent` are
+    /// left: the others may hold keys. A 202 without `Location` is an answer like any other. Redirects are answers too.
     ///
     /// The task fails if nobody answers. Any status is a success, unless the request [says
     /// otherwise](HttpRequest::expect_success).
     pub fn http(&self, request: HttpRequest) -> Task<HttpResponse> {
         match self.exchange(request.clone()) {
-            Ok(exchange) => Task::composed(What::Http(request.uri), exchange),
+            Ok(exchange) => Task::composed(What::Http(without_query(&request.uri).to_owned()), exchange),
             Err(error) => Task::refused(error),
         }
     }
@@ -257,7 +265,7 @@ impl Context {
             return Err(fault);
         }
         let first = request.send_with_retries(self)?;
-        let ctx = self.clone();
+        let (ctx, began_ms) = (self.clone(), self.now_ms());
         Ok(async move {
             let mut response = first.await?;
             let follows = request.follow_accepted && response.header("location").is_some();
@@ -265,8 +273,8 @@ impl Context {
                 if let Some(location) = response.header("location") {
                     request.follow(location);
                 }
-                let wait = response.header("retry-after").and_then(|text| retry_after::wait(text, ctx.now()));
-                ctx.sleep(wait.unwrap_or(POLL_INTERVAL)).await?;
+                let told = response.header("retry-after").and_then(|text| retry_after::wait(text, ctx.now()));
+                ctx.sleep(pause(told, Duration::from_millis(ctx.now_ms() - began_ms))).await?;
                 response = request.send_with_retries(&ctx)?.await?;
             }
             Ok(response)
@@ -279,15 +287,30 @@ const ACCEPTED: u16 = 202;
 /// Between two looks at a `Location`, if the service does not say. What Durable Functions waits, too.
 const POLL_INTERVAL: Duration = Duration::from_secs(30);
 
+/// However short a wait a service asks for, so many looks at a `Location` are too many.
+const POLL_INTERVAL_MIN: Duration = Duration::from_secs(1);
+
+/// How long to wait before the next look, if the service has `told` a wait or not. In an exchange that has lasted for a day, a minute
+/// more or less is nothing, and each look takes two tasks of an execution, and events of its history.
+fn pause(told: Option<Duration>, lasted: Duration) -> Duration {
+    told.unwrap_or(POLL_INTERVAL).max(POLL_INTERVAL_MIN).max(lasted / 1_000)
+}
+
 /// Header fields that say something of a body, or of how it is sent. A request without a body has none of them.
 fn is_about_body(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     name.starts_with("content-") || ["digest", "expect", "repr-digest", "trailer", "transfer-encoding"].contains(&name.as_str())
 }
 
-/// Header fields that another origin must not see.
-fn is_for_origin_only(name: &str) -> bool {
-    ["authorization", "cookie", "host", "proxy-authorization"].iter().any(|known| name.eq_ignore_ascii_case(known))
+/// Header fields that another origin may see: any other may hold a key, whatever it is called.
+fn is_for_any_origin(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    name == "accept" || name.starts_with("accept-") || name == "user-agent"
+}
+
+/// What of `uri` may be shown: its query may have keys in it.
+pub(crate) fn without_query(uri: &str) -> &str {
+    uri.split(['?', '#']).next().unwrap_or_default()
 }
 
 #[cfg(test)]

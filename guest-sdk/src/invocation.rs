@@ -30,8 +30,9 @@ pub struct ActivityContext {
 }
 
 impl ActivityContext {
-    /// Tells the host how far this run has come. It keeps the last word of each second, shows that the activity is alive, and
-    /// hands it to the next run of the same call, whether that is after a crash or the next attempt of a retry policy.
+    /// Tells the host how far this run has come. It keeps the last word of each second, and hands it to the next run of the same call,
+    /// whether that is after a crash or the next attempt of a retry policy. Nobody watches for it: a run without heartbeats goes on
+    /// until its timeout. A report of more than 64 KiB, unless the server sets another bound, fails the run.
     ///
     /// ```
     /// # use dacapo_guest::prelude::*;

@@ -37,6 +37,7 @@ pub mod log;
 mod module;
 mod query;
 mod retry;
+mod rules;
 mod task;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;

@@ -1,4 +1,5 @@
-//! Lines for people: `dacapo_guest::log::info!("baked {loaves} loaves")`.
+//! Lines for people: `dacapo_guest::log::info!("baked {loaves} loaves")`, or with fields in front as in `tracing`:
+//! `info!(order = 7, baker = ?name, "baked {loaves} loaves")` is the line `baked 12 loaves order=7 baker="Ada"`.
 //!
 //! The host keeps them with the instance. In an orchestrator each line appears once, when its turn is recorded, and not
 //! again in replays. Outside a host, as in unit tests, they go to stderr.
@@ -56,47 +57,76 @@ pub(crate) fn report_panics() {
     }
 }
 
-/// Writes a line of level [`Trace`](Level::Trace), formatted like `println!`.
+/// Writes a line of level [`Trace`](Level::Trace), formatted like `println!`, with or without fields in front.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __log_trace {
-    ($($message:tt)+) => {
-        $crate::log::write($crate::log::Level::Trace, ::std::module_path!(), ::std::format_args!($($message)+))
+    ($($line:tt)+) => {
+        $crate::__log_line!(Trace [] $($line)+)
     };
 }
 
-/// Writes a line of level [`Debug`](Level::Debug), formatted like `println!`.
+/// Writes a line of level [`Debug`](Level::Debug), formatted like `println!`, with or without fields in front.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __log_debug {
-    ($($message:tt)+) => {
-        $crate::log::write($crate::log::Level::Debug, ::std::module_path!(), ::std::format_args!($($message)+))
+    ($($line:tt)+) => {
+        $crate::__log_line!(Debug [] $($line)+)
     };
 }
 
-/// Writes a line of level [`Info`](Level::Info), formatted like `println!`.
+/// Writes a line of level [`Info`](Level::Info), formatted like `println!`, with or without fields in front.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __log_info {
-    ($($message:tt)+) => {
-        $crate::log::write($crate::log::Level::Info, ::std::module_path!(), ::std::format_args!($($message)+))
+    ($($line:tt)+) => {
+        $crate::__log_line!(Info [] $($line)+)
     };
 }
 
-/// Writes a line of level [`Warn`](Level::Warn), formatted like `println!`.
+/// Writes a line of level [`Warn`](Level::Warn), formatted like `println!`, with or without fields in front.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __log_warn {
-    ($($message:tt)+) => {
-        $crate::log::write($crate::log::Level::Warn, ::std::module_path!(), ::std::format_args!($($message)+))
+    ($($line:tt)+) => {
+        $crate::__log_line!(Warn [] $($line)+)
     };
 }
 
-/// Writes a line of level [`Error`](Level::Error), formatted like `println!`.
+/// Writes a line of level [`Error`](Level::Error), formatted like `println!`, with or without fields in front.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __log_error {
-    ($($message:tt)+) => {
-        $crate::log::write($crate::log::Level::Error, ::std::module_path!(), ::std::format_args!($($message)+))
+    ($($line:tt)+) => {
+        $crate::__log_line!(Error [] $($line)+)
+    };
+}
+
+/// Takes the fields `name = value,` one by one, of which `?value` is shown by `Debug`, and others, `%value` too, by `Display`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __log_line {
+    ($level:ident [$($done:tt)*] $name:ident = ? $value:expr, $($rest:tt)+) => {
+        $crate::__log_line!($level [$($done)* ($name "={:?}" $value)] $($rest)+)
+    };
+    ($level:ident [$($done:tt)*] $name:ident = % $value:expr, $($rest:tt)+) => {
+        $crate::__log_line!($level [$($done)* ($name "={}" $value)] $($rest)+)
+    };
+    ($level:ident [$($done:tt)*] $name:ident = $value:expr, $($rest:tt)+) => {
+        $crate::__log_line!($level [$($done)* ($name "={}" $value)] $($rest)+)
+    };
+    ($level:ident [] $($message:tt)+) => {
+        $crate::log::write($crate::log::Level::$level, ::std::module_path!(), ::std::format_args!($($message)+))
+    };
+    ($level:ident [$(($name:ident $shown:literal $value:expr))+] $($message:tt)+) => {
+        $crate::log::write(
+            $crate::log::Level::$level,
+            ::std::module_path!(),
+            ::std::format_args!(
+                ::std::concat!("{}" $(, " ", ::std::stringify!($name), $shown)+),
+                ::std::format_args!($($message)+)
+                $(, $value)+
+            ),
+        )
     };
 }

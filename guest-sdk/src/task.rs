@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::bindings::exports::dacapo::guest::orchestrator::{Action, Outcome};
 use crate::executor::Ledger;
-use crate::{Error, Result};
+use crate::{Error, Result, rules};
 
 /// The answer to something that was asked for, as a future.
 ///
@@ -49,6 +49,7 @@ pub(crate) enum What {
     Orchestrator(Cow<'static, str>),
     Timer,
     Event(String),
+    /// The URI without its query, which may have keys in it.
     Http(String),
 }
 
@@ -112,7 +113,8 @@ impl<T> Task<T> {
 
     /// Waits for an event from outside.
     pub(crate) fn event(ledger: Rc<Ledger>, name: &str) -> Self {
-        let asked = ledger.ask_for_event(name).map(|number| Asked { ledger, number, what: What::Event(name.to_owned()) });
+        let asked = rules::check_event(name).and_then(|()| ledger.ask_for_event(name));
+        let asked = asked.map(|number| Asked { ledger, number, what: What::Event(name.to_owned()) });
         asked.into()
     }
 

@@ -1,4 +1,5 @@
-//! Every bound of the server: unit, default, reason. Each can be set in the configuration under `[limits]`.
+//! Every bound of the server: unit, default, reason. The fields of [`Limits`] can be set in the configuration under `[limits]`; the
+//! constants behind it cannot, since they decide what a replay does, or fit what wasmtime does.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -33,7 +34,11 @@ pub struct Limits {
     pub history_events_max: u32,
     /// How much of what an execution and its activities say is kept, in bytes; the oldest lines go first.
     pub log_bytes_max: usize,
-    /// How long an activity may take, in milliseconds, if its call does not say.
+    /// The largest report that an activity may make of its progress, in bytes. Each is kept in memory until it is saved, and copied.
+    pub heartbeat_bytes_max: usize,
+    /// How long an activity or an HTTP request of an orchestration may take, in milliseconds, if its call does not say.
+    pub activity_ms_default: u64,
+    /// How long it may take at most, in milliseconds, whatever its call says. It holds a slot of guest memory all the while.
     pub activity_ms_max: u64,
     /// How many activities and HTTP requests of orchestrations run at once; the others wait, and hubs, functions and instances
     /// take turns. Each activity that runs holds a slot of guest memory.
@@ -45,13 +50,39 @@ pub struct Limits {
     /// a lean guest comes with it touches a few pages.
     pub residents_bytes_max: u64,
     /// How many instances that only wait (for a time, an event or a child) are kept in memory for each task hub; the others are read again
-    /// when something happens to them.
+    /// when something happens to them. It is divided among the 64 partitions of a hub and rounded up, so that any number from 1 to 64 is
+    /// one for each, and an uneven spread keeps fewer.
     pub idle_instances_max: usize,
     /// How many commits, or turns, may wait before new starts and events are refused with 503.
     pub starts_queued_max: usize,
 }
 
+/// How many things of the host a guest may hold at once: streams, pollables, requests and the like. Each takes memory of the host, which
+/// its own bound does not count; an honest guest holds a few dozen. Fixed, since it decides in which turn an orchestrator is at fault.
+pub const GUEST_HANDLES_MAX: usize = 1_000;
+
+/// The largest set of header fields that an activity may make for a request, and the largest method and authority, in bytes. Each of the
+/// things above may hold so much. Services refuse more than 8 to 16 KiB.
+pub const REQUEST_HEAD_BYTES_MAX: usize = 16 << 10;
+
+/// The largest head of an answer to a guest's request, in bytes; one that is read in larger pieces may have twice as many. An activity may hold one in each of the things above.
+pub const ANSWER_HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// How much of a request's body the host holds between the activity that writes it and the connection, in bytes, twice.
+pub const REQUEST_BODY_CHUNK_BYTES: usize = 64 << 10;
+
 impl Limits {
+    /// How long what a call asks for may take, in milliseconds, and whose bound that is, in words for a message.
+    pub fn activity_ms(&self, asked_ms: Option<u64>) -> (u64, &'static str) {
+        const DEFAULT: &str = "limit activity_ms_default, section [limits] of the server's configuration";
+        const MAX: &str = "limit activity_ms_max, section [limits] of the server's configuration";
+        let (ms, whose) = match asked_ms {
+            Some(ms) => (ms, "the timeout of its call"),
+            None => (self.activity_ms_default, DEFAULT),
+        };
+        if ms < self.activity_ms_max { (ms, whose) } else { (self.activity_ms_max, MAX) }
+    }
+
     /// The bounds that an execution which starts now keeps for its life.
     pub fn in_force(&self) -> LimitsInForce {
         LimitsInForce {
@@ -76,7 +107,9 @@ impl Default for Limits {
             tasks_max: 100_000,
             history_events_max: 1_000_000,
             log_bytes_max: 256 << 10,
-            activity_ms_max: 600_000,
+            heartbeat_bytes_max: 64 << 10,
+            activity_ms_default: 600_000,
+            activity_ms_max: 86_400_000,
             activities_running_max: 256,
             residents_max: 8_000,
             residents_bytes_max: 1 << 30,

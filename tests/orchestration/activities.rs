@@ -14,6 +14,11 @@ const SECRET: &str = "rye-bread-with-salt-and-caraway";
 
 /// A server whose default hub has a variable and a secret.
 fn confidant() -> Server {
+    confidant_of("")
+}
+
+/// The same with more in its configuration.
+fn confidant_of(configuration: &str) -> Server {
     let folder = tempfile::tempdir().expect("make a folder");
     let file = folder.path().join("secret");
     fs::write(&file, format!("{SECRET}\n")).expect("write the secret");
@@ -22,7 +27,7 @@ fn confidant() -> Server {
          [hubs.durablefunctionshub.secrets]\nAPI_KEY = {{ file = {file:?} }}\n"
     );
     // It is read once, at the start.
-    Setup { configuration: hubs, log: "debug", ..Setup::default() }.start()
+    Setup { configuration: hubs + configuration, log: "debug", ..Setup::default() }.start()
 }
 
 fn call(function: &str, text: &str) -> String {
@@ -53,6 +58,11 @@ fn a_secret_is_in_no_history_no_status_no_line_and_no_file() {
     }
     assert_eq!(server.lines("Mumble").len(), 3, "the lines are there without it");
     server.stop();
+    nowhere(&server);
+}
+
+/// None of the files of a server that has stopped has the secret.
+fn nowhere(server: &Server) {
     for entry in fs::read_dir(server.data()).expect("list the data").map(|entry| entry.expect("an entry").path()) {
         if entry.is_file() {
             let bytes = fs::read(&entry).expect("read a file");
@@ -99,6 +109,67 @@ fn an_activity_that_takes_too_long_is_a_failure_that_can_be_tried_again() {
     assert_eq!(failure["IsNonRetriable"], false, "{status}");
     assert!(failure["ErrorMessage"].as_str().unwrap().contains("100 ms"), "{status}");
     eventually("the end of its request", || (service.gone() == ["/slow"]).then_some(()));
+}
+
+#[test]
+fn what_an_activity_said_before_it_was_stopped_is_kept() {
+    let limits = dacapo::limits::Limits { activity_ms_default: 300, ..Default::default() };
+    let server = Setup::limits(limits).start();
+    server.start_as("a", "CallActivity", "\"TalkAndLoop\"");
+    let status = server.finished("a");
+    let message = of_type(&status, "TaskFailed")[0]["FailureDetails"]["ErrorMessage"].as_str().unwrap().to_owned();
+    assert!(message.contains("300 ms") && message.contains("activity_ms_default"), "{message}");
+    let lines = server.lines("a").join("\n");
+    let logged = r#"logged before it hung, 1 times order=7 baker="Ada" flour=rye"#;
+    assert!(lines.contains("printed before it hung") && lines.contains(logged), "{lines}");
+}
+
+#[test]
+fn the_timeout_of_a_call_may_be_longer_than_the_default_and_not_than_the_maximum() {
+    let service = Service::holding();
+    let limits = dacapo::limits::Limits { activity_ms_default: 100, activity_ms_max: 2_000, ..Default::default() };
+    let server = Setup { configuration: service.allowed(), limits, ..Setup::default() }.start();
+    for (id, function, input, limit) in [
+        ("default", "CallWithText", call("Fetch", &service.url("/")), "100 ms (limit activity_ms_default"),
+        ("longer", "FetchInTime", json!([service.url("/"), 500]).to_string(), "500 ms (the timeout of its call)"),
+        ("too long", "FetchInTime", json!([service.url("/"), 3_600_000]).to_string(), "2000 ms (limit activity_ms_max"),
+    ] {
+        let id = id.replace(' ', "-");
+        server.start_as(&id, function, &input);
+        let status = server.finished(&id).to_string();
+        assert!(status.contains(limit), "{status}");
+    }
+}
+
+#[test]
+fn an_activity_can_send_a_body_of_any_length() {
+    let service = Service::start(|_| Answer::Echo);
+    let server = Setup { configuration: service.allowed(), ..Setup::default() }.start();
+    for bytes in [0, 1, 100_000, 10_000_000] {
+        let input = json!(["Post", [service.url("/"), bytes]]).to_string();
+        assert_eq!(server.output("CallWithValue", &input), bytes, "{bytes}");
+    }
+}
+
+#[test]
+fn a_durable_request_may_carry_a_secret_that_no_history_has() {
+    let service =
+        Service::start(|path| if path == "/told" { Answer::Header("x-api-key") } else { Answer::Text("thanks".into()) });
+    // The hub's name has to be spelled in one way.
+    let mut server = confidant_of(&service.allowed().replace("DurableFunctionsHub", "durablefunctionshub"));
+    let ask = |path: &str, name: &str| json!([service.url(path), name]).to_string();
+    server.start_as("kept", "CallWithSecret", &ask("/kept", "API_KEY"));
+    assert_eq!(completed(&server, "kept"), json!([200, "thanks"]));
+    // A service that tells it back has had it, and the history does not get it.
+    server.start_as("told", "CallWithSecret", &ask("/told", "API_KEY"));
+    let told = server.finished("told").to_string();
+    assert!(told.contains("SecretRevealed") && told.contains("API_KEY"), "{told}");
+    server.start_as("unknown", "CallWithSecret", &ask("/never", "OTHER_KEY"));
+    let unknown = server.finished("unknown").to_string();
+    assert!(unknown.contains("InvalidRequest") && unknown.contains("OTHER_KEY") && unknown.contains(".secrets]"), "{unknown}");
+    assert_eq!(service.seen(), ["/kept", "/told"]);
+    server.stop();
+    nowhere(&server);
 }
 
 #[test]

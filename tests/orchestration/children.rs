@@ -256,3 +256,11 @@ fn a_parent_of_more_children_than_stay_in_memory_ends() {
     server.start_as("parent", "Batch", &LOAVES.to_string());
     assert_eq!(completed(&server, "parent"), json!((0..LOAVES).map(|loaf| loaf * 2).collect::<Vec<_>>()));
 }
+
+#[test]
+fn what_is_no_instance_id_is_a_failure_that_can_be_handled() {
+    let server = Server::start();
+    for id in ["a/b", "", "@loaf"] {
+        assert_eq!(server.output("CallClumsily", &serde_json::json!(id).to_string()), "InvalidInstanceId", "{id:?}");
+    }
+}

@@ -1,9 +1,12 @@
 //! Questions that an orchestration answers, and those that it answers badly.
 
+use std::io::Write as _;
+use std::net::TcpStream;
+
 use serde_json::{Value, json};
 
 use super::{completed, forgetful, seen, until, until_status};
-use crate::support::{P3, Reply, Server, Setup, eventually};
+use crate::support::{P3, Reply, Server, Setup, eventually, guests, wasm};
 
 fn ask(server: &Server, id: &str, name: &str, input: &str) -> Reply {
     server.get(&format!("{P3}/instances/{id}/query/{name}?input={input}"))
@@ -95,4 +98,37 @@ fn who_waits_for_children_and_timers_answers_too() {
     server.raise("child", "loaf", "5");
     assert_eq!(completed(&server, "parent"), 5);
     assert_eq!(answer(&server, "child", "count", ""), 1);
+}
+
+/// The turns of a bad module stand in a line of their own, and questions about its instances stand behind them.
+#[test]
+fn questions_that_wait_behind_a_bad_module_do_not_hold_up_others() {
+    let limits = dacapo::limits::Limits { turn_cpu_ms_max: 500, ..Default::default() };
+    let server = Setup::limits(limits).start();
+    server.upload("Bakery", "guests", &wasm::variant(guests::test_guests(), "bakery"));
+    let start = |function: &str, id: &str, input: &str| {
+        let reply = server.post(&format!("{P3}/orchestrators/{function}/{id}?taskHub=Bakery"), input);
+        assert_eq!(reply.status, 202, "{reply}");
+    };
+    start("Shelf", "bad", "1");
+    let status = format!("{P3}/instances/bad?taskHub=Bakery&edition=current");
+    eventually("the shelf", || (server.get(&status).json()["customStatus"] == "empty").then_some(()));
+    shelf(&server, "good", 1);
+    (0..40).for_each(|number| start("Loop", &format!("loop-{number}"), ""));
+    eventually("the first loop's end", || {
+        let list = server.get(&format!("{P3}/instances?taskHub=Bakery&runtimeStatus=Failed")).json();
+        (!list.as_array().expect("a list").is_empty()).then_some(())
+    });
+    let asked: Vec<TcpStream> = (0..12)
+        .map(|_| {
+            let mut stream = TcpStream::connect(server.authority()).expect("connect");
+            let head =
+                format!("GET {P3}/instances/bad/query/count?taskHub=Bakery HTTP/1.1\r\nhost: {}\r\n\r\n", server.authority());
+            stream.write_all(head.as_bytes()).expect("ask");
+            stream
+        })
+        .collect();
+    assert_eq!(answer(&server, "good", "count", ""), 0);
+    drop(asked);
+    assert_eq!(answer(&server, "good", "count", ""), 0);
 }

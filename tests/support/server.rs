@@ -31,6 +31,8 @@ pub(crate) struct Setup {
     pub(crate) empty: bool,
     /// With keys. The client sends the master key.
     pub(crate) keys: bool,
+    /// How many files it may have open, if not as many as this process.
+    pub(crate) descriptors_max: Option<u32>,
     /// What it logs, as `DACAPO_LOG` has it; empty for the default.
     pub(crate) log: &'static str,
     /// What its configuration file says beside the limits, such as a table `[hubs.NAME.network]`.
@@ -99,7 +101,14 @@ impl Server {
     /// Starts it again on the same data directory, after [`Server::kill`] or [`Server::stop`].
     pub(crate) fn restart(&mut self) {
         assert!(self.process.is_none(), "it is running");
-        let mut command = Command::new(PROGRAM);
+        let mut command = match self.setup.descriptors_max {
+            None => Command::new(PROGRAM),
+            Some(max) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {max} && exec \"$0\" \"$@\""), PROGRAM]);
+                shell
+            }
+        };
         command.arg("serve").arg("--config").arg(self.folder.path().join("dacapo.toml"));
         command.args(["--listen", "127.0.0.1:0"]).arg("--data").arg(self.data());
         if !self.setup.keys {

@@ -1,6 +1,6 @@
 //! An HTTP service that a test's activities call. It notes who asks, and can let them wait.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -11,6 +11,10 @@ use std::time::Duration;
 pub(crate) enum Answer {
     /// This text.
     Text(String),
+    /// What was sent.
+    Echo,
+    /// The value of this header field, in lower case, or nothing.
+    Header(&'static str),
     /// Nothing, until the test says [`Service::release`]; then `released`.
     Hold,
 }
@@ -107,16 +111,47 @@ fn serve(mut stream: TcpStream, answer: &dyn Fn(&str) -> Answer, notes: &Mutex<N
         let count = stream.read(&mut bytes).ok().filter(|&count| count > 0)?;
         head.extend_from_slice(&bytes[..count]);
     }
+    let end = head.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let sent = head.split_off(end);
     let head = String::from_utf8_lossy(&head).into_owned();
     let path = head.split(' ').nth(1)?.to_owned();
     lock(notes).seen.push(path.clone());
     let text = match answer(&path) {
         Answer::Text(text) => text,
+        Answer::Echo => String::from_utf8_lossy(&body(&mut sent.chain(&mut stream), &head)?).into_owned(),
+        Answer::Header(name) => field(&head, name).unwrap_or_default().to_owned(),
         Answer::Hold => hold(&mut stream, &path, notes)?,
     };
     let length = text.len();
     let reply = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}");
     stream.write_all(reply.as_bytes()).ok()
+}
+
+/// The value of a header field, whose name is given in lower case.
+fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().filter_map(|line| line.split_once(": ")).find(|(known, _)| known.to_lowercase() == name).map(|(_, value)| value)
+}
+
+/// The body of a request: as long as it says, or in pieces that say how long they are.
+fn body(stream: &mut impl Read, head: &str) -> Option<Vec<u8>> {
+    if let Some(length) = field(head, "content-length") {
+        let mut body = vec![0; length.parse().ok()?];
+        stream.read_exact(&mut body).ok()?;
+        return Some(body);
+    }
+    let mut stream = BufReader::new(stream);
+    let mut body = Vec::new();
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).ok()?;
+        let length = usize::from_str_radix(line.trim_end(), 16).ok()?;
+        let mut piece = vec![0; length + 2]; // With the line break behind it.
+        stream.read_exact(&mut piece).ok()?;
+        if length == 0 {
+            return Some(body);
+        }
+        body.extend_from_slice(&piece[..length]);
+    }
 }
 
 /// Waits until the test lets go of the caller; `None` if that goes first.

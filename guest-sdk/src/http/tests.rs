@@ -84,22 +84,28 @@ fn what_follows_has_the_headers_but_for_those_of_the_body() {
             .header("Content-Language", "de")
             .header("Transfer-Encoding", "chunked")
             .header("Cookie", "c")
+            .header("X-Functions-Key", "k")
             .header("Accept", "text/plain")
+            .header("Accept-Language", "da")
+            .header("User-Agent", "u")
             .json(&1)
             .timeout(Duration::from_secs(1));
         Ok(ctx.http(request).await?.status)
     }
     let all = "POST http://a/jobs Authorization: secret Content-Language: de Transfer-Encoding: chunked Cookie: c \
-               Accept: text/plain content-type: application/json 1 within 1000";
+               X-Functions-Key: k Accept: text/plain Accept-Language: da User-Agent: u content-type: application/json 1 within 1000";
     let calls = [
         ("turn 0", all),
-        (&*response(0, 202, &[("location", "HTTP://A:80/1"), ("retry-after", "0")], ""), "timer 0"),
-        ("1 fired", "GET HTTP://A:80/1 Authorization: secret Cookie: c Accept: text/plain within 1000"),
-        (&response(2, 202, &[("location", "https://a/2"), ("retry-after", "0")], ""), "timer 0"),
-        ("3 fired", "GET https://a/2 Accept: text/plain within 1000"),
+        (&*response(0, 202, &[("location", "HTTP://A:80/1"), ("retry-after", "2")], ""), "timer 2000"),
+        (
+            "1 fired",
+            "GET HTTP://A:80/1 Authorization: secret Cookie: c X-Functions-Key: k Accept: text/plain Accept-Language: da User-Agent: u within 1000",
+        ),
+        (&response(2, 202, &[("location", "https://a/2"), ("retry-after", "2")], ""), "timer 2000"),
+        ("3 fired", "GET https://a/2 Accept: text/plain Accept-Language: da User-Agent: u within 1000"),
         // What another origin points back to does not get it again.
-        (&response(4, 202, &[("location", "http://a/3"), ("retry-after", "0")], ""), "timer 0"),
-        ("5 fired", "GET http://a/3 Accept: text/plain within 1000"),
+        (&response(4, 202, &[("location", "http://a/3"), ("retry-after", "2")], ""), "timer 2000"),
+        ("5 fired", "GET http://a/3 Accept: text/plain Accept-Language: da User-Agent: u within 1000"),
         (&response(6, 200, &[], ""), "ended 200"),
     ];
     check(post, &calls);
@@ -171,6 +177,44 @@ fn what_cannot_be_sent_is_refused_before_anything_is_asked() {
 
 #[test]
 fn a_request_is_shown_without_what_may_be_secret() {
-    let request = HttpRequest::post("http://a/").header("Authorization", "secret").body("secret");
+    let request = HttpRequest::post("http://a/?key=secret#secret").header("Authorization", "secret").body("secret");
     assert_eq!(format!("{request:?}"), "HttpRequest(POST http://a/)");
+    async fn keyed(ctx: Context) -> Result<String> {
+        Ok(ctx.http(HttpRequest::get("http://a/b?key=secret").expect_success()).await?.body)
+    }
+    let asked = ("turn 0", "GET http://a/b?key=secret");
+    check(
+        keyed,
+        &[asked, (&response(0, 403, &[], ""), "failed HttpStatus: the request to http://a/b was answered with status 403")],
+    );
+    let failure = "failed InvalidOutput: the request to http://a/b gave something else than expected: \
+                   invalid type: integer `7`, expected struct HttpResponse at line 1 column 1";
+    check(keyed, &[asked, ("0=7", failure)]);
+}
+
+#[test]
+fn whoever_asks_to_be_asked_at_once_is_asked_after_a_second() {
+    let accepted = |task| response(task, 202, &[("location", "/7"), ("retry-after", "0")], "");
+    let calls = [
+        ("turn 0", "GET http://a/jobs"),
+        (&*accepted(0), "timer 1000"),
+        ("turn 1000; 1 fired", "GET http://a/7"),
+        (&accepted(2), "timer 2000"),
+    ];
+    check(get, &calls);
+}
+
+#[test]
+fn an_exchange_may_last_for_a_year() {
+    let year = Duration::from_hours(365 * 24);
+    for told in [None, Some(Duration::ZERO), Some(Duration::from_secs(5))] {
+        let (mut lasted, mut looks) = (Duration::ZERO, 0);
+        while lasted < year {
+            let wait = pause(told, lasted);
+            assert!(wait <= (lasted / 1_000).max(POLL_INTERVAL), "{wait:?} is long after {lasted:?}");
+            (lasted, looks) = (lasted + wait, looks + 1);
+        }
+        assert!(looks < 12_000, "{looks} looks, of which each takes two tasks");
+    }
+    assert_eq!(pause(Some(Duration::from_secs(7)), Duration::from_secs(60)), Duration::from_secs(7));
 }

@@ -12,6 +12,7 @@ use crate::bindings::exports::dacapo::guest::orchestrator::{
 };
 use crate::context::ceil_to_ms;
 use crate::executor::Executor;
+use crate::http::without_query;
 use crate::{ActivityContext, Error, HttpRequest, HttpResponse, Result};
 
 /// Far more turns than any honest test takes, and over in about a second.
@@ -327,7 +328,7 @@ impl<'a> World<'a> {
         if let Some(last) = heartbeats.last() {
             instance.progress.insert(first_attempt, last.clone());
         }
-        in_time(&format!("activity {}", call.name), mock.takes, call.timeout_ms, outcome)
+        in_time("Timeout", &format!("activity {}", call.name), mock.takes, call.timeout_ms, outcome)
     }
 
     /// The answer of a child that is mocked; of one that runs here it comes later.
@@ -395,7 +396,7 @@ impl<'a> World<'a> {
         let mut request = HttpRequest::new(method, uri);
         (request.headers, request.body) = (headers.clone(), body.clone());
         let answer = (mock.run)(&request).and_then(|response| Ok(serde_json::to_string(&response)?));
-        in_time(&format!("the request to {uri}"), mock.takes, *timeout_ms, outcome(answer))
+        in_time("HttpTimeout", &format!("the request to {}", without_query(uri)), mock.takes, *timeout_ms, outcome(answer))
     }
 
     fn answer_parent(&mut self, child: usize, now_ms: u64, outcome: Outcome) {
@@ -565,11 +566,11 @@ fn outcome(answer: Result<String>) -> Outcome {
     }
 }
 
-/// `outcome` after `takes`, or a failure when the time is up.
-fn in_time(what: &str, takes: Duration, timeout_ms: Option<u64>, outcome: Outcome) -> (Duration, Outcome) {
+/// `outcome` after `takes`, or a failure of this kind when the time is up.
+fn in_time(late: &str, what: &str, takes: Duration, timeout_ms: Option<u64>, outcome: Outcome) -> (Duration, Outcome) {
     match timeout_ms {
         Some(timeout_ms) if ceil_to_ms(takes) > timeout_ms => {
-            let failure = Error::new("Timeout", format!("{what} was not done within {timeout_ms} ms"));
+            let failure = Error::new(late, format!("{what} was not done within {timeout_ms} ms"));
             (Duration::from_millis(timeout_ms), Outcome::Failed(failure.into_failure()))
         }
         _ => (takes, outcome),

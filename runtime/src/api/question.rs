@@ -44,7 +44,7 @@ impl From<QueryError> for ApiError {
                 Self::ours_of_guest(StatusCode::INTERNAL_SERVER_ERROR, "query_faulted", message, failure)
             }
             QueryError::Diverged(_) => Self::ours(StatusCode::INTERNAL_SERVER_ERROR, "diverged", message),
-            QueryError::Overloaded | QueryError::ShuttingDown => Self::ours_unavailable(message),
+            QueryError::Overloaded | QueryError::TooSlow | QueryError::ShuttingDown => Self::ours_unavailable(message),
             QueryError::Unreadable(_) | QueryError::Host(_) => Self::ours_internal(message),
         }
     }

@@ -16,10 +16,10 @@ use super::heartbeats::Heartbeats;
 use super::module;
 use super::orders::{ActivityOrder, HttpOrder};
 use super::queue::Lane;
-use crate::host::{Heartbeat, Host, Invocation, Module, NoGuest, Surroundings};
+use crate::host::{Heartbeat, Host, Invocation, Module, NoGuest, SharedLines, Surroundings};
 use crate::limits::{Limits, WorkLimits};
 use crate::metrics::Metrics;
-use crate::model::{ActivityCall, Digest, Failure, HttpCall, HubKey, LogLine, Outcome};
+use crate::model::{ActivityCall, Digest, Failure, HttpCall, HubKey, Outcome};
 use crate::store::Store;
 
 /// What bounds on functions call an HTTP request of an orchestration: the name that it has in Durable Functions.
@@ -147,22 +147,22 @@ impl Call {
             first_attempt: *first_attempt,
             progress,
             heartbeat: Heartbeat::new(move |progress| heartbeats.report(kept_for, progress)),
+            lines: SharedLines::new(surroundings),
         };
         self.may_have_run.store(true, Ordering::Relaxed);
-        let limit_ms = timeout_ms.unwrap_or(limits.activity_ms_max).min(limits.activity_ms_max);
-        let (outcome, lines) =
-            match tokio::time::timeout(Duration::from_millis(limit_ms), invoke(&module, &invocation, limits, surroundings)).await
-            {
-                Ok(Ok(done)) => done,
-                Ok(Err(NoGuest::Guest(fault))) => (Outcome::Failed(fault.failure().clone()), Vec::new()),
-                Ok(Err(NoGuest::Host(message))) => return Err(message),
-                Ok(Err(NoGuest::NoSlot)) => unreachable!("`invoke` waits for a slot"),
-                Err(_) => (Outcome::Failed(timed_out(name, *timeout_ms, limits)), Vec::new()),
-            };
+        let (limit_ms, whose) = limits.activity_ms(*timeout_ms);
+        let run = invoke(&module, &invocation, limits, surroundings);
+        let outcome = match tokio::time::timeout(Duration::from_millis(limit_ms), run).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(NoGuest::Guest(fault))) => Outcome::Failed(fault.failure().clone()),
+            Ok(Err(NoGuest::Host(message))) => return Err(message),
+            Ok(Err(NoGuest::NoSlot)) => unreachable!("`invoke` waits for a slot"),
+            Err(_) => Outcome::Failed(timed_out(name, limit_ms, whose)),
+        };
         if let Outcome::Completed(_) = outcome {
             self.heartbeats.forget(kept_for);
         }
-        Ok(Done { outcome, ran: Some(digest), lines })
+        Ok(Done { outcome, ran: Some(digest), lines: invocation.lines.take() })
     }
 }
 
@@ -172,7 +172,7 @@ async fn invoke(
     invocation: &Invocation,
     limits: &Limits,
     surroundings: &Arc<Surroundings>,
-) -> Result<(Outcome, Vec<LogLine>), NoGuest> {
+) -> Result<Outcome, NoGuest> {
     loop {
         match module.invoke(invocation, limits, surroundings).await {
             Err(NoGuest::NoSlot) => tokio::time::sleep(SLOT_WAIT).await,
@@ -182,11 +182,7 @@ async fn invoke(
 }
 
 /// It took too long, by the bound of its call or by the server's. Trying again may help.
-fn timed_out(name: &str, timeout_ms: Option<u64>, limits: &Limits) -> Failure {
-    let (limit_ms, whose) = match timeout_ms {
-        Some(timeout_ms) if timeout_ms < limits.activity_ms_max => (timeout_ms, "the timeout of its call"),
-        _ => (limits.activity_ms_max, "limit activity_ms_max, section [limits] of the server's configuration"),
-    };
+fn timed_out(name: &str, limit_ms: u64, whose: &str) -> Failure {
     Failure::new("Timeout", format!("activity {name:?} took longer than {limit_ms} ms ({whose}), and was stopped"))
 }
 
@@ -205,17 +201,21 @@ mod tests {
 
     #[test]
     fn a_timeout_says_whose_bound_it_was_and_may_be_tried_again() {
-        let limits = Limits { activity_ms_max: 600, ..Limits::default() };
-        let check = |timeout_ms, expected: &str| {
-            let failure = timed_out("Bake", timeout_ms, &limits);
-            assert_eq!((failure.kind.as_str(), failure.message.as_str(), failure.non_retriable), ("Timeout", expected, false));
+        let limits = Limits { activity_ms_default: 600, activity_ms_max: 9_000, ..Limits::default() };
+        let check = |limits: &Limits, timeout_ms, expected: &str| {
+            let (limit_ms, whose) = limits.activity_ms(timeout_ms);
+            let failure = timed_out("Bake", limit_ms, whose);
+            let expected = format!("activity \"Bake\" took longer than {expected}, and was stopped");
+            assert_eq!((failure.kind, failure.message, failure.non_retriable), ("Timeout".to_owned(), expected, false));
         };
-        let servers = "activity \"Bake\" took longer than 600 ms (limit activity_ms_max, section [limits] of the server's \
-                       configuration), and was stopped";
-        check(Some(50), "activity \"Bake\" took longer than 50 ms (the timeout of its call), and was stopped");
-        check(None, servers);
-        check(Some(600), servers);
-        check(Some(9_000), servers);
+        let servers = "section [limits] of the server's configuration";
+        check(&limits, Some(50), "50 ms (the timeout of its call)");
+        check(&limits, Some(8_999), "8999 ms (the timeout of its call)");
+        check(&limits, None, &format!("600 ms (limit activity_ms_default, {servers})"));
+        check(&limits, Some(9_000), &format!("9000 ms (limit activity_ms_max, {servers})"));
+        check(&limits, Some(90_000), &format!("9000 ms (limit activity_ms_max, {servers})"));
+        let lower = Limits { activity_ms_max: 500, ..limits };
+        check(&lower, None, &format!("500 ms (limit activity_ms_max, {servers})"));
     }
 
     #[test]

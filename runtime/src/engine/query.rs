@@ -4,60 +4,147 @@
 //! instance hears nothing of it, nothing is written, and what is said on the way is shown to nobody. An ended instance answers too:
 //! as it stood at its end, or, if its guest was at fault, before the turn in which that happened.
 
+use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::hub::{Hub, blocking};
 use super::orders::TurnFailure;
+use super::pool::TurnPool;
 use super::shell::{Machinery, Shell};
 use super::turns::{self, REPLAY_PATIENCE};
 use super::views::QueryError;
 use crate::host::{OrchestratorGuest, UNKNOWN_QUERY};
-use crate::model::{End, Event, Failure, Input, InstanceId, Payload, Progress, Started, rewind};
+use crate::model::{Digest, End, Event, Failure, Input, InstanceId, Payload, Progress, Started, rewind};
 use crate::replay::{self, Fault, Guest, TurnError};
 use crate::store::{InstanceRow, StoreError};
 
 /// How many questions are answered at once, in the whole process. Each holds a whole history and a guest's slot, and keeps a thread
 /// busy; turns have more threads than this.
-const AT_ONCE_MAX: usize = 4;
+const AT_ONCE_MAX: usize = 8;
 
-static PLACES: Semaphore = Semaphore::const_new(AT_ONCE_MAX);
+/// How many of them about instances of one module: one that answers slowly, or never, leaves places to the others.
+const AT_ONCE_EACH_MAX: usize = 2;
+
+static PLACES: LazyLock<Places> = LazyLock::new(Places::default);
 
 /// How long a question waits for its turn before the caller is told to come back.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// How long it may take from then on. A long history takes a while to be repeated; no client waits longer.
+const ANSWER_MAX: Duration = Duration::from_secs(120);
+
 impl Hub {
     /// Asks an instance a question, and returns its answer: about where its history stood when it was read. Changes nothing. What a
-    /// caller that goes away has asked is given up at the next turn of the replay.
+    /// caller that goes away has asked is given up before it begins, or at the next turn of the replay.
     ///
     /// Each recorded turn may compute as long as when a guest is rebuilt, the answer as long as a turn.
     ///
     /// # Errors
     /// As [`QueryError`] says.
     pub async fn query(&self, id: &InstanceId, name: String, input: Payload) -> Result<Payload, QueryError> {
-        let Ok(place) = timeout(WAIT_MAX, PLACES.acquire()).await else { return Err(QueryError::Overloaded) };
-        let place = place.expect("it is never closed");
+        let (shell, asked) = (self.shell.clone(), id.clone());
+        let row = blocking(move || shell.row_of(&asked)).await.map_err(QueryError::Unreadable)?.ok_or(QueryError::NotFound)?;
+        let Ok(place) = timeout(WAIT_MAX, PLACES.take(row.module)).await else { return Err(QueryError::Overloaded) };
+        timeout(ANSWER_MAX, self.answer(place, id, name, input)).await.unwrap_or(Err(QueryError::TooSlow))
+    }
+
+    async fn answer(&self, place: Place, id: &InstanceId, name: String, input: Payload) -> Result<Payload, QueryError> {
         let (shell, id) = (self.shell.clone(), id.clone());
-        let read = blocking(move || Ok((read(&shell, &id)?, shell))).await;
-        let (found, shell) = read.map_err(QueryError::Unreadable)?;
+        let found = blocking(move || read(&shell, &id)).await.map_err(QueryError::Unreadable)?;
         let (row, history) = found.ok_or(QueryError::NotFound)?;
         if !has_run(&history) {
             return Err(QueryError::NotRun(row.status));
         }
         let (answer, answered) = oneshot::channel();
-        let machinery = shell.machinery.clone();
-        shell.machinery.turns.submit(row.module, move || {
-            let _place = place;
-            let asked = catch_unwind(AssertUnwindSafe(|| ask(&machinery, &row, &history, &name, &input, &answer)));
+        let machinery = self.shell.machinery.clone();
+        let module = row.module;
+        let question = Arc::new(Question { row, history, name, input, _place: place });
+        when_awaited(&self.shell.machinery.turns, module, &question, move |question| {
+            let asked = catch_unwind(AssertUnwindSafe(|| ask(&machinery, question, &answer)));
             // Whoever asked may have gone.
             let _ = answer.send(asked.unwrap_or_else(|_| Err(QueryError::Host("the host panicked".into()))));
         });
         answered.await.unwrap_or(Err(QueryError::ShuttingDown))
     }
+}
+
+/// A question that has its place. Whoever waits for the answer holds it; who works on it, too.
+struct Question {
+    row: InstanceRow,
+    history: Vec<Event>,
+    name: String,
+    input: Payload,
+    _place: Place,
+}
+
+/// Has `work` done on `held` among the turns of `module`, unless nobody holds that any more when it is its turn: while it waits
+/// behind a slow module's turns, the work itself holds nothing.
+fn when_awaited<T: Send + Sync + 'static>(
+    turns: &TurnPool,
+    module: Digest,
+    held: &Arc<T>,
+    work: impl FnOnce(&T) + Send + 'static,
+) {
+    let awaited = Arc::downgrade(held);
+    turns.submit(module, move || {
+        if let Some(held) = awaited.upgrade() {
+            work(&held);
+        }
+    });
+}
+
+/// Who may be answered now.
+struct Places {
+    all: Arc<Semaphore>,
+    /// Of the modules that are asked something, or wait for it.
+    each: Arc<Mutex<HashMap<Digest, Arc<Semaphore>>>>,
+}
+
+/// A place of one question. Dropped, it goes to the next.
+struct Place {
+    module: Digest,
+    each: Arc<Mutex<HashMap<Digest, Arc<Semaphore>>>>,
+    permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { all: Arc::new(Semaphore::new(AT_ONCE_MAX)), each: Arc::default() }
+    }
+}
+
+impl Places {
+    /// Waits for a place for a question about an instance of `module`.
+    async fn take(&self, module: Digest) -> Place {
+        let mut place = Place { module, each: self.each.clone(), permits: None };
+        let own = lock(&self.each).entry(module).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE_EACH_MAX))).clone();
+        // First its own: who waits for that keeps nobody else waiting.
+        let own = own.acquire_owned().await.expect("it is never closed");
+        let all = self.all.clone().acquire_owned().await.expect("it is never closed");
+        place.permits = Some((own, all));
+        place
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.permits = None;
+        let mut each = lock(&self.each);
+        // Held by the map alone: nobody is asked, and nobody waits.
+        if each.get(&self.module).is_some_and(|own| Arc::strong_count(own) == 1) {
+            each.remove(&self.module);
+        }
+    }
+}
+
+/// Nothing panics while it holds this lock.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The row and the history of an instance. Blocks.
@@ -84,15 +171,9 @@ fn has_run(history: &[Event]) -> bool {
 /// Where an answer goes; it is known there whether anybody waits for it.
 type Answer = oneshot::Sender<Result<Payload, QueryError>>;
 
-/// Brings a guest to where `history` ends, and asks it.
-fn ask(
-    machinery: &Arc<Machinery>,
-    row: &InstanceRow,
-    history: &[Event],
-    name: &str,
-    input: &Payload,
-    answer: &Answer,
-) -> Result<Payload, QueryError> {
+/// Brings a guest to where the history ends, and asks it.
+fn ask(machinery: &Arc<Machinery>, question: &Question, answer: &Answer) -> Result<Payload, QueryError> {
+    let Question { row, history, name, input, .. } = question;
     let (context, limits) = (machinery.turn_context(), &machinery.limits);
     let mut guest = turns::new_guest(&context, row.module)?;
     guest.set_cpu_ms_max(limits.turn_cpu_ms_max.saturating_mul(REPLAY_PATIENCE));
@@ -155,6 +236,9 @@ impl From<Fault> for QueryError {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::sync::mpsc;
+
     use super::*;
     use crate::model::execution::tests::{ended, scheduled, started, turn};
 
@@ -172,6 +256,52 @@ mod tests {
         check(&[turn(1_500, 0), ended()], true);
         check(&[turn(1_500, 0), terminated], true);
         check(&[turn(1_500, 0), scheduled(0, "Mix"), turn(1_600, 0), faulted], true);
+    }
+
+    #[tokio::test]
+    async fn a_module_has_some_of_the_places_and_never_all() {
+        let places = Places::default();
+        let module = |number| Digest([number; 32]);
+        let mut held = Vec::new();
+        for number in 0..AT_ONCE_MAX / AT_ONCE_EACH_MAX {
+            for _ in 0..AT_ONCE_EACH_MAX {
+                assert_eq!(places.all.available_permits(), AT_ONCE_MAX - held.len());
+                held.push(places.take(module(number as u8)).await);
+            }
+            let mut one_more = pin!(places.take(module(number as u8)));
+            assert!(at_once(one_more.as_mut()).is_none(), "module {number} has its share");
+        }
+        assert!(at_once(pin!(places.take(module(99)))).is_none(), "nothing is left");
+        held.pop();
+        drop(places.take(module(99)).await);
+        held.clear();
+        assert_eq!(places.all.available_permits(), AT_ONCE_MAX);
+        assert_eq!(lock(&places.each).len(), 0, "nobody is remembered");
+    }
+
+    /// What a future gives at once.
+    fn at_once<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+        match future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+            std::task::Poll::Ready(output) => Some(output),
+            std::task::Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn what_nobody_waits_for_any_more_holds_nothing_while_it_stands_in_line() {
+        let (turns, module) = (TurnPool::new(1, 1), Digest([1; 32]));
+        let (go, gate) = mpsc::channel::<()>();
+        turns.submit(module, move || gate.recv().unwrap());
+        let (worked, done) = mpsc::channel();
+        let (given_up, awaited) = (Arc::new("given up"), Arc::new("awaited"));
+        for held in [&given_up, &awaited] {
+            let worked = worked.clone();
+            when_awaited(&turns, module, held, move |held| worked.send(*held).unwrap());
+        }
+        assert!(Arc::into_inner(given_up).is_some(), "its place is free");
+        go.send(()).unwrap();
+        drop(worked);
+        assert_eq!(done.iter().collect::<Vec<_>>(), ["awaited"]);
     }
 
     #[test]

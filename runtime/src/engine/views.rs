@@ -98,6 +98,9 @@ pub enum QueryError {
     /// The server answers as many questions as it can at once. Try again a little later.
     #[error("the server has too many queries to answer; try again in a moment")]
     Overloaded,
+    /// The answer did not come in time: the instance's history is long, or its module is slow.
+    #[error("the answer takes too long: the instance's history is long, or other work of its module is in the way")]
+    TooSlow,
     /// The server is about to stop.
     #[error("the server is shutting down; try again in a moment")]
     ShuttingDown,

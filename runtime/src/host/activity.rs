@@ -19,12 +19,12 @@ use super::client::Client;
 use super::contract::{self, activity as bindings, heartbeat, log, types};
 use super::fault::{self, NoGuest};
 use super::heartbeat::Heartbeat;
-use super::outgoing::Outgoing;
+use super::outgoing::{self, Outgoing};
 use super::secrets::Secrets;
-use super::state::{self, Lines, MemoryBound, NotOffered, PanicNote, Refused, SharedLines};
+use super::state::{self, MemoryBound, NotOffered, PanicNote, Refused, SharedLines};
 use super::surroundings::Surroundings;
-use crate::limits::Limits;
-use crate::model::{Failure, Generation, InstanceId, LogLine, Outcome, Payload, TaskId};
+use crate::limits::{GUEST_HANDLES_MAX, Limits, REQUEST_HEAD_BYTES_MAX};
+use crate::model::{Failure, Generation, InstanceId, Outcome, Payload, TaskId};
 
 /// One call of an activity.
 #[derive(Debug, Clone)]
@@ -47,6 +47,8 @@ pub struct Invocation {
     pub progress: Option<Payload>,
     /// Where this run's reports go.
     pub heartbeat: Heartbeat,
+    /// Where its lines gather; they are there too when it is stopped in the middle.
+    pub lines: SharedLines,
 }
 
 impl Invocation {
@@ -72,6 +74,7 @@ impl ActivityCode {
         let mut linker: Linker<ActivityState> = Linker::new(engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+        outgoing::bound(&mut linker)?;
         log::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
         heartbeat::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
         link_what_is_missing(&mut linker, component)?;
@@ -81,7 +84,7 @@ impl ActivityCode {
 
     /// Runs one call to its end. Dropping the future stops the guest where it is.
     ///
-    /// `function` is spelled as the catalog spells it. Returns what the guest said beside its outcome.
+    /// `function` is spelled as the catalog spells it. What the guest says goes to the lines of `invocation`.
     ///
     /// # Errors
     /// If there was no instance to run it in: the activity has not run then.
@@ -91,16 +94,16 @@ impl ActivityCode {
         function: &str,
         limits: &Limits,
         surroundings: &Arc<Surroundings>,
-    ) -> Result<(Outcome, Vec<LogLine>), NoGuest> {
+    ) -> Result<Outcome, NoGuest> {
         let secrets = &surroundings.secrets;
         let state = ActivityState {
             memory: MemoryBound::new(limits.guest_memory_bytes_max),
-            lines: SharedLines::new(Lines::without(secrets.clone())),
+            lines: invocation.lines.clone(),
             panic: None,
             client: self.client.clone(),
             surroundings: surroundings.clone(),
             heartbeat: invocation.heartbeat.clone(),
-            payload_bytes_max: limits.payload_bytes_max,
+            heartbeat_bytes_max: limits.heartbeat_bytes_max,
             wasi: None,
         };
         let mut store = Store::new(self.pre.engine(), state);
@@ -109,6 +112,7 @@ impl ActivityCode {
         store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
         store.set_epoch_deadline(1);
         store.set_hostcall_fuel(state::hostcall_bytes_max(limits));
+        store.set_max_component_handles(GUEST_HANDLES_MAX);
         let instance = self.pre.instantiate_async(&mut store).await;
         let guest = instance
             .and_then(|instance| self.indices.load(&mut store, &instance))
@@ -137,8 +141,7 @@ impl ActivityCode {
                 Err(Failure { message, ..fault.failure().clone() })
             }
         };
-        let lines = store.data().lines.lock().take();
-        Ok((outcome.unwrap_or_else(Outcome::Failed), lines))
+        Ok(outcome.unwrap_or_else(Outcome::Failed))
     }
 }
 
@@ -215,7 +218,7 @@ struct ActivityState {
     client: Client,
     surroundings: Arc<Surroundings>,
     heartbeat: Heartbeat,
-    payload_bytes_max: usize,
+    heartbeat_bytes_max: usize,
     /// Made at the first call of WASI: most activities that only compute never make one.
     wasi: Option<Wasi>,
 }
@@ -239,7 +242,10 @@ impl Wasi {
             .allow_ip_name_lookup(false)
             .build();
         let outgoing = Outgoing::new(client.clone(), surroundings.clone(), lines.clone());
-        Self { ctx, table: ResourceTable::new(), http: WasiHttpCtx::new(), outgoing }
+        let (mut table, mut http) = (ResourceTable::new(), WasiHttpCtx::new());
+        table.set_max_capacity(GUEST_HANDLES_MAX);
+        http.set_field_size_limit(REQUEST_HEAD_BYTES_MAX);
+        Self { ctx, table, http, outgoing }
     }
 }
 
@@ -330,7 +336,7 @@ impl WasiHttpView for ActivityState {
 impl heartbeat::Host for ActivityState {
     fn report(&mut self, progress: String) -> wasmtime::Result<()> {
         let what = "the progress that the activity reports";
-        let progress = contract::payload(progress, what, self.payload_bytes_max)
+        let progress = contract::bounded(progress, what, self.heartbeat_bytes_max, "heartbeat_bytes_max")
             .and_then(|progress| without_secret(progress, what, &self.surroundings.secrets));
         self.heartbeat.report(progress.map_err(|failure| wasmtime::Error::new(Refused(failure)))?);
         Ok(())
@@ -351,6 +357,7 @@ impl log::Host for ActivityState {
 mod tests {
     use std::sync::Mutex;
 
+    use super::super::client::tests::client;
     use super::*;
 
     /// What an activity has in a hub with the secret KEY, and what it has reported.
@@ -363,10 +370,10 @@ mod tests {
             memory: MemoryBound::new(0),
             lines: SharedLines::default(),
             panic: None,
-            client: Client::new(),
+            client: client(),
             surroundings: Arc::new(surroundings),
             heartbeat: Heartbeat::new(move |progress| sink.lock().unwrap().push(progress.text().to_owned())),
-            payload_bytes_max: 16,
+            heartbeat_bytes_max: 16,
             wasi: None,
         };
         (state, reports)

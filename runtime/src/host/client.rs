@@ -5,7 +5,7 @@
 
 use std::error::Error as StdError;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,12 +13,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1;
 use hyper::header::{HOST, HeaderValue, USER_AGENT};
 use hyper::http::uri::Scheme;
 use hyper::{Method, Request, Response, Uri, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -26,12 +29,16 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto};
 use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
 
 use super::network::{Denial, Destination, Host, Policy};
+use crate::limits::ANSWER_HEAD_BYTES_MAX;
 
 /// How long a connection may take to be there, TLS and all, if nobody says.
 const CONNECT_MAX: Duration = Duration::from_secs(30);
 
 /// Of the addresses that a name leads to, so many are tried.
 const ADDRESSES_MAX: usize = 8;
+
+/// How many names are looked up at once: each takes a thread of those that read and load things for others, perhaps for long.
+const LOOKUPS_MAX: usize = 64;
 
 /// What a service hears about who calls, if the guest does not say.
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("dacapo/", env!("CARGO_PKG_VERSION")));
@@ -40,6 +47,9 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("dacapo/", env!("CAR
 #[derive(Clone)]
 pub(super) struct Client {
     tls: TlsConnector,
+    /// A place for each connection that guests may have at once, in the whole process.
+    connections: Arc<Semaphore>,
+    lookups: Arc<Semaphore>,
     /// What tests say instead of the system's resolver.
     #[cfg(test)]
     names: std::collections::HashMap<String, Vec<IpAddr>>,
@@ -61,6 +71,11 @@ pub(super) struct Patience {
 pub(super) enum SendError {
     #[error("{0}")]
     Denied(Denial),
+    #[error(
+        "no connection to {to} could be opened in time: the server has as many for guests as its bound on open files allows (`ulimit -n`); \
+         close those that are done with, or raise that bound"
+    )]
+    Crowded { to: Destination },
     #[error("the method {0} is not offered")]
     Method(Method),
     #[error("the URI {0}")]
@@ -106,12 +121,12 @@ fn chain(error: &dyn StdError) -> String {
 }
 
 impl Client {
-    /// A client that trusts the certificates that Mozilla's browsers trust, whatever the machine says.
-    pub(super) fn new() -> Self {
-        Self::trusting(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect())
+    /// A client that has so many connections at once, and trusts the certificates that Mozilla's browsers trust, whatever the machine says.
+    pub(super) fn new(connections_max: usize) -> Self {
+        Self::trusting(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect(), connections_max)
     }
 
-    fn trusting(roots: RootCertStore) -> Self {
+    fn trusting(roots: RootCertStore, connections_max: usize) -> Self {
         let mut config = ClientConfig::builder_with_provider(Arc::new(crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("ring has ciphers for TLS 1.2 and 1.3")
@@ -120,6 +135,8 @@ impl Client {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Self {
             tls: Arc::new(config).into(),
+            connections: Arc::new(Semaphore::new(connections_max)),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
             #[cfg(test)]
             names: std::collections::HashMap::new(),
         }
@@ -127,7 +144,8 @@ impl Client {
 
     /// Sends `request`, which has an absolute URI, as far as `policy` allows it, and returns when the head of the answer is there.
     ///
-    /// Whatever the answer says, it is one. Dropping the future, or the answer's body, closes the connection.
+    /// Whatever the answer says, it is one. Dropping the future, or the answer's body, closes the connection. If guests have all the
+    /// connections that they may have, it waits for one, as long as a connection may take.
     ///
     /// # Errors
     /// If there is no answer. What was sent may have arrived all the same.
@@ -148,9 +166,12 @@ impl Client {
         direct(&mut request)?;
         let deadline = Instant::now() + patience.connect.unwrap_or(CONNECT_MAX).min(CONNECT_MAX);
         let late = || SendError::Timeout { to: to.clone(), phase: Phase::Connecting };
+        policy.check(&to).map_err(SendError::Denied)?; // Nobody waits for what will be refused.
+        let place = timeout_at(deadline, self.connections.clone().acquire_owned()).await;
+        let place = place.map_err(|_| SendError::Crowded { to: to.clone() })?.expect("it is never closed");
         let stream = timeout_at(deadline, self.connect(policy, &to, deadline)).await.map_err(|_| late())??;
         if !is_tls {
-            return exchange(stream, request, to, patience).await;
+            return exchange(stream, place, request, to, patience).await;
         }
         let name = match &to.host {
             Host::Address(address) => ServerName::from(*address),
@@ -160,11 +181,10 @@ impl Client {
         };
         let stream = timeout_at(deadline, self.tls.connect(name, stream)).await.map_err(|_| late())?;
         let stream = stream.map_err(|error| SendError::Tls { to: to.clone(), error })?;
-        exchange(stream, request, to, patience).await
+        exchange(stream, place, request, to, patience).await
     }
 
     async fn connect(&self, policy: &Policy, to: &Destination, deadline: Instant) -> Result<TcpStream, SendError> {
-        policy.check(to).map_err(SendError::Denied)?;
         let addresses = match to.known_addresses() {
             Some(addresses) => addresses,
             None => self.look_up(to).await.map_err(|error| SendError::Lookup { to: to.clone(), error })?,
@@ -195,7 +215,13 @@ impl Client {
         if let Some(addresses) = self.names.get(name) {
             return Ok(addresses.clone());
         }
-        let addresses: Vec<IpAddr> = lookup_host((name.as_str(), to.port)).await?.map(|address| address.ip()).collect();
+        let place = self.lookups.clone().acquire_owned().await.expect("it is never closed");
+        let (name, port) = (name.clone(), to.port);
+        let found = spawn_blocking(move || {
+            let _until_found = place; // Also if nobody waits any more: the thread is still busy.
+            (name.as_str(), port).to_socket_addrs()
+        });
+        let addresses: Vec<IpAddr> = found.await.map_err(io::Error::other)??.map(|address| address.ip()).collect();
         if addresses.is_empty() { Err(io::Error::other("it has no address")) } else { Ok(addresses) }
     }
 }
@@ -243,6 +269,7 @@ fn direct<B>(request: &mut Request<B>) -> Result<(), SendError> {
 
 async fn exchange<S, B>(
     stream: S,
+    place: OwnedSemaphorePermit,
     request: Request<B>,
     to: Destination,
     patience: Patience,
@@ -253,8 +280,13 @@ where
     B::Error: Into<Box<dyn StdError + Send + Sync>>,
 {
     let broke = |error| SendError::Exchange { to: to.clone(), error };
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broke)?;
+    let (mut sender, connection) = http1::Builder::new()
+        .max_buf_size(ANSWER_HEAD_BYTES_MAX) // Else some 400 KiB for each connection, and a head as large.
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(broke)?;
     let connection = spawn(async move {
+        let _until_closed = place;
         let _ = connection.await; // What goes wrong in it, request and body say too.
     });
     let answer = async {
@@ -339,6 +371,11 @@ pub(super) mod tests {
         }
     }
 
+    /// A client with one connection at a time.
+    pub(in crate::host) fn client() -> Client {
+        Client::new(1)
+    }
+
     /// Listens on a free port of this machine, and gives whoever connects first to `serve`.
     async fn listen<S: Future<Output = ()> + Send>(serve: impl FnOnce(TcpStream) -> S + Send + 'static) -> u16 {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -414,10 +451,10 @@ pub(super) mod tests {
     async fn an_address_is_asked_if_it_is_listed_and_never_otherwise() {
         let port = server(HELLO, true).await;
         let uri = format!("http://127.0.0.1:{port}/bread?kind=rye");
-        let refused = ask(&Client::new(), &["*"], &uri, Patience::default()).await;
+        let refused = ask(&client(), &["*"], &uri, Patience::default()).await;
         assert!(refused.contains("is not among what may be reached"), "{refused}");
         // The server has heard nothing: it is still there for its first caller.
-        let answer = ask(&Client::new(), &["127.0.0.1"], &uri, Patience::default()).await;
+        let answer = ask(&client(), &["127.0.0.1"], &uri, Patience::default()).await;
         assert_eq!(answer, format!("200 GET /bread?kind=rye HTTP/1.1|host: 127.0.0.1:{port}|user-agent: dacapo/0.1.0||"));
     }
 
@@ -425,7 +462,7 @@ pub(super) mod tests {
     async fn a_name_that_leads_to_a_private_address_is_asked_only_if_both_are_listed() {
         let port = server(HELLO, true).await;
         let uri = format!("http://oven.example:{port}/");
-        let client = Client::new().knowing("oven.example", &[Ipv4Addr::LOCALHOST.into()]);
+        let client = client().knowing("oven.example", &[Ipv4Addr::LOCALHOST.into()]);
         let refused = ask(&client, &["oven.example"], &uri, Patience::default()).await;
         assert!(refused.contains("leads to 127.0.0.1, which is not a public address"), "{refused}");
         let refused = ask(&client, &["127.0.0.1"], &uri, Patience::default()).await;
@@ -439,7 +476,7 @@ pub(super) mod tests {
         let port = server(HELLO, true).await;
         // Nobody listens on the other addresses of this machine.
         let addresses = [Ipv4Addr::new(127, 0, 0, 9).into(), Ipv4Addr::LOCALHOST.into()];
-        let client = Client::new().knowing("oven.example", &addresses);
+        let client = client().knowing("oven.example", &addresses);
         let allow = ["oven.example", "127.0.0.0/8"];
         let answer = ask(&client, &allow, &format!("http://oven.example:{port}/"), Patience::default()).await;
         assert!(answer.starts_with("200 "), "{answer}");
@@ -459,13 +496,13 @@ pub(super) mod tests {
             ("bakery.example", true, "certificate not valid for name"),
         ] {
             let (roots, port) = tls_server().await;
-            let client = if trusted { Client::trusting(roots) } else { Client::new() };
+            let client = if trusted { Client::trusting(roots, 1) } else { client() };
             let client = client.knowing(name, &here);
             let answer = ask(&client, &allow, &format!("https://{name}:{port}/"), Patience::default()).await;
             assert!(answer.contains(expected), "{answer}");
         }
         let port = server("no TLS here", true).await;
-        let client = Client::new();
+        let client = client();
         let answer = ask(&client, &allow, &format!("https://127.0.0.1:{port}/"), PATIENCE_CONNECT).await;
         assert!(answer.starts_with(&format!("127.0.0.1:{port} did not take the connection in time")), "{answer}");
     }
@@ -478,7 +515,7 @@ pub(super) mod tests {
         let allow = ["127.0.0.1"];
         let ask_late = async |answer: &str, patience| {
             let port = server(answer, false).await;
-            let said = ask(&Client::new(), &allow, &format!("http://127.0.0.1:{port}/"), patience).await;
+            let said = ask(&client(), &allow, &format!("http://127.0.0.1:{port}/"), patience).await;
             said.replace(&format!("127.0.0.1:{port}"), "it")
         };
         let first_byte = Patience { first_byte: SHORT, ..Patience::default() };
@@ -489,10 +526,38 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
+    async fn who_finds_no_place_for_a_connection_waits_until_another_ends() {
+        let (client, allow) = (client(), policy(&["127.0.0.1"]));
+        let send = async |port, patience| {
+            let request = Request::get(format!("http://127.0.0.1:{port}/")).body(Empty::<Bytes>::new()).unwrap();
+            client.send(&allow, request, patience).await
+        };
+        let half = "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf";
+        let first = send(server(half, false).await, Patience::default()).await.unwrap();
+        let port = server("HTTP/1.1 200 OK\r\n\r\nwarm", true).await;
+        let crowded = send(port, PATIENCE_CONNECT).await.err().unwrap().to_string();
+        assert!(crowded.contains("ulimit -n"), "{crowded}");
+        let denied = ask(&client, &[], "http://127.0.0.1/", Patience::default()).await;
+        assert!(denied.contains("is not among what may be reached"), "{denied}");
+        drop(first);
+        assert_eq!(send(port, Patience::default()).await.unwrap().status(), 200);
+    }
+
+    #[tokio::test]
+    async fn an_endless_head_of_an_answer_is_a_failed_exchange() {
+        let head = |bytes: usize| format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "x".repeat(bytes));
+        for (bytes, expected) in [(ANSWER_HEAD_BYTES_MAX - 100, "200 "), (4 * ANSWER_HEAD_BYTES_MAX, "broke off")] {
+            let port = server(&head(bytes), true).await;
+            let said = ask(&client(), &["127.0.0.1"], &format!("http://127.0.0.1:{port}/"), Patience::default()).await;
+            assert!(said.contains(expected), "{bytes}: {said}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_server_that_breaks_off_or_speaks_something_else_is_a_failed_exchange() {
         for answer in ["", "220 smtp.example\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhalf"] {
             let port = server(answer, true).await;
-            let said = ask(&Client::new(), &["127.0.0.1"], &format!("http://127.0.0.1:{port}/"), Patience::default()).await;
+            let said = ask(&client(), &["127.0.0.1"], &format!("http://127.0.0.1:{port}/"), Patience::default()).await;
             assert!(said.contains(&format!("the exchange with 127.0.0.1:{port} broke off: ")), "{said}");
         }
     }
@@ -508,11 +573,11 @@ pub(super) mod tests {
             ("https://[::1]/", "[::1]:443 is not among"),
             ("http://LOCALHOST./", "localhost:80 is not among"),
         ] {
-            let said = ask(&Client::new(), &["*", "127.0.0.1:1"], uri, Patience::default()).await;
+            let said = ask(&client(), &["*", "127.0.0.1:1"], uri, Patience::default()).await;
             assert!(said.starts_with(expected), "{uri}: {said}");
         }
         let tunnel = Request::connect("http://127.0.0.1/").body(Empty::<Bytes>::new()).unwrap();
-        let refused = Client::new().send(&policy(&["127.0.0.1"]), tunnel, Patience::default()).await;
+        let refused = client().send(&policy(&["127.0.0.1"]), tunnel, Patience::default()).await;
         assert!(matches!(refused, Err(SendError::Method(_))));
     }
 }

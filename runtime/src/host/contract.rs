@@ -48,7 +48,8 @@ pub(super) fn start(started: &Started, function: &str) -> orchestrator::Start {
         input: started.input.text().to_owned(),
         parent: started.parent.as_ref().map(|parent| parent.instance.to_string()),
         tags: started.tags.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-        extensions: Vec::new(),
+        // So that an SDK can refuse what is too long, where the host can only end the execution.
+        extensions: vec![("payload-bytes-max".into(), started.limits.payload_bytes_max.to_string())],
     }
 }
 
@@ -206,8 +207,13 @@ fn not_offered(what: &str) -> Failure {
 /// # Errors
 /// If it is not JSON, or too large; `what` says in the message which text it is.
 pub(super) fn payload(text: String, what: &str, bytes_max: usize) -> Result<Payload, Failure> {
+    bounded(text, what, bytes_max, "payload_bytes_max")
+}
+
+/// As [`payload`], with a bound of another name.
+pub(super) fn bounded(text: String, what: &str, bytes_max: usize, limit: &str) -> Result<Payload, Failure> {
     if text.len() > bytes_max {
-        let message = format!("{what} has {} bytes, and may have {bytes_max} (limit payload_bytes_max)", text.len());
+        let message = format!("{what} has {} bytes, and may have {bytes_max} (limit {limit})", text.len());
         return Err(Failure::new("LimitExceeded", message));
     }
     Payload::parse(text).map_err(|error| Failure::new("InvalidJson", format!("{what} is not JSON: {error}")))

@@ -1,11 +1,13 @@
 //! What went wrong in a guest, and what is there to tell people?
 
+use wasmtime::component::ResourceTableError;
 use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use super::state::{Denied, Exhausted, NotOffered, PanicNote, Refused};
 use super::text::{TEXT_BYTES_MAX, cut};
 use super::trace::{self, Trace};
+use crate::limits::{GUEST_HANDLES_MAX, REQUEST_HEAD_BYTES_MAX};
 use crate::model::Failure;
 use crate::replay::Fault;
 
@@ -92,6 +94,19 @@ pub(super) fn of(error: &wasmtime::Error, panic: Option<PanicNote>) -> Fault {
             cause if cause.contains("hostcalls") => {
                 let message = "the guest handed over more in one call than its memory may hold: hand over less at once, or raise the \
                                limit guest_memory_bytes_max (section [limits] of the server's configuration)";
+                failure("LimitExceeded", format!("{at}{message}"))
+            }
+            cause if cause.contains("handle limit exceeded") || cause == ResourceTableError::Full.to_string() => {
+                let message = format!(
+                    "the guest holds more than {GUEST_HANDLES_MAX} things of the host at once, such as streams, header fields or requests: \
+                     drop what is done with"
+                );
+                failure("LimitExceeded", format!("{at}{message}"))
+            }
+            cause if cause == "total size of fields exceeds limit" => {
+                let message = format!(
+                    "the guest made a set of header fields of more than {REQUEST_HEAD_BYTES_MAX} bytes: send what is long in a body"
+                );
                 failure("LimitExceeded", format!("{at}{message}"))
             }
             cause => failure("InvalidAnswer", format!("the guest broke the contract: {cause}; its SDK is at fault")),

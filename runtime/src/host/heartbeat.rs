@@ -11,7 +11,7 @@ pub struct Heartbeat(Option<Arc<dyn Fn(Payload) + Send + Sync>>);
 
 impl Heartbeat {
     /// Hands each report to `take`, on the activity's thread: it has to return at once. A report is JSON, no larger than
-    /// `payload_bytes_max`, and without a secret in it.
+    /// `heartbeat_bytes_max`, and without a secret in it.
     pub fn new(take: impl Fn(Payload) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(take)))
     }

@@ -1,5 +1,6 @@
 //! What comes of a durable HTTP request? One request, one answer of any status, or a failure that says whether to try again.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,15 +26,10 @@ struct Answer<'a> {
 
 /// Makes the request, within the time that it may take.
 pub(super) async fn request(client: &Client, call: &HttpCall, surroundings: &Surroundings, limits: &Limits) -> Outcome {
-    let limit_ms = call.timeout_ms.unwrap_or(limits.activity_ms_max).min(limits.activity_ms_max);
+    let (limit_ms, whose) = limits.activity_ms(call.timeout_ms);
     let answered = tokio::time::timeout(Duration::from_millis(limit_ms), answer(client, call, surroundings, limits));
     let answered = answered.await.unwrap_or_else(|_| {
-        let whose = if limit_ms == limits.activity_ms_max {
-            " (limit activity_ms_max, section [limits] of the server's configuration)"
-        } else {
-            ""
-        };
-        Err(Failure::new("HttpTimeout", format!("{} took longer than {limit_ms} ms{whose}, and was given up", name(call))))
+        Err(Failure::new("HttpTimeout", format!("{} took longer than {limit_ms} ms ({whose}), and was given up", name(call))))
     });
     match answered {
         Ok(answer) => Outcome::Completed(answer),
@@ -54,9 +50,11 @@ async fn answer(client: &Client, call: &HttpCall, surroundings: &Surroundings, l
             SendError::Denied(_) => Failure::new("HttpDenied", message).non_retriable(),
             SendError::Method(_) | SendError::Uri(_) => Failure::new("InvalidRequest", message).non_retriable(),
             SendError::Timeout { .. } => Failure::new("HttpTimeout", message),
-            SendError::Lookup { .. } | SendError::Connect { .. } | SendError::Tls { .. } | SendError::Exchange { .. } => {
-                Failure::new("HttpFailed", message)
-            }
+            SendError::Crowded { .. }
+            | SendError::Lookup { .. }
+            | SendError::Connect { .. }
+            | SendError::Tls { .. }
+            | SendError::Exchange { .. } => Failure::new("HttpFailed", message),
         }
     };
     let bytes_max = limits.payload_bytes_max;
@@ -69,7 +67,7 @@ async fn answer(client: &Client, call: &HttpCall, surroundings: &Surroundings, l
         Failure::new("LimitExceeded", message).non_retriable()
     };
 
-    let answer = client.send(&surroundings.network, prepared(call)?, Patience::default()).await.map_err(failed)?;
+    let answer = client.send(&surroundings.network, prepared(call, surroundings)?, Patience::default()).await.map_err(failed)?;
     let (head, body) = answer.into_parts();
     let body = Limited::new(body, bytes_max).collect().await.map_err(|error| match error.downcast::<SendError>() {
         Ok(error) => failed(*error),
@@ -102,7 +100,7 @@ fn text(value: &HeaderValue) -> String {
     std::str::from_utf8(bytes).map_or_else(|_| bytes.iter().map(|byte| char::from(*byte)).collect(), str::to_owned)
 }
 
-fn prepared(call: &HttpCall) -> Result<Request<Full<Bytes>>, Failure> {
+fn prepared(call: &HttpCall, surroundings: &Surroundings) -> Result<Request<Full<Bytes>>, Failure> {
     let invalid = |what: String| Failure::new("InvalidRequest", format!("{}: {what}", name(call))).non_retriable();
     let mut request = Request::new(Full::new(Bytes::from(call.body.clone().unwrap_or_default())));
     *request.method_mut() =
@@ -116,7 +114,8 @@ fn prepared(call: &HttpCall) -> Result<Request<Full<Bytes>>, Failure> {
         if field == CONTENT_LENGTH || DEFAULT_FORBIDDEN_HEADERS.contains(&field) {
             return Err(invalid(format!("the header field {shown:?} is for the server to set")));
         }
-        let value = HeaderValue::from_str(value).or_else(|_| HeaderValue::from_bytes(value.as_bytes()));
+        let value = filled(value, surroundings).map_err(invalid)?;
+        let value = HeaderValue::from_str(&value).or_else(|_| HeaderValue::from_bytes(value.as_bytes()));
         let value =
             value.map_err(|_| invalid(format!("the value of the header field {shown:?} has characters that none may have")))?;
         headers.try_append(field, value).map_err(|_| invalid("there are too many header fields".into()))?;
@@ -125,9 +124,34 @@ fn prepared(call: &HttpCall) -> Result<Request<Full<Bytes>>, Failure> {
     Ok(request)
 }
 
+/// The value of a header field, with the hub's secrets in place of `{{secret NAME}}`. What comes out stands in no message.
+fn filled<'a>(value: &'a str, surroundings: &Surroundings) -> Result<Cow<'a, str>, String> {
+    const OPEN: &str = "{{secret ";
+    let mut filled = Cow::Borrowed("");
+    let mut rest = value;
+    while let Some((before, after)) = rest.split_once(OPEN) {
+        let Some((name, after)) = after.split_once("}}") else { break };
+        let name = name.trim();
+        let secret = surroundings.secrets.variables().find(|(known, _)| *known == name).map(|(_, secret)| secret);
+        let secret = secret.ok_or_else(|| {
+            let hub = surroundings.network.hub();
+            let name = cut(name.to_owned(), NAME_BYTES_MAX);
+            format!("there is no secret {name:?}: put it into section [hubs.{hub}.secrets] of the server's configuration")
+        })?;
+        filled.to_mut().push_str(before);
+        filled.to_mut().push_str(secret);
+        rest = after;
+    }
+    if rest.len() == value.len() {
+        return Ok(Cow::Borrowed(value));
+    }
+    filled.to_mut().push_str(rest);
+    Ok(filled)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::client::tests::server;
+    use super::super::client::tests::{client, server};
     use super::super::network::tests::policy;
     use super::super::secrets::Secrets;
     use super::*;
@@ -144,7 +168,7 @@ mod tests {
     /// What comes of `call`: the answer, or the failure's kind, whether it is final, and its message.
     async fn made(call: &HttpCall, allow: &[&str]) -> String {
         let limits = Limits { payload_bytes_max: 1_000, ..Limits::default() };
-        match request(&Client::new(), call, &surroundings(allow), &limits).await {
+        match request(&client(), call, &surroundings(allow), &limits).await {
             Outcome::Completed(answer) => answer.text().to_owned(),
             Outcome::Failed(failure) => {
                 let again = if failure.non_retriable { "final" } else { "passing" };
@@ -189,6 +213,32 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_secret_is_put_into_a_header_field_where_its_name_stands() {
+        let with = |value: &str| HttpCall { headers: vec![("x-key".into(), value.into())], ..call("http://127.0.0.1:1/") };
+        let sent = |value: &str| {
+            let request = prepared(&with(value), &surroundings(&[])).map_err(|failure| failure.message)?;
+            Ok::<_, String>(request.headers()["x-key"].to_str().unwrap().to_owned())
+        };
+        for (value, expected) in [
+            ("{{secret KEY}}", "rye-bread"),
+            ("a {{secret KEY}}, {{secret  KEY }}.", "a rye-bread, rye-bread."),
+            ("{{secret KEY", "{{secret KEY"),
+            ("{{secret}} {{KEY}} {secret KEY}", "{{secret}} {{KEY}} {secret KEY}"),
+        ] {
+            assert_eq!(sent(value).unwrap(), expected, "{value}");
+        }
+        for name in ["OTHER", "key", ""] {
+            let refused = sent(&format!("{{{{secret {name}}}}}")).unwrap_err();
+            assert!(refused.contains(&format!("no secret {name:?}")) && refused.contains("[hubs.Bakery.secrets]"), "{refused}");
+        }
+        // Whoever tells it back puts it into no history.
+        let port = server("HTTP/1.1 200 OK\r\n\r\n{request}", true).await;
+        let told = HttpCall { uri: format!("http://127.0.0.1:{port}/"), ..with("{{secret KEY}}") };
+        let said = made(&told, &["127.0.0.1"]).await;
+        assert!(said.starts_with("SecretRevealed") && !said.contains("rye"), "{said}");
+    }
+
+    #[tokio::test]
     async fn an_answer_that_no_history_can_hold_is_a_failure_that_says_what_to_do() {
         let declared = format!("HTTP/1.1 200 OK\r\ncontent-length: 1001\r\n\r\n{}", "x".repeat(1_001));
         let endless = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(100_000));
@@ -223,7 +273,8 @@ mod tests {
     async fn what_may_pass_is_retriable_and_what_is_wrong_is_not() {
         let late = answered("", false, Some(50)).await;
         assert!(
-            late.starts_with("HttpTimeout (passing)") && late.ends_with("/bread took longer than 50 ms, and was given up"),
+            late.starts_with("HttpTimeout (passing)")
+                && late.ends_with("/bread took longer than 50 ms (the timeout of its call), and was given up"),
             "{late}"
         );
         let broke = answered("", true, None).await;

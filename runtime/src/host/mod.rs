@@ -7,6 +7,7 @@ mod cache;
 mod client;
 mod compiler;
 mod contract;
+mod descriptors;
 mod engines;
 mod fault;
 mod heartbeat;
@@ -36,6 +37,7 @@ pub use fault::NoGuest;
 pub use heartbeat::Heartbeat;
 pub use module::{Catalog, Module, ModuleError};
 pub use orchestrator::{OrchestratorGuest, UNKNOWN_QUERY};
+pub use state::SharedLines;
 pub use surroundings::{HubSettings, NetworkSettings, SecretSource, Surroundings, SurroundingsByHub, SurroundingsError};
 
 use crate::limits::Limits;
@@ -93,7 +95,7 @@ impl Host {
             ready: Mutex::default(),
             making_ready: Mutex::default(),
             failed: Mutex::default(),
-            client: Client::new(),
+            client: Client::new(descriptors::connections_max()),
         })
     }
 

@@ -18,7 +18,7 @@ use super::state::{self, GuestState};
 use super::surroundings::Surroundings;
 use super::text::{FUNCTION_CHARACTERS_MAX, GENERATOR_CHARACTERS_MAX, nearest};
 use crate::limits::Limits;
-use crate::model::{Digest, Failure, LogLine, Outcome};
+use crate::model::{Digest, Failure, Outcome};
 use crate::replay::Fault;
 
 /// Why a module cannot be had.
@@ -205,7 +205,7 @@ impl Module {
         invocation: &Invocation,
         limits: &Limits,
         surroundings: &Arc<Surroundings>,
-    ) -> Result<(Outcome, Vec<LogLine>), NoGuest> {
+    ) -> Result<Outcome, NoGuest> {
         let Some((code, function)) = self.activity.as_ref().zip(self.catalog.activity(&invocation.function)) else {
             return Err(unknown_function(format!("module {} has no activity named {:?}", self.digest, invocation.function)));
         };

@@ -115,6 +115,11 @@ impl Policy {
         Self { hub, allow }
     }
 
+    /// Whose policy it is.
+    pub(super) fn hub(&self) -> &HubName {
+        &self.hub
+    }
+
     /// Whether the name may be looked up, or the address reached. Before anybody is asked.
     ///
     /// # Errors

@@ -7,18 +7,25 @@ use http_body_util::BodyExt;
 use hyper::{Request, Response};
 use tokio::sync::Semaphore;
 use tokio_rustls::rustls;
-use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
-use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+use wasmtime::StoreContextMut;
+use wasmtime::component::{Linker, Resource};
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, HostOutgoingRequest as _, Method};
+use wasmtime_wasi_http::p2::types::HostOutgoingRequest;
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks, WasiHttpView};
 
 use super::client::{Client, Patience, Phase, SendError};
 use super::network::Denial;
 use super::state::SharedLines;
 use super::surroundings::Surroundings;
+use crate::limits::{REQUEST_BODY_CHUNK_BYTES, REQUEST_HEAD_BYTES_MAX};
 use crate::model::LogLevel;
 
 /// How many requests one call of an activity may have under way, answers that are being read included. Each holds a connection, of
 /// which the server's process may have some thousand.
 const REQUESTS_MAX: usize = 64;
+
+/// The interface of which [`bound`] replaces two functions, by the name under which wasmtime links it.
+const HTTP_TYPES: &str = "wasi:http/types@0.2.12";
 
 /// The requests of one call of an activity.
 pub(super) struct Outgoing {
@@ -33,6 +40,37 @@ impl Outgoing {
     pub(super) fn new(client: Client, surroundings: Arc<Surroundings>, lines: SharedLines) -> Self {
         Self { client, surroundings, lines, room: Arc::new(Semaphore::new(REQUESTS_MAX)) }
     }
+}
+
+/// Bounds what `wasi:http` leaves unbounded: an activity may hold many requests, and the host keeps the method and the authority of each.
+///
+/// # Errors
+/// If the linker does not have `wasi:http`.
+pub(super) fn bound<T: WasiHttpView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    type Asked = Resource<HostOutgoingRequest>;
+    let fits = |text: &str| text.len() <= REQUEST_HEAD_BYTES_MAX;
+    linker.allow_shadowing(true);
+    let mut types = linker.instance(HTTP_TYPES)?;
+    types.func_wrap(
+        "[method]outgoing-request.set-method",
+        move |mut cx: StoreContextMut<'_, T>, (request, method): (Asked, Method)| {
+            if matches!(&method, Method::Other(name) if !fits(name)) {
+                return Ok((Err(()),));
+            }
+            Ok((cx.data_mut().http().set_method(request, method)?,))
+        },
+    )?;
+    types.func_wrap(
+        "[method]outgoing-request.set-authority",
+        move |mut cx: StoreContextMut<'_, T>, (request, authority): (Asked, Option<String>)| {
+            if authority.as_deref().is_some_and(|authority| !fits(authority)) {
+                return Ok((Err(()),));
+            }
+            Ok((cx.data_mut().http().set_authority(request, authority)?,))
+        },
+    )?;
+    linker.allow_shadowing(false);
+    Ok(())
 }
 
 type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
@@ -73,6 +111,10 @@ impl WasiHttpHooks for Outgoing {
         })
     }
 
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        REQUEST_BODY_CHUNK_BYTES
+    }
+
     // The activity is told; the server's own log is no place for what guests do.
     fn p2_error_from_hyper(&mut self, _: &hyper::Error) -> ErrorCode {
         ErrorCode::HttpProtocolError
@@ -84,6 +126,7 @@ fn code(error: SendError) -> Error {
     match error {
         SendError::Denied(Denial::Host(_)) => Error::HttpRequestDenied,
         SendError::Denied(Denial::Address(_)) => Error::DestinationIpProhibited,
+        SendError::Crowded { .. } => Error::ConnectionLimitReached,
         SendError::Method(_) => Error::HttpRequestMethodInvalid,
         SendError::Uri(_) => Error::HttpRequestUriInvalid,
         SendError::Lookup { error, .. } => Error::DnsError { rcode: Some(error.to_string()), info_code: None },
@@ -107,7 +150,7 @@ mod tests {
     use bytes::Bytes;
     use http_body_util::Empty;
 
-    use super::super::client::tests::server;
+    use super::super::client::tests::{client, server};
     use super::super::network::tests::policy;
     use super::*;
 
@@ -115,7 +158,7 @@ mod tests {
     async fn ask(allow: &[&str], uri: &str, options: RequestOptions, room: usize) -> (String, Vec<String>) {
         let surroundings = Surroundings { network: policy(allow), ..Surroundings::default() };
         let lines = SharedLines::default();
-        let mut outgoing = Outgoing::new(Client::new(), Arc::new(surroundings), lines.clone());
+        let mut outgoing = Outgoing::new(client(), Arc::new(surroundings), lines.clone());
         outgoing.room = Arc::new(Semaphore::new(room));
         let request = Request::get(uri).body(Empty::<Bytes>::new().map_err(Into::into).boxed_unsync()).unwrap();
         let answer = outgoing.send_request(request, Some(options), Box::new(async { Ok(()) }));

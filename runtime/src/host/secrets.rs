@@ -60,7 +60,7 @@ impl Secrets {
             return None;
         }
         let plain = if json.contains('\\') { unescaped(json) } else { String::new() };
-        let has = |secret: &&Secret| secret.is_looked_for() && (json.contains(&secret.value) || plain.contains(&secret.value));
+        let has = |secret: &&Secret| secret.marks.iter().any(|mark| json.contains(mark) || plain.contains(mark));
         self.0.iter().find(has).map(|secret| secret.name.as_str())
     }
 }
@@ -69,7 +69,9 @@ impl Secret {
     fn new(name: String, value: String) -> Self {
         let mut secret = Self { name, value, marks: Vec::new() };
         if secret.is_looked_for() {
-            let lines = secret.value.lines().filter(|line| line.chars().count() >= CHARACTERS_MIN);
+            // What frames a key, such as `-----BEGIN PRIVATE KEY-----`, is no secret.
+            let is_secret = |line: &&str| line.chars().count() >= CHARACTERS_MIN && !line.starts_with("-----");
+            let lines = secret.value.lines().map(str::trim).filter(is_secret);
             let plain: Vec<&str> = std::iter::once(secret.value.as_str()).chain(lines).collect();
             let escaped = plain.iter().map(|text| in_json(text)).collect::<Vec<_>>();
             secret.marks = plain.into_iter().map(str::to_owned).chain(escaped).collect();
@@ -153,6 +155,20 @@ mod tests {
         assert_eq!(secrets.conceal("it is c2VjcmV0".into()), "it is [secret PEM]");
         assert_eq!(secrets.conceal("-----BEGIN-----\nc2VjcmV0\nab\n-----END-----".into()), "[secret PEM]");
         assert_eq!(secrets.conceal("ab".into()), "ab");
+        assert_eq!(secrets.conceal("it starts with -----BEGIN-----".into()), "it starts with -----BEGIN-----");
+    }
+
+    #[test]
+    fn one_line_of_a_secret_is_found_too() {
+        let secrets = secrets(&[("PEM", "-----BEGIN-----\n c2Vj/cmV0\nab\n-----END-----\n")]);
+        for (json, expected) in [
+            (r#""c2Vj/cmV0""#, Some("PEM")),
+            (r#"{"line":"it is c2Vj\/cmV0."}"#, Some("PEM")),
+            (r#""ab""#, None),
+            (r#""-----BEGIN-----""#, None),
+        ] {
+            assert_eq!(secrets.found_in(json), expected, "{json}");
+        }
     }
 
     #[test]

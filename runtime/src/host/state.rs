@@ -10,9 +10,10 @@ use rustix::time::{ClockId, clock_gettime};
 use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
 
 use super::secrets::Secrets;
+use super::surroundings::Surroundings;
 use super::text::{NAME_BYTES_MAX, TEXT_BYTES_MAX, cut};
 use super::wasi;
-use crate::limits::Limits;
+use crate::limits::{GUEST_HANDLES_MAX, Limits};
 use crate::model::{Failure, LogLevel, LogLine, Seed};
 
 /// The data in an orchestrator's wasmtime store.
@@ -46,6 +47,7 @@ pub(super) fn store(engine: &Engine, limits: &Limits) -> Store<GuestState> {
     store.epoch_deadline_callback(|mut cx| cx.data_mut().budget.tick());
     store.set_epoch_deadline(1);
     store.set_hostcall_fuel(hostcall_bytes_max(limits));
+    store.set_max_component_handles(GUEST_HANDLES_MAX);
     store
 }
 
@@ -308,18 +310,30 @@ impl Lines {
     }
 }
 
-/// What an activity says, through the log and through its two output streams.
+/// What an activity says, through the log and through its two output streams. Clones are the same lines.
 #[derive(Clone, Default)]
-pub(super) struct SharedLines(Arc<Mutex<Lines>>);
+pub struct SharedLines(Arc<Mutex<Lines>>);
 
 impl SharedLines {
-    pub(super) fn new(lines: Lines) -> Self {
-        Self(Arc::new(Mutex::new(lines)))
+    /// No lines yet, and none that will show a secret of these surroundings.
+    pub fn new(surroundings: &Surroundings) -> Self {
+        Self(Arc::new(Mutex::new(Lines::without(surroundings.secrets.clone()))))
+    }
+
+    /// Gives out what was said until now.
+    pub fn take(&self) -> Vec<LogLine> {
+        self.lock().take()
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Lines> {
         // Nothing panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for SharedLines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SharedLines({})", self.lock().done.len())
     }
 }
 

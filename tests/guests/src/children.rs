@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dacapo_guest::prelude::*;
-use dacapo_guest::{ChildOptions, StartOptions};
+use dacapo_guest::{ChildOptions, HttpRequest, StartOptions};
 use futures::future::{join_all, try_join_all};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -159,4 +159,25 @@ pub(crate) async fn twins(ctx: Context, id: String) -> Result<Vec<String>> {
     let calls = (0..2).map(|_| ctx.call_with(loaf, 7_u32, ChildOptions::new().instance_id(id.as_str())));
     let ended = join_all(calls).await;
     Ok(ended.into_iter().map(|end| end.map_or_else(|error| error.kind().to_owned(), |grams| grams.to_string())).collect())
+}
+
+/// Calls a child by what is no instance ID, and goes on with what it is told.
+#[orchestrator(name = "CallClumsily")]
+pub(crate) async fn call_clumsy(ctx: Context, id: String) -> Result<String> {
+    let called: Result<u32> = ctx.call_orchestrator_named_with("Loaf", &1, ChildOptions::new().instance_id(id)).await;
+    Ok(called.map_or_else(|error| error.kind().to_owned(), |_| "fine".to_owned()))
+}
+
+/// Hands over so many bytes in every way, and returns what each of them is told.
+#[orchestrator(name = "AskTooMuch")]
+pub(crate) async fn ask_too_much(ctx: Context, bytes: usize) -> Result<Vec<String>> {
+    let text = "x".repeat(bytes);
+    let errors = [
+        ctx.call_named::<()>("Nobody", &text).await.err(),
+        ctx.call_orchestrator_named::<()>("Nobody", &text).await.err(),
+        ctx.start_named("Nobody", &text).err(),
+        ctx.send_event("nobody", "text", &text).err(),
+        ctx.http(HttpRequest::post("http://nobody.example/").body(text.as_str())).await.err(),
+    ];
+    Ok(errors.into_iter().map(|error| error.map_or("fine".to_owned(), |error| error.kind().to_owned())).collect())
 }

@@ -4,6 +4,7 @@ mod behaved;
 mod children;
 mod continuing;
 mod determinism;
+mod hoarding;
 mod hostile;
 mod network;
 mod questions;
@@ -17,10 +18,12 @@ use behaved::{
     race, sequence, sleeper, status, talks, unknown_activity, worldly,
 };
 use children::{
-    batch, call_child, catch_child, fail_with_all, household, leave, lineage, loaf, start_and_send, start_later, start_two, twins,
+    ask_too_much, batch, call_child, call_clumsy, catch_child, fail_with_all, household, leave, lineage, loaf, start_and_send,
+    start_later, start_two, twins,
 };
 use continuing::{continue_and_fail, count_down, forget, rounds, till};
 use determinism::{note, roulette};
+use hoarding::{call_hoard, hoard, hoard_streams, talk_and_loop};
 use hostile::{
     call_activity, call_loop, call_panic, connect, connect_activity, divide_by_zero, echo_then_loop, exit, exit_activity,
     fail_with_causes, forever, grow, grow_activity, loop_activity, loop_for_ever, mistyped_activity, need_environment, need_file,
@@ -28,8 +31,8 @@ use hostile::{
     spawn_thread, unwrap, write_file_activity, wrong_input, wrong_output,
 };
 use network::{
-    blurt, boast, call_stepwise, call_with_text, fetch, fetch_by_host, fetch_in_time, fetch_itself, fetch_many, fetch_slowly,
-    mumble, scream, stepwise, tell,
+    blurt, boast, call_stepwise, call_with_secret, call_with_text, call_with_value, fetch, fetch_by_host, fetch_in_time,
+    fetch_itself, fetch_many, fetch_slowly, mumble, post, scream, stepwise, tell,
 };
 use questions::shelf;
 use retries::{flaky, flaky_child, hopeless, retry_child, retry_flaky, retry_hopeless, retry_timeout};
@@ -147,4 +150,13 @@ dacapo_guest::module!(
     fan_out_texts,
     echo_text,
     sleep_until,
+    hoard,
+    call_hoard,
+    hoard_streams,
+    talk_and_loop,
+    post,
+    call_clumsy,
+    call_with_secret,
+    call_with_value,
+    ask_too_much,
 );

@@ -39,6 +39,12 @@ pub(crate) async fn call_with_text(ctx: Context, (function, text): (String, Stri
     ctx.call_named(&function, &text).await
 }
 
+/// Calls an activity that takes anything.
+#[orchestrator(name = "CallWithValue")]
+pub(crate) async fn call_with_value(ctx: Context, (function, input): (String, Value)) -> Result<Value> {
+    ctx.call_named(&function, &input).await
+}
+
 /// Fetches a page itself.
 #[orchestrator(name = "FetchItself")]
 pub(crate) async fn fetch_itself(_ctx: Context, url: String) -> Result<String> {
@@ -126,4 +132,20 @@ pub(crate) async fn stepwise(url: String, run: ActivityContext) -> Result<String
 #[orchestrator(name = "CallStepwise")]
 pub(crate) async fn call_stepwise(ctx: Context, url: String) -> Result<String> {
     ctx.call_with(stepwise, url, RetryPolicy::new(Duration::from_millis(1), 3)).await
+}
+
+/// Sends so many bytes to `url`, and returns how many come back.
+#[activity(name = "Post")]
+pub(crate) async fn post((url, bytes): (String, usize), run: ActivityContext) -> Result<usize> {
+    let unreachable = |error| Error::new("Unreachable", format!("{error:?}"));
+    let request = waki::Client::new().post(&url).header("idempotency-key", run.idempotency_key);
+    let response = request.body(vec![b'z'; bytes]).send().map_err(unreachable)?;
+    Ok(response.body().map_err(unreachable)?.len())
+}
+
+/// Lets the host send a secret of the hub as a key, and returns the answer's status and body.
+#[orchestrator(name = "CallWithSecret")]
+pub(crate) async fn call_with_secret(ctx: Context, (url, name): (String, String)) -> Result<(u16, String)> {
+    let response = ctx.http(HttpRequest::get(url).header("x-api-key", format!("Bearer {{{{secret {name}}}}}"))).await?;
+    Ok((response.status, response.body))
 }

@@ -212,6 +212,16 @@ fn an_activity_that_takes_longer_than_its_timeout_fails() {
 }
 
 #[test]
+fn a_request_that_takes_longer_than_its_timeout_fails_as_it_does_on_a_host() {
+    #[orchestrator]
+    async fn brief(ctx: Context) -> Result<u16> {
+        Ok(ctx.http(HttpRequest::get("http://ship/?key=1").timeout(HOUR)).await?.status)
+    }
+    let run = scenario(brief, ()).http(|_| Ok(HttpResponse::new(200))).takes(2 * HOUR).run();
+    assert_eq!(run.output().unwrap_err().to_string(), "HttpTimeout: the request to http://ship/ was not done within 3600000 ms");
+}
+
+#[test]
 fn http_is_answered_by_its_mock() {
     #[orchestrator]
     async fn ship(ctx: Context) -> Result<u32> {
