@@ -15,9 +15,11 @@ mod logs;
 mod modules;
 mod operations;
 mod patience;
+mod purge;
 mod query;
 mod question;
 mod reply;
+mod restart;
 mod route;
 mod start;
 mod status;
@@ -55,6 +57,7 @@ use self::list::ListCall;
 use self::patience::Patience;
 use self::query::Query;
 use self::reply::Reply;
+use self::restart::RestartCall;
 use self::route::{Door, Endpoint, Miss, route};
 use self::start::StartCall;
 use self::status::Wanted;
@@ -267,6 +270,22 @@ impl Api {
                 let call = ListCall::of(&query, &request.headers)?;
                 list::list(self.hub(&target).as_deref(), call).await
             }
+            Endpoint::Purge { instance } => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                purge::one(self.hub(&target).as_deref(), &instance).await
+            }
+            Endpoint::PurgeMany => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                purge::many(self.hub(&target).as_deref(), &query, draining).await
+            }
+            Endpoint::Restart { instance } => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let call = RestartCall::of(&instance, &query)?;
+                let wanted = Wanted::of(&query, settings.edition, Door::Webhooks);
+                let links = Links::new(&origin, &target, settings.access.link_code());
+                restart::restart(self.hub(&target), call, wanted, &links, draining).await
+            }
+            Endpoint::MakePrimary => Ok(operations::make_primary()),
             Endpoint::Raise { instance, event } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
                 let call = RaiseCall::of(self.hub(&target), &instance, event, &request.headers).await?;
@@ -328,6 +347,7 @@ impl Endpoint {
         match self {
             Self::Health | Self::Ready => Need::Nothing,
             Self::Start { .. } | Self::Status { .. } | Self::List | Self::Binding | Self::Metrics => Need::System,
+            Self::Purge { .. } | Self::PurgeMany | Self::Restart { .. } | Self::MakePrimary => Need::System,
             Self::Raise { .. } | Self::Terminate { .. } | Self::Logs { .. } | Self::Query { .. } => Need::System,
             Self::Upload { .. } | Self::Modules | Self::Module { .. } | Self::ModuleBytes { .. } => Need::Master,
             Self::DeleteModule { .. } => Need::Master,

@@ -18,6 +18,7 @@ mod orders;
 mod partition;
 mod pool;
 mod post;
+mod purge;
 mod query;
 mod queue;
 mod readiness;
@@ -45,8 +46,8 @@ pub use hub::Hub;
 pub use readiness::Unready;
 pub use verify::{Report, VerifyError, verify};
 pub use views::{
-    ControlError, DeleteError, InstancePage, InstanceView, ModuleVersion, ModuleView, QueryError, StartError, StartRequest,
-    UploadError, UploadedModule,
+    ControlError, DeleteError, InstancePage, InstanceView, ModuleVersion, ModuleView, PurgeError, Purged, QueryError, StartError,
+    StartRequest, UploadError, UploadedModule,
 };
 pub use watch::Watch;
 

@@ -463,6 +463,15 @@ impl Shell {
         (0..self.row.partitions).map(|partition| self.lock(partition).partition.loaded_instances()).sum()
     }
 
+    /// As [`Store::purge`], noting whether the store takes writes. Blocks.
+    pub(super) fn purge(&self, rows: &[InstanceRow]) -> Result<usize, StoreError> {
+        let purged = self.machinery.store.purge(rows);
+        if !rows.is_empty() {
+            self.machinery.committer.note(purged.as_ref().map(drop));
+        }
+        purged
+    }
+
     /// The stored row of an instance. Blocks.
     pub(super) fn row_of(&self, id: &InstanceId) -> Result<Option<InstanceRow>, StoreError> {
         self.machinery.store.instance(self.row.key, id)

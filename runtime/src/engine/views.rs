@@ -71,6 +71,34 @@ pub enum ControlError {
     Store(Arc<StoreError>),
 }
 
+/// Why an instance was not purged.
+#[derive(Debug, thiserror::Error)]
+pub enum PurgeError {
+    /// There is none with this ID.
+    #[error("there is no such instance")]
+    NotFound,
+    /// It has not ended.
+    #[error("instance {id} is {status}; wait for its end, or terminate it, before you purge it")]
+    Open {
+        /// Which one.
+        id: InstanceId,
+        /// How it stands.
+        status: RuntimeStatus,
+    },
+    /// The store cannot be read or written.
+    #[error("it could not be purged: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// How far a purge of many instances has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Purged {
+    /// How many instances are gone.
+    pub count: usize,
+    /// Whether these are all that were meant.
+    pub is_all: bool,
+}
+
 /// Why a question about an instance has no answer. Nothing has changed in any case.
 #[derive(Debug, thiserror::Error)]
 pub enum QueryError {

@@ -19,7 +19,8 @@ pub enum RuntimeStatus {
 }
 
 impl RuntimeStatus {
-    const ALL: [Self; 5] = [Self::Running, Self::Completed, Self::Failed, Self::Terminated, Self::Pending];
+    /// All there are.
+    pub const ALL: [Self; 5] = [Self::Running, Self::Completed, Self::Failed, Self::Terminated, Self::Pending];
 
     /// The status that the store keeps as `number`.
     pub fn from_number(number: u8) -> Option<Self> {

@@ -187,6 +187,10 @@ pub enum CommitOutcome {
     Refused(RuntimeStatus),
 }
 
+/// Stands for the instance of a superseded execution of which nothing is left but its number. Messages may name it still, and it is the
+/// highest of its partition, which must not give it out again.
+const NOTHING_LEFT: InstanceKey = InstanceKey(0);
+
 /// What both stores say of a message whose number is used already.
 fn message_is_there(key: MessageKey) -> StoreError {
     StoreError::Other(format!("message {} is there already", key.0))
@@ -549,9 +553,17 @@ pub trait Store: Send + Sync + 'static {
     /// The highest execution number below `end` and not below `first` that was ever used and is still stored anywhere but in a message.
     fn last_execution(&self, first: ExecutionKey, end: ExecutionKey) -> Result<Option<ExecutionKey>, StoreError>;
 
+    /// Takes away instances that have ended, as far as they are still as `rows` say: who has got on since stays. How many went. Their IDs are
+    /// free from then on; histories and lines go in slices, see [`Store::sweep`]. Durable on return. Other writes wait meanwhile, so
+    /// `rows` should be some hundreds at most.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    fn purge(&self, rows: &[InstanceRow]) -> Result<usize, StoreError>;
+
     /// Deletes up to `rows_max` rows of executions that no instance points at any more: their histories, each from its end, lines of
     /// instances that are gone, and the note that says so. How many it were; fewer than `rows_max` if there is no more. Short, so that live work
-    /// never waits for it.
+    /// never waits for it. Of the highest number of a partition a note stays: numbers are not used twice.
     ///
     /// # Errors
     /// As [`Store::commit`]; to be called again later.

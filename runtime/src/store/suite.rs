@@ -1,6 +1,7 @@
 //! Do all stores behave alike? Every case here runs against each of them; what is particular to one is tested beside it.
 
 mod deletion;
+mod purge;
 mod relations;
 
 use std::path::Path;
@@ -11,6 +12,10 @@ use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
 use deletion::{
     a_deleted_module_gets_no_new_instances, a_version_goes_when_no_open_instance_needs_it,
     bytes_go_when_no_hub_and_no_instance_needs_them, the_current_version_goes_only_with_its_module,
+};
+use purge::{
+    a_number_is_not_given_out_again_when_all_of_it_is_gone, a_purged_id_is_free_and_its_history_is_swept,
+    only_what_has_ended_and_stands_still_is_purged, what_goes_leaves_one_note_for_each_partition,
 };
 use relations::{
     a_commit_that_is_not_written_sends_and_takes_nothing, a_continuation_of_what_is_not_there_changes_nothing,
@@ -70,6 +75,10 @@ cases![
     the_first_and_the_last_event_may_be_one,
     the_newest_lines_of_a_log_are_kept_under_their_numbers,
     the_last_execution_counts_superseded_ones_too,
+    only_what_has_ended_and_stands_still_is_purged,
+    a_purged_id_is_free_and_its_history_is_swept,
+    a_number_is_not_given_out_again_when_all_of_it_is_gone,
+    what_goes_leaves_one_note_for_each_partition,
     an_instance_goes_on_as_another_execution,
     a_continuation_of_what_is_not_there_changes_nothing,
     lines_stay_through_all_executions_and_go_with_the_instance,
@@ -384,6 +393,7 @@ fn a_stale_owner_writes_nothing(place: &(impl Place + ?Sized)) {
         assert!(matches!(stale.commit(&[world.advance(1, 1)]), Err(StoreError::Fenced { .. })));
         assert!(matches!(stale.upload(&again), Err(StoreError::Fenced { .. })));
         assert!(matches!(stale.delete_module(world.hub, &name, None), Err(StoreError::Fenced { .. })));
+        assert!(matches!(stale.purge(&[world.row(&*stale, "loaf")]), Err(StoreError::Fenced { .. })));
         assert!(matches!(stale.probe(), Err(StoreError::Fenced { .. })));
         assert!(matches!(stale.discard_messages(&[world.message_key(1)]), Err(StoreError::Fenced { .. })));
         let progress = Progress { execution: world.execution(1), task: TaskId(0), payload: Payload::null() };
