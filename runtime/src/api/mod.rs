@@ -62,7 +62,7 @@ use self::route::{Door, Endpoint, Miss, route};
 use self::start::StartCall;
 use self::status::Wanted;
 pub use self::status::{Edition, UnknownEdition};
-use crate::engine::{Engine, Hub};
+use crate::engine::{Engine, Existing, Hub};
 use crate::model::HubName;
 
 /// How long the head of a request may take, and how long a connection may idle before it, in seconds. Longer than clients keep
@@ -101,6 +101,8 @@ pub struct ApiSettings {
     pub edition: Edition,
     /// The hub that is meant when a request names none.
     pub default_hub: HubName,
+    /// What a start makes of an ID that is taken, if it has no key.
+    pub existing: Existing,
     /// Whether generated URLs follow `X-Forwarded-Host` and `X-Forwarded-Proto`. Only behind a proxy that sets both.
     pub use_forwarded_host: bool,
 }
@@ -252,7 +254,7 @@ impl Api {
         match endpoint {
             Endpoint::Start { function, instance } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
-                let call = StartCall::of(function, instance, &query)?;
+                let call = StartCall::of(function, instance, &query, &request.headers, settings.existing)?;
                 let read = room.read(body, limits.payload_bytes_max, "payload_bytes_max", ApiError::unavailable);
                 let call = call.with_body(read.await?)?;
                 let wanted = Wanted::of(&query, settings.edition, Door::Webhooks);

@@ -8,6 +8,7 @@ mod alarm;
 mod crew;
 mod deletion;
 mod due;
+mod existing;
 mod functions;
 mod guest_log;
 mod heartbeats;
@@ -46,8 +47,8 @@ pub use hub::Hub;
 pub use readiness::Unready;
 pub use verify::{Report, VerifyError, verify};
 pub use views::{
-    ControlError, DeleteError, InstancePage, InstanceView, ModuleVersion, ModuleView, PurgeError, Purged, QueryError, StartError,
-    StartRequest, UploadError, UploadedModule,
+    ControlError, DeleteError, Existing, InstancePage, InstanceView, ModuleVersion, ModuleView, PurgeError, Purged, QueryError,
+    StartError, StartRequest, UploadError, UploadedModule,
 };
 pub use watch::Watch;
 

@@ -33,7 +33,7 @@ use crate::metrics::{GuestFault, Metrics};
 use crate::model::{Body, Digest, Execution, ExecutionKey, Failure, HttpCall, InstanceId, Message, MessageKey, Started, TaskId};
 use crate::replay::{Fault, TurnError};
 use crate::store::group::Committer;
-use crate::store::{HubRow, InstanceRow, Store, StoreError};
+use crate::store::{HubRow, InstanceRow, Replaces, Store, StoreError};
 
 /// What all hubs of a server share.
 pub(super) struct Machinery {
@@ -409,9 +409,10 @@ impl Shell {
             parent: parent.clone(),
             tags: tags.clone(),
             not_before_ms: *not_before_ms,
+            idempotency: None,
             continued: 0,
         };
-        Ok(Ok(Box::new(Start { hub: self.row.key, started, waiter: None })))
+        Ok(Ok(Box::new(Start { hub: self.row.key, started, waiter: None, replaces: Replaces::Ended })))
     }
 
     /// What a module offers, current or not. `None` if this hub does not have it, unless another one has: then the store will say so.

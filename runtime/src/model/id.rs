@@ -13,6 +13,13 @@ use sha2::{Digest as _, Sha256};
 #[error("{0}")]
 pub struct NameError(String);
 
+impl NameError {
+    /// One that tells `rule`.
+    pub(super) fn new(rule: &str) -> Self {
+        Self(rule.into())
+    }
+}
+
 /// The ID of an instance, which its callers know.
 ///
 /// 1 to 256 UTF-16 units, not starting with `@` (entities), without `/ \ # ?` and control characters; case counts.

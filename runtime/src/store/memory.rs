@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use super::schema::{HUB_KEY_MAX, PARTITIONS};
 use super::{
     Change, Commit, CommitOutcome, Deletion, DueRow, EncodedLines, EncodedMessage, Filter, HubRow, InstanceRow, Listed, LogPage,
-    ModuleRow, NAMED_MAX, NOTHING_LEFT, NewInstance, Position, Progress, Store, StoreError, Upload, Uploaded, message_is_there, to_delete,
+    ModuleRow, NAMED_MAX, NOTHING_LEFT, NewInstance, Position, Progress, Store, StoreError, Upload, Uploaded, message_is_there,
+    to_delete,
 };
 use crate::model::{
     Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, LogRecord, Message, MessageKey, ModuleName, Payload,
@@ -564,7 +565,7 @@ impl Disk {
         }
     }
 
-    /// Makes the row; or says in which status the live instance is that has the ID already.
+    /// Makes the row; or says in which status the instance is that has the ID already and stays.
     fn create(&mut self, commit: &Commit, new: &NewInstance) -> Result<Option<RuntimeStatus>, StoreError> {
         if !self.versions.iter().any(|(hub, row)| (*hub, row.digest) == (new.hub, new.module)) {
             return Err(StoreError::NoModule(new.module));
@@ -572,7 +573,7 @@ impl Disk {
         let id = (new.hub, new.id.clone());
         if let Some(holder) = self.rest.ids.get(&id).copied().filter(|holder| *holder != commit.instance) {
             let row = &self.rest.instances[&holder].1;
-            if !row.status.is_ended() {
+            if !new.replaces.allows(row.status) {
                 return Ok(Some(row.status));
             }
             self.rest.superseded.insert(row.execution, Some(holder));

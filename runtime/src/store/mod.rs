@@ -125,7 +125,7 @@ impl EncodedMessage {
 /// What a [`Commit`] does to the row of its instance.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// The instance comes into being, in the place of an ended one with the same ID if there is one: then the
+    /// The instance comes into being, in the place of an ended one with the same ID if there is one and it may: then the
     /// old row goes at once and its history in slices.
     Create(NewInstance),
     /// The instance goes on.
@@ -176,6 +176,25 @@ pub struct NewInstance {
     pub tags: Tags,
     /// When it has to be looked at.
     pub wake: Wake,
+    /// What it may take the place of.
+    pub replaces: Replaces,
+}
+
+/// What a new instance may take the place of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Replaces {
+    /// Of an instance with the same ID that has ended.
+    #[default]
+    Ended,
+    /// Of none, even if it has ended.
+    Nothing,
+}
+
+impl Replaces {
+    /// Whether an instance in this status may give way.
+    pub fn allows(self, status: RuntimeStatus) -> bool {
+        self == Self::Ended && status.is_ended()
+    }
 }
 
 /// What became of one [`Commit`] of a batch that went through.
@@ -183,7 +202,7 @@ pub struct NewInstance {
 pub enum CommitOutcome {
     /// It is durable.
     Done,
-    /// Nothing of it was written: a live instance has this ID, in this status. Only for [`Change::Create`].
+    /// Nothing of it was written: an instance that is not to be replaced has this ID, in this status. Only for [`Change::Create`].
     Refused(RuntimeStatus),
 }
 

@@ -12,8 +12,8 @@ use super::{StoreError, read};
 use crate::model::{Digest, ExecutionKey, HubKey, InstanceKey, MessageKey, RuntimeStatus, TaskId, Wake};
 use crate::store::schema::{HUB_KEY_MAX, PART, PARTITIONS};
 use crate::store::{
-    Change, Commit, CommitOutcome, EncodedLines, EncodedMessage, InstanceRow, NOTHING_LEFT, NewInstance, Progress, Upload, Uploaded,
-    message_is_there,
+    Change, Commit, CommitOutcome, EncodedLines, EncodedMessage, InstanceRow, NOTHING_LEFT, NewInstance, Progress, Upload,
+    Uploaded, message_is_there,
 };
 
 /// A stale owner sets its epoch to NULL here, which the column forbids. Works alike where the others' epoch is raised by another
@@ -141,8 +141,7 @@ impl Writer {
     pub(super) fn purge(&mut self, rows: &[InstanceRow]) -> Result<usize, StoreError> {
         self.transact(|conn| {
             // A step that changes the status changes the length too.
-            let mut delete =
-                conn.prepare_cached("DELETE FROM instance WHERE key = ?1 AND execution = ?2 AND length = ?3")?;
+            let mut delete = conn.prepare_cached("DELETE FROM instance WHERE key = ?1 AND execution = ?2 AND length = ?3")?;
             let mut purged = 0;
             for row in rows.iter().filter(|row| row.status.is_ended()) {
                 if delete.execute(params![row.key.0, row.execution.0, row.length])? == 1 {
@@ -375,7 +374,7 @@ impl<'conn> Statements<'conn> {
         Ok(CommitOutcome::Done)
     }
 
-    /// Makes the row; or says in which status the live instance is that has the ID already.
+    /// Makes the row; or says in which status the instance is that has the ID already and stays.
     fn create(&mut self, commit: &Commit, new: &NewInstance) -> Result<Option<RuntimeStatus>, StoreError> {
         if self.insert(commit, new)? {
             return Ok(None);
@@ -389,7 +388,7 @@ impl<'conn> Statements<'conn> {
         if key == commit.instance.0 {
             return Err(conflict(commit, 0)); // This very commit is there already.
         }
-        if !status.is_ended() {
+        if !new.replaces.allows(status) {
             return Ok(Some(status));
         }
         self.conn.prepare_cached("DELETE FROM instance WHERE key = ?1")?.execute([key])?;

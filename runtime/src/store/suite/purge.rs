@@ -38,6 +38,22 @@ pub(super) fn only_what_has_ended_and_stands_still_is_purged(place: &(impl Place
     assert_eq!(keys(place.open().instances(world.hub, None, 9).unwrap()), [2, 4, 5, 6], "it is durable");
 }
 
+pub(super) fn an_ended_id_stays_if_the_new_instance_replaces_nothing(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    bake(&*store, &world, 1);
+    let row = world.row(&*store, "loaf-1");
+    let mut careful = world.create(2, "loaf-1");
+    new_of(&mut careful).replaces = Replaces::Nothing;
+    let said = store.commit(&[careful.clone(), world.create(3, "loaf-2")]).unwrap();
+    assert_eq!(said, [CommitOutcome::Refused(RuntimeStatus::Completed), CommitOutcome::Done]);
+    assert_eq!(world.row(&*store, "loaf-1"), row);
+    store.purge(&[row]).unwrap();
+    commit(&*store, &[careful]);
+    commit(&*store, &[world.end(2, 1, RuntimeStatus::Failed)]);
+    commit(&*store, &[world.create(4, "loaf-1")]);
+}
+
 pub(super) fn a_purged_id_is_free_and_its_history_is_swept(place: &(impl Place + ?Sized)) {
     let store = place.open();
     let world = World::new(&*store);
