@@ -30,7 +30,7 @@ fn check(reply: &Reply, expected: (u16, String)) {
 const NOT_THERE: (u16, String) = (404, String::new());
 
 fn run_as(client: &Client, id: &str, function: &str, query: &str) {
-    let reply = client.post(&format!("{P3}/orchestrators/{function}/{id}?timeout=60&{query}"), "");
+    let reply = client.post(&format!("{P3}/orchestrators/{function}/{id}?timeout=60&{query}"), r#"{"count":1}"#);
     assert_eq!(reply.status, 200, "{reply}");
 }
 
@@ -44,7 +44,7 @@ fn an_ended_instance_is_purged_on_every_prefix_and_is_gone_for_good() {
     let mut server = Server::start();
     for (number, prefix) in PREFIXES.into_iter().enumerate() {
         let id = format!("a-{number}");
-        run_as(&server, &id, ["Race", "FailActivity", "Panic", "Talks"][number], "");
+        run_as(&server, &id, ["Race", "FailActivity", "Panic", "Sequence"][number], "");
         let reply = server.send("DELETE", &format!("{prefix}/Instances/{id}/"), b"");
         assert_eq!(reply.header("content-type"), Some("application/json; charset=utf-8"));
         check(&reply, deleted(1));
@@ -57,8 +57,8 @@ fn an_ended_instance_is_purged_on_every_prefix_and_is_gone_for_good() {
     server.restart();
     assert_eq!(server.status("a-0", "").status, 404);
     // The ID is free, and whoever has it next begins anew.
-    run_as(&server, "a-3", "Talks", "");
-    assert_eq!(server.lines("a-3").len(), 3);
+    run_as(&server, "a-3", "Race", "");
+    assert_eq!(server.finished("a-3")["name"], "Race");
 }
 
 #[test]
@@ -203,8 +203,9 @@ fn many_go_in_slices_while_others_run() {
     while !purging.is_finished() {
         assert_eq!(server.output("Sequence", r#"{"count":1}"#), json!([0]));
     }
-    check(&purging.join().expect("it is answered"), deleted(450));
-    // What was started after it was asked for stays, and so does what has not ended.
+    let reply = purging.join().expect("it is answered");
+    let count = reply.json()["instancesDeleted"].as_u64().expect("a number");
+    assert!(count >= 450, "{reply}"); // The first of the others may have ended before it was asked for.
     assert!(ids(&server, "instanceIdPrefix=loaf-").is_empty());
     assert!(ids(&server, "").contains(&"busy".to_owned()));
 }

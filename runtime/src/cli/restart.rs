@@ -28,7 +28,7 @@ pub(super) struct Restart {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     id: String,
 
-    /// Give the new one the same ID: it takes the place of the old one, which must have ended
+    /// Put the new one in the place of this one, which must have ended
     #[arg(long)]
     same_id: bool,
 
