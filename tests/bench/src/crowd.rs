@@ -231,7 +231,7 @@ async fn run_models(server: SocketAddr, module: &[u8]) -> Result<()> {
     let upload = http::request("PUT", "/admin/modules/bench", server, "application/wasm", module);
     let uploaded = connection.ask(&upload).await.context("upload the guests")?;
     ensure!(uploaded.status == 201, "the guests were not taken: {uploaded}");
-    for (id, input) in [("completed", "3"), ("failed", r#""three""#)] {
+    for (id, input) in [("model-of-completed", "3"), ("model-of-failed", r#""three""#)] {
         let path = format!("/api/orchestrators/Sequence/{id}?timeout=30");
         let answer = connection.ask(&http::request("POST", &path, server, "application/json", input.as_bytes())).await?;
         ensure!(answer.status == 200, "a model has not ended: {answer}");
@@ -248,7 +248,7 @@ fn fill(path: &Path, crowd: Crowd) -> Result<()> {
         let sql = "SELECT key, execution FROM instance WHERE id = ?1";
         file.query_row(sql, [id], |row| Ok(Model { key: row.get(0)?, execution: row.get(1)?, id: id.to_owned() }))
     };
-    let models = [model("completed")?, model("failed")?];
+    let models = [model("model-of-completed")?, model("model-of-failed")?];
     // A row each that becomes one copy after the other, whatever columns there are.
     file.execute_batch(
         "CREATE TEMP TABLE copy_0 AS SELECT * FROM instance LIMIT 0; CREATE TEMP TABLE copy_1 AS SELECT * FROM instance LIMIT 0",
