@@ -230,6 +230,28 @@ fn a_client_that_hangs_up_leaves_a_purge_that_can_be_asked_for_again() {
 }
 
 #[test]
+fn a_server_that_stops_in_the_middle_of_a_purge_says_how_far_it_has_come() {
+    let mut server = Server::start();
+    bake(&server, 450);
+    let client = server.clone();
+    let purging = thread::spawn(move || purge_many(&client, "createdTimeFrom=2020-01-01T00:00:00Z"));
+    eventually("a slice", || (ids(&server, "").len() < 450).then_some(()));
+    server.stop();
+    let reply = purging.join().expect("it is answered");
+    server.restart();
+    let left = ids(&server, "").len();
+    match reply.status {
+        503 => {
+            let why = reply.json()["ExceptionMessage"].as_str().expect("a text").to_owned();
+            assert!(why.contains(&format!("{} instances were purged", 450 - left)), "{why}");
+            check(&purge_many(&server, "createdTimeFrom=2020-01-01T00:00:00Z"), deleted(left));
+        }
+        _ => check(&reply, deleted(450)),
+    }
+    assert_eq!(ids(&server, ""), [""; 0]);
+}
+
+#[test]
 fn an_answer_to_a_purged_parent_is_given_to_nobody() {
     let server = Server::start();
     let call = |child: &str| json!({"function": "Collect", "input": 1, "id": child}).to_string();

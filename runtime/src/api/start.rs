@@ -147,7 +147,9 @@ async fn ended(
         None => Ok(None),
         Some(End::Completed(output)) => Ok(Some(Reply::json(StatusCode::OK, &output))),
         Some(End::Failed(_) | End::Faulted(_) | End::Terminated { .. }) => {
-            let Some(view) = hub.instance(&id, wanted.history).await? else { return Ok(None) };
+            // Its ID may be another instance's by now, or nobody's.
+            let view = hub.instance(&id, wanted.history).await?.filter(|view| view.end.is_some());
+            let Some(view) = view else { return Ok(None) };
             let reply = move |view: &InstanceView| Reply::json(StatusCode::OK, &StatusPayload::of(view, wanted.show));
             Ok(Some(status::print(view, reply).await))
         }

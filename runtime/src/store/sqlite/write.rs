@@ -49,6 +49,17 @@ const CREATE: &str = "INSERT INTO instance (key, hub, id, execution, length, fun
         (SELECT id FROM blob WHERE digest = ?7 AND EXISTS (SELECT 1 FROM version WHERE version.module = blob.id AND version.hub = ?2)),
         ?8, ?9, ?9, ?10, ?11) ON CONFLICT (hub, id) DO NOTHING";
 
+/// The first execution that was given up and of which something is left.
+pub(super) const NEXT_SUPERSEDED: &str =
+    "SELECT execution, instance FROM superseded WHERE instance IS NOT ?1 ORDER BY execution LIMIT 1";
+
+/// Whether a higher number of a partition is stored.
+pub(super) const HAS_HIGHER: &str = "SELECT EXISTS (SELECT 1 FROM history WHERE execution > ?1 AND execution < ?2)
+    OR EXISTS (SELECT 1 FROM superseded WHERE execution > ?1 AND execution < ?2)";
+
+/// Takes an instance away, if it has not got on. A step that changes the status changes the length too.
+pub(super) const PURGE: &str = "DELETE FROM instance WHERE key = ?1 AND execution = ?2 AND length = ?3";
+
 /// The connection that writes, and what it must remember between batches.
 pub(super) struct Writer {
     conn: Connection,
@@ -140,8 +151,7 @@ impl Writer {
     /// As [`crate::store::Store::purge`].
     pub(super) fn purge(&mut self, rows: &[InstanceRow]) -> Result<usize, StoreError> {
         self.transact(|conn| {
-            // A step that changes the status changes the length too.
-            let mut delete = conn.prepare_cached("DELETE FROM instance WHERE key = ?1 AND execution = ?2 AND length = ?3")?;
+            let mut delete = conn.prepare_cached(PURGE)?;
             let mut purged = 0;
             for row in rows.iter().filter(|row| row.status.is_ended()) {
                 if delete.execute(params![row.key.0, row.execution.0, row.length])? == 1 {
@@ -490,17 +500,14 @@ fn make_hub(conn: &Connection, upload: &Upload<'_>) -> Result<HubKey, StoreError
 
 /// The next one of which something is left. Of each partition, one at most is passed over.
 fn next_superseded(conn: &Connection) -> Result<Option<(i64, Option<i64>)>, StoreError> {
-    let sql = "SELECT execution, instance FROM superseded WHERE instance IS NOT ?1 ORDER BY execution LIMIT 1";
-    Ok(conn.prepare_cached(sql)?.query_row([NOTHING_LEFT.0], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+    Ok(conn.prepare_cached(NEXT_SUPERSEDED)?.query_row([NOTHING_LEFT.0], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
 }
 
 /// Takes away the note that an execution is superseded of which nothing else is left; or keeps it, in the place of a lower one, if no
 /// higher number of its partition is stored.
 fn forget(conn: &Connection, execution: ExecutionKey) -> Result<(), StoreError> {
     let (first, end) = execution.partition_range();
-    let higher = "SELECT EXISTS (SELECT 1 FROM history WHERE execution > ?1 AND execution < ?2)
-        OR EXISTS (SELECT 1 FROM superseded WHERE execution > ?1 AND execution < ?2)";
-    if conn.prepare_cached(higher)?.query_row([execution.0, end.0], |row| row.get(0))? {
+    if conn.prepare_cached(HAS_HIGHER)?.query_row([execution.0, end.0], |row| row.get(0))? {
         conn.prepare_cached("DELETE FROM superseded WHERE execution = ?1")?.execute([execution.0])?;
     } else {
         let lower = "DELETE FROM superseded WHERE execution >= ?1 AND execution < ?2 AND instance = ?3";
