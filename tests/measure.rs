@@ -16,6 +16,20 @@ fn sleepers_are_measured_through_a_kill_and_wake_when_they_are_due() {
 }
 
 #[test]
+fn a_crowd_is_looked_through_and_purged_while_others_run() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let data = folder.path().to_str().expect("a path of text");
+    let line = "dacapo-crowd --fill 3000 --purge 700 --reads 20 --clients 3 --seconds 1";
+    let report = dacapo_bench::crowd::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
+    let report = report.expect("every answer is right");
+    assert!(report.starts_with("3000 ended instances, ") && report.contains("\n700 purged in "), "{report}");
+    for what in ["page of 100", "status by ID", "sequence-3 before", "sequence-3 during", "sequence-3 afterwards"] {
+        assert!(report.contains(what), "{report}");
+    }
+    assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
+}
+
+#[test]
 fn the_bench_checks_what_it_runs_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().expect("make a folder");
     let data = folder.path().to_str().expect("a path of text");

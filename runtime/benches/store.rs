@@ -14,7 +14,7 @@ use dacapo::model::{
 };
 use dacapo::store::group::Committer;
 use dacapo::store::sqlite::SqliteStore;
-use dacapo::store::{Change, Commit, EncodedEvents, NewInstance, Store, Upload};
+use dacapo::store::{Change, Commit, EncodedEvents, NewInstance, Replaces, Store, Upload};
 use rustix::time::{ClockId, clock_gettime};
 
 const INSTANCES_EACH: usize = 195;
@@ -127,6 +127,7 @@ impl Load {
                 created_ms: 1_700_000_000_000,
                 tags: Tags::default(),
                 wake: Wake::AT_ONCE,
+                replaces: Replaces::Ended,
             })
         } else {
             let status = if steps + 1 == STEPS { RuntimeStatus::Completed } else { RuntimeStatus::Running };

@@ -5,6 +5,7 @@
 //! ```toml
 //! edition = "2018"                      # or "current": which status codes an ended instance has
 //! default_hub = "DurableFunctionsHub"   # the task hub of requests that name none
+//! overridable_existing_instance_states = "NonRunningStates" # or "AnyState": which instances a start with their ID replaces
 //! hosts = []                            # with --no-auth: names, besides localhost, by which the server may be called
 //! use_forwarded_host = false            # generated URLs follow X-Forwarded-Host and X-Forwarded-Proto
 //!
@@ -61,6 +62,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::api::Edition;
+use crate::engine::Existing;
 use crate::host::HubSettings;
 use crate::limits::Limits;
 use crate::model::HubName;
@@ -73,6 +75,8 @@ pub struct Config {
     pub edition: Edition,
     /// The task hub of requests that name none. Default: `"DurableFunctionsHub"`.
     pub default_hub: HubName,
+    /// Which instances a start with their ID replaces. Default: `"NonRunningStates"`.
+    pub overridable_existing_instance_states: Overridable,
     /// Names, without scheme and port, under which a server without keys may be called besides those of the loopback interface,
     /// for a proxy in front of it. Without effect on a server that asks for keys. Default: none.
     #[serde(deserialize_with = "host_names")]
@@ -91,10 +95,30 @@ impl Default for Config {
         Self {
             edition: Edition::default(),
             default_hub: HubName::default_hub(),
+            overridable_existing_instance_states: Overridable::default(),
             hosts: Vec::new(),
             use_forwarded_host: false,
             limits: Limits::default(),
             hubs: HashMap::new(),
+        }
+    }
+}
+
+/// Which instances a start with their ID replaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+pub enum Overridable {
+    /// Those that have ended. A start on another one is refused.
+    #[default]
+    NonRunningStates,
+    /// Any. One that has not ended is terminated before: whoever waits for its end hears that it was, and its activities are told to stop.
+    AnyState,
+}
+
+impl From<Overridable> for Existing {
+    fn from(overridable: Overridable) -> Self {
+        match overridable {
+            Overridable::NonRunningStates => Self::ReplaceEnded,
+            Overridable::AnyState => Self::Replace,
         }
     }
 }
@@ -187,7 +211,7 @@ mod tests {
         let limits: toml::Table = toml::from_str(&toml::to_string(&Limits::default()).unwrap()).unwrap();
         let file: toml::Table = toml::from_str(&file).unwrap();
         assert_eq!(file["limits"].as_table(), Some(&limits));
-        assert_eq!(file.len(), 5);
+        assert_eq!(file.len(), 6);
     }
 
     #[test]
@@ -213,12 +237,13 @@ mod tests {
     #[test]
     fn what_a_file_says_replaces_the_default_and_nothing_else() {
         let config: Config = toml::from_str(
-            "edition = 'current'\ndefault_hub = 'Bakery'\nhosts = ['dev.example']\nuse_forwarded_host = true\n[limits]\ntasks_max = 7",
+            "edition = 'current'\noverridable_existing_instance_states = 'AnyState'\ndefault_hub = 'Bakery'\nhosts = ['dev.example']\nuse_forwarded_host = true\n[limits]\ntasks_max = 7",
         )
         .unwrap();
         let expected = Config {
             edition: Edition::Current,
             default_hub: "Bakery".parse().unwrap(),
+            overridable_existing_instance_states: Overridable::AnyState,
             hosts: vec!["dev.example".into()],
             use_forwarded_host: true,
             limits: Limits { tasks_max: 7, ..Limits::default() },
@@ -232,6 +257,7 @@ mod tests {
         check_refused("\nhost = []", "line 2", "unknown field `host`");
         check_refused("[limits]\n\ntask_max = 1", "line 3", "unknown field `task_max`");
         check_refused("[limits]\ntasks_max = -1", "line 2", "tasks_max");
+        check_refused("overridable_existing_instance_states = 'Running'", "line 1", "`NonRunningStates` or `AnyState`");
         check_refused("edition = '2019'", "line 1", "`2018` or `current`");
         check_refused("default_hub = '1'", "line 1", "task hub name \"1\" must be");
         check_refused("[hubs.Bakery.network]\nallow = ['http://dev.example']", "line 2", "without scheme");

@@ -241,3 +241,49 @@ fn lists_are_filtered_and_follow_the_pages() {
     assert_eq!((code, stdout.as_str(), stderr.as_str()), (DONE, "", "There is no such instance\n"));
     assert_eq!(shell.done(&["list", "--prefix", "nothing-", "--json"]), "[]\n");
 }
+
+#[test]
+fn ended_instances_are_purged_by_id_or_by_conditions() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    for id in ["a", "b-1", "b-2", "c"] {
+        shell.done(&["start", "Race", "--id", id, "--wait", "--tag", &format!("first={}", &id[..1])]);
+    }
+    shell.done(&["start", "Forever", "--id", "busy"]);
+    assert_eq!(shell.done(&["purge", "a"]), "");
+    let why = shell.refused(&["purge", "a"], NOT_FOUND);
+    assert!(why.contains("has no instance \"a\""), "{why}");
+    let why = shell.refused(&["purge", "busy"], FAILED);
+    assert!(why.starts_with("the server refused: instance busy is "), "{why}");
+
+    let why = shell.refused(&["purge", "--prefix", "b-"], USAGE);
+    assert_eq!(why, "nobody can be asked whether that is meant; --yes says that it is");
+    assert_eq!(server.status("b-1", "").status, 200);
+    assert_eq!(shell.done(&["purge", "--prefix", "b-", "--status", "Failed", "--yes"]), "0\n");
+    assert_eq!(shell.done(&["purge", "--prefix", "b-", "--status", "completed", "--yes"]), "2\n");
+    assert_eq!(shell.done(&["purge", "--created-after", "1h", "--created-before", "2020-01-01", "--yes"]), "0\n");
+    assert_eq!(shell.done(&["purge", "--tag", "first=c", "--created-after", "1h", "--yes"]), "1\n");
+    assert_eq!(shell.json(&["list", "--json"]).as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn restart_runs_the_same_again() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    shell.done(&["start", "Sequence", "--input", r#"{"count": 2}"#, "--id", "a", "--wait"]);
+    let printed = shell.done(&["restart", "a"]);
+    let id = printed.strip_suffix('\n').expect("a line");
+    assert_eq!((id.len(), &server.finished(id)["output"]), (32, &json!([0, 1])));
+    assert_eq!(shell.done(&["restart", "a", "--same-id"]), "a\n");
+    assert_eq!(shell.done(&["restart", "a", "--wait=60"]), "[0,1]\n");
+    assert_ne!(shell.json(&["restart", "a", "--json"])["id"], "a");
+    shell.run(&["start", "FailActivity", "--id", "f", "--wait"]);
+    let why = shell.refused(&["restart", "f", "--same-id", "--wait"], ENDED_BADLY);
+    assert!(why.starts_with("instance f has ended as Failed"), "{why}");
+
+    let why = shell.refused(&["restart", "nobody"], NOT_FOUND);
+    assert!(why.contains("has no instance \"nobody\""), "{why}");
+    shell.done(&["start", "Forever", "--id", "busy"]);
+    let why = shell.refused(&["restart", "busy", "--same-id"], FAILED);
+    assert!(why.starts_with("the server refused: instance busy exists already"), "{why}");
+}

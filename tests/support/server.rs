@@ -35,7 +35,7 @@ pub(crate) struct Setup {
     pub(crate) descriptors_max: Option<u32>,
     /// What it logs, as `DACAPO_LOG` has it; empty for the default.
     pub(crate) log: &'static str,
-    /// What its configuration file says beside the limits, such as a table `[hubs.NAME.network]`.
+    /// What its configuration file says before the limits: settings, and then tables such as `[hubs.NAME.network]`.
     pub(crate) configuration: String,
 }
 
@@ -56,8 +56,8 @@ impl Setup {
             panic!("limits are an object");
         };
         let changed = limits.iter().filter(|(name, value)| defaults[*name] != **value);
-        changed.fold(String::from("[limits]\n"), |file, (name, value)| file + &format!("{name} = {value}\n"))
-            + &self.configuration
+        let beside = format!("{}\n[limits]\n", self.configuration);
+        changed.fold(beside, |file, (name, value)| file + &format!("{name} = {value}\n"))
     }
 }
 

@@ -82,6 +82,22 @@ impl ApiError {
         Self::long(StatusCode::BAD_REQUEST, message, "InvalidArgument", detail)
     }
 
+    /// 400, long form: what is to be restarted is not there.
+    pub(super) fn unknown_instance(detail: impl Display) -> Self {
+        let message = "InstanceId does not match a valid orchestration instance.";
+        Self::long(StatusCode::BAD_REQUEST, message, "UnknownInstance", detail)
+    }
+
+    /// The same in the long form, if it is in the short one.
+    pub(super) fn in_long_form(self) -> Self {
+        match self.form {
+            Form::Short { message } => {
+                Self { form: Form::Long { message: "The request was refused", kind: "Refused", detail: message }, ..self }
+            }
+            _ => self,
+        }
+    }
+
     /// 400, long form: the body is not JSON.
     pub(super) fn bad_json(detail: impl Display) -> Self {
         Self::long(StatusCode::BAD_REQUEST, "Invalid JSON content", "InvalidJson", detail)

@@ -15,9 +15,11 @@ mod logs;
 mod modules;
 mod operations;
 mod patience;
+mod purge;
 mod query;
 mod question;
 mod reply;
+mod restart;
 mod route;
 mod start;
 mod status;
@@ -55,11 +57,12 @@ use self::list::ListCall;
 use self::patience::Patience;
 use self::query::Query;
 use self::reply::Reply;
+use self::restart::RestartCall;
 use self::route::{Door, Endpoint, Miss, route};
 use self::start::StartCall;
 use self::status::Wanted;
 pub use self::status::{Edition, UnknownEdition};
-use crate::engine::{Engine, Hub};
+use crate::engine::{Engine, Existing, Hub};
 use crate::model::HubName;
 
 /// How long the head of a request may take, and how long a connection may idle before it, in seconds. Longer than clients keep
@@ -98,6 +101,8 @@ pub struct ApiSettings {
     pub edition: Edition,
     /// The hub that is meant when a request names none.
     pub default_hub: HubName,
+    /// What a start makes of an ID that is taken, if it has no key.
+    pub existing: Existing,
     /// Whether generated URLs follow `X-Forwarded-Host` and `X-Forwarded-Proto`. Only behind a proxy that sets both.
     pub use_forwarded_host: bool,
 }
@@ -249,7 +254,7 @@ impl Api {
         match endpoint {
             Endpoint::Start { function, instance } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
-                let call = StartCall::of(function, instance, &query)?;
+                let call = StartCall::of(function, instance, &query, &request.headers, settings.existing)?;
                 let read = room.read(body, limits.payload_bytes_max, "payload_bytes_max", ApiError::unavailable);
                 let call = call.with_body(read.await?)?;
                 let wanted = Wanted::of(&query, settings.edition, Door::Webhooks);
@@ -267,6 +272,22 @@ impl Api {
                 let call = ListCall::of(&query, &request.headers)?;
                 list::list(self.hub(&target).as_deref(), call).await
             }
+            Endpoint::Purge { instance } => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                purge::one(self.hub(&target).as_deref(), &instance).await
+            }
+            Endpoint::PurgeMany => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                purge::many(self.hub(&target).as_deref(), &query, draining).await
+            }
+            Endpoint::Restart { instance } => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let call = RestartCall::of(&instance, &query)?;
+                let wanted = Wanted::of(&query, settings.edition, Door::Webhooks);
+                let links = Links::new(&origin, &target, settings.access.link_code());
+                restart::restart(self.hub(&target), call, wanted, &links, draining).await
+            }
+            Endpoint::MakePrimary => Ok(operations::make_primary()),
             Endpoint::Raise { instance, event } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
                 let call = RaiseCall::of(self.hub(&target), &instance, event, &request.headers).await?;
@@ -342,6 +363,7 @@ impl Endpoint {
             Self::Start { .. } | Self::Status { .. } | Self::List | Self::Binding | Self::Metrics => Need::System,
             Self::Raise { .. } | Self::Terminate { .. } | Self::Suspend { .. } | Self::Resume { .. } => Need::System,
             Self::Rewind { .. } | Self::Logs { .. } | Self::Query { .. } => Need::System,
+            Self::Purge { .. } | Self::PurgeMany | Self::Restart { .. } | Self::MakePrimary => Need::System,
             Self::Upload { .. } | Self::Modules | Self::Module { .. } | Self::ModuleBytes { .. } => Need::Master,
             Self::DeleteModule { .. } => Need::Master,
         }

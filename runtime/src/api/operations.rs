@@ -24,6 +24,11 @@ pub(super) fn health() -> Reply {
     Reply::json(StatusCode::OK, &serde_json::json!({ "status": "ok" }))
 }
 
+/// `makeprimary` under each prefix, by `GET`, `POST` or `DELETE`: 200. There is no lease here that could be moved.
+pub(super) fn make_primary() -> Reply {
+    Reply::empty(StatusCode::OK)
+}
+
 /// `GET /readyz`: 200 when the server goes on with everything that is open, and its store takes writes; else 503 with what it waits for:
 /// `stopping`, `read_only` or `recovering`, and a sentence on each. Asks for no key, and costs nothing.
 pub(super) fn ready(engine: &Engine, is_stopping: bool) -> Reply {

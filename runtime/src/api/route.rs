@@ -16,6 +16,14 @@ pub(super) enum Endpoint {
     Status { instance: String, door: Door },
     /// Which instances there are.
     List,
+    /// Take an ended instance away.
+    Purge { instance: String },
+    /// Take all ended instances away that a filter lets through.
+    PurgeMany,
+    /// Run the same again.
+    Restart { instance: String },
+    /// Nothing: there is no lease to move.
+    MakePrimary,
     /// Raise an event to an instance.
     Raise { instance: String, event: String },
     /// End an instance.
@@ -57,6 +65,10 @@ impl Endpoint {
             Self::Start { .. } => "start",
             Self::Status { .. } => "status",
             Self::List => "list",
+            Self::Purge { .. } => "purge",
+            Self::PurgeMany => "purge_many",
+            Self::Restart { .. } => "restart",
+            Self::MakePrimary => "make_primary",
             Self::Raise { .. } => "raise",
             Self::Terminate { .. } => "terminate",
             Self::Suspend { .. } => "suspend",
@@ -107,12 +119,18 @@ const PREFIXES: [(&str, Door); 4] = [
 type Line = (Method, &'static str, fn(&[&str], Door) -> Endpoint);
 
 /// Behind the prefixes of the wire contract.
-static OPERATIONS: [Line; 13] = [
+static OPERATIONS: [Line; 19] = [
     (Method::POST, "orchestrators/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: None }),
     (Method::POST, "orchestrators/{}/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: Some(part[1].into()) }),
     (Method::GET, "", |_, _| Endpoint::Binding),
     (Method::GET, "instances", |_, _| Endpoint::List),
     (Method::GET, "instances/{}", |part, door| Endpoint::Status { instance: part[0].into(), door }),
+    (Method::DELETE, "instances", |_, _| Endpoint::PurgeMany),
+    (Method::DELETE, "instances/{}", |part, _| Endpoint::Purge { instance: part[0].into() }),
+    (Method::POST, "instances/{}/restart", |part, _| Endpoint::Restart { instance: part[0].into() }),
+    (Method::GET, "makeprimary", |_, _| Endpoint::MakePrimary),
+    (Method::POST, "makeprimary", |_, _| Endpoint::MakePrimary),
+    (Method::DELETE, "makeprimary", |_, _| Endpoint::MakePrimary),
     (Method::POST, "instances/{}/raiseEvent/{}", |part, _| Endpoint::Raise { instance: part[0].into(), event: part[1].into() }),
     (Method::POST, "instances/{}/terminate", |part, _| Endpoint::Terminate { instance: part[0].into() }),
     (Method::DELETE, "instances/{}/terminate", |part, _| Endpoint::Terminate { instance: part[0].into() }),
@@ -239,6 +257,12 @@ mod tests {
             check(&format!("POST {prefix}/orchestrators/Bake/loaf-17"), r#"start "Bake" Some("loaf-17")"#);
             check(&format!("GET {prefix}/instances/loaf-17"), r#"status "loaf-17" Webhooks"#);
             check(&format!("GET {prefix}/Instances/"), "List");
+            check(&format!("DELETE {prefix}/Instances/"), "PurgeMany");
+            check(&format!("DELETE {prefix}/instances/loaf-17/"), r#"Purge { instance: "loaf-17" }"#);
+            check(&format!("POST {prefix}/instances/a/Restart"), r#"Restart { instance: "a" }"#);
+            for method in ["GET", "POST", "DELETE"] {
+                check(&format!("{method} {prefix}/MakePrimary"), "MakePrimary");
+            }
             check(&format!("GET {prefix}/instances/a/Query/How%20far/"), r#"Query { instance: "a", name: "How far" }"#);
             check(&format!("GET {prefix}/instances/a/query"), "404");
             check(&format!("POST {prefix}/instances/a/query/far"), "404");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::StatusCode;
+use hyper::{HeaderMap, StatusCode};
 
 use super::body::{Received, Share};
 use super::error::{self, ApiError};
@@ -12,8 +12,8 @@ use super::query::Query;
 use super::reply::Reply;
 use super::status::{self, StatusPayload, Wanted};
 use super::{Draining, control};
-use crate::engine::{Hub, InstanceView, StartError, StartRequest, Watch};
-use crate::model::{End, InstanceId, Payload};
+use crate::engine::{Existing, Hub, InstanceView, StartError, StartRequest, Watch};
+use crate::model::{End, Idempotency, IdempotencyKey, InstanceId, Payload};
 
 /// How long a client should wait before it first asks how an instance stands, in seconds.
 const RETRY_AFTER_S: u32 = 10;
@@ -21,10 +21,14 @@ const RETRY_AFTER_S: u32 = 10;
 /// The longest that one request may wait for an end, in seconds; who asks for more gets this much.
 const WAIT_S_MAX: f64 = 3_600.0;
 
+/// Where clients put what makes a start that is sent twice happen once.
+const KEY: &str = "idempotency-key";
+
 /// A start as the request's path, query and body put it.
 #[derive(Debug)]
 pub(super) struct StartCall {
     request: StartRequest,
+    key: Option<IdempotencyKey>,
     /// How long to wait for the end; without it the answer is sent at once.
     wait: Option<Duration>,
     /// The room that the input takes up until it is recorded.
@@ -32,15 +36,24 @@ pub(super) struct StartCall {
 }
 
 impl StartCall {
-    /// Reads all but the body, of which the request has `null` so far.
+    /// Reads all but the body, of which the request has `null` so far. `existing` is what the server makes of an ID that is taken, if the
+    /// request has no key.
     ///
     /// # Errors
-    /// 400 if the ID or a label is ill-formed, or `pollingInterval` is longer than `timeout`.
-    pub(super) fn of(function: String, instance: Option<String>, query: &Query) -> Result<Self, ApiError> {
+    /// 400 if the ID, the key or a label is ill-formed, or `pollingInterval` is longer than `timeout`.
+    pub(super) fn of(
+        function: String,
+        instance: Option<String>,
+        query: &Query,
+        headers: &HeaderMap,
+        existing: Existing,
+    ) -> Result<Self, ApiError> {
         let instance: Option<InstanceId> = instance.map(|id| id.parse()).transpose().map_err(ApiError::bad_argument)?;
         let tags = query.tags().map_err(ApiError::bad_argument)?;
-        let wait = wait(query)?;
-        Ok(Self { request: StartRequest { function, instance, input: Payload::null(), tags }, wait, share: None })
+        let (wait, key) = (wait(query)?, key(headers)?);
+        let existing = if key.is_some() { Existing::Keep } else { existing };
+        let request = StartRequest { function, instance, input: Payload::null(), tags, idempotency: None, existing };
+        Ok(Self { request, key, wait, share: None })
     }
 
     /// The same with the body as the input.
@@ -48,19 +61,33 @@ impl StartCall {
     /// # Errors
     /// 400 if it is not JSON.
     pub(super) fn with_body(self, Received { bytes, share }: Received) -> Result<Self, ApiError> {
-        let request = StartRequest { input: input(&bytes)?, ..self.request };
+        let input = input(&bytes)?;
+        let idempotency = self.key.clone().map(|key| Idempotency::of(key, &self.request.function, &input));
+        let request = StartRequest { input, idempotency, ..self.request };
         Ok(Self { request, share: (!bytes.is_empty()).then_some(share), ..self })
     }
 }
 
+/// The key of a start, if it has one.
+fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
+    let mut values = headers.get_all(KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(ApiError::bad_argument("Idempotency-Key must be there once, or not at all"));
+    }
+    let text = String::from_utf8_lossy(value.as_bytes()); // What is no text breaks the rules too.
+    text.parse().map(Some).map_err(ApiError::bad_argument)
+}
+
 /// `POST {prefix}/orchestrators/{function}[/{instance}]` and `POST /api/orchestrators/…`: starts an instance.
 ///
-/// Each `tag.NAME=VALUE` in the query is a label of it.
+/// Each `tag.NAME=VALUE` in the query is a label of it. With the header `Idempotency-Key`, a start that is sent again answers with the
+/// instance that the first one made, as long as that is stored; without an ID in the path, the key decides on it.
 ///
 /// 202 with the check-status object once the start is durable; the code runs later. With `timeout`, 200 and the bare output if
 /// the instance is Completed by then, 200 and the status object if it ended otherwise, else 202 as without. 400 if the
-/// orchestrator is unknown, the body not JSON, the ID, a label or the hub name ill-formed, the connection unknown or
-/// `pollingInterval` past `timeout`; 409 if a live instance has that ID; 413 if the body is too large; 503 if it could not be
+/// orchestrator is unknown, the body not JSON, the ID, the key, a label or the hub name ill-formed, the connection unknown or
+/// `pollingInterval` past `timeout`; 409 if a live instance has that ID, or the key was used for another function or input; 413 if the body is too large; 503 if it could not be
 /// taken or recorded now. Whatever refuses a start with 400 carries `ExceptionMessage`, which clients read unasked.
 pub(super) async fn start(
     hub: Option<Arc<Hub>>,
@@ -69,8 +96,21 @@ pub(super) async fn start(
     links: &Links,
     draining: &Draining,
 ) -> Result<Reply, ApiError> {
-    let StartCall { request, wait, share } = call;
+    let StartCall { request, wait, share, .. } = call;
     let hub = hub.ok_or_else(|| StartError::UnknownOrchestrator(request.function.clone()))?;
+    begin(hub, request, wait, share, wanted, links, draining).await
+}
+
+/// Starts an instance, waits for its end if `wait` says so, and answers as [`start`].
+pub(super) async fn begin(
+    hub: Arc<Hub>,
+    request: StartRequest,
+    wait: Option<Duration>,
+    share: Option<Share>,
+    wanted: Wanted,
+    links: &Links,
+    draining: &Draining,
+) -> Result<Reply, ApiError> {
     let starting = hub.clone();
     let id = match wait {
         None => control::recorded(share, async move { starting.start(request).await }).await??,
@@ -107,7 +147,9 @@ async fn ended(
         None => Ok(None),
         Some(End::Completed(output)) => Ok(Some(Reply::json(StatusCode::OK, &output))),
         Some(End::Failed(_) | End::Faulted(_) | End::Terminated { .. }) => {
-            let Some(view) = hub.instance(&id, wanted.history).await? else { return Ok(None) };
+            // Its ID may be another instance's by now, or nobody's.
+            let view = hub.instance(&id, wanted.history).await?.filter(|view| view.end.is_some());
+            let Some(view) = view else { return Ok(None) };
             let reply = move |view: &InstanceView| Reply::json(StatusCode::OK, &StatusPayload::of(view, wanted.show));
             Ok(Some(status::print(view, reply).await))
         }
@@ -122,7 +164,7 @@ fn input(body: &[u8]) -> Result<Payload, ApiError> {
 }
 
 /// How long the query says to wait. Our waiting polls nothing, so `pollingInterval` is only checked.
-fn wait(query: &Query) -> Result<Option<Duration>, ApiError> {
+pub(super) fn wait(query: &Query) -> Result<Option<Duration>, ApiError> {
     match (query.seconds("timeout"), query.seconds("pollingInterval")) {
         (Some(timeout), Some(interval)) if interval > timeout => {
             Err(ApiError::bad_argument(format!("pollingInterval {interval} s is longer than timeout {timeout} s")))
@@ -135,7 +177,7 @@ impl From<StartError> for ApiError {
     fn from(error: StartError) -> Self {
         match &error {
             StartError::UnknownOrchestrator(_) => Self::bad_argument(error),
-            StartError::InstanceExists { .. } => Self::conflict(error),
+            StartError::InstanceExists { .. } | StartError::StartedOtherwise { .. } => Self::conflict(error),
             StartError::Overloaded | StartError::ShuttingDown => Self::unavailable(error),
             StartError::Store(_) => {
                 let number = error::log_failure(&error);
@@ -152,6 +194,8 @@ impl From<StartError> for ApiError {
 mod tests {
     use std::sync::Arc;
 
+    use hyper::header::{HeaderName, HeaderValue};
+
     use super::*;
     use crate::model::RuntimeStatus;
     use crate::store::StoreError;
@@ -162,6 +206,18 @@ mod tests {
             Err(error) => error.into_reply().shown(),
         };
         assert!(seen.starts_with(expected), "{seen} is not {expected}");
+    }
+
+    fn call(id: Option<&str>, query: &str, keys: &[&str]) -> Result<StartCall, ApiError> {
+        let key = |key: &&str| (HeaderName::from_static(KEY), HeaderValue::from_bytes(key.as_bytes()).unwrap());
+        let headers = keys.iter().map(key).collect();
+        StartCall::of("Bake".into(), id.map(str::to_owned), &Query::parse(query), &headers, Existing::ReplaceEnded)
+    }
+
+    #[test]
+    fn a_key_makes_a_start_leave_what_is_there() {
+        let existing = |keys: &[&str]| call(None, "", keys).unwrap().request.existing;
+        assert_eq!((existing(&[]), existing(&["order 17"])), (Existing::ReplaceEnded, Existing::Keep));
     }
 
     #[test]
@@ -197,17 +253,20 @@ mod tests {
         let long = r#"400  {"Message":"One or more of the arguments submitted is incorrect","ExceptionMessage":""#;
         check(wait(&Query::parse("timeout=1&pollingInterval=2")).map(|_| ""), long);
         for id in ["@x", &"x".repeat(257), "a#b"] {
-            check(StartCall::of("Bake".into(), Some(id.to_owned()), &Query::default()).map(|_| ""), long);
+            check(call(Some(id), "", &[]).map(|_| ""), long);
         }
         for tags in ["tag.=1", "tag.a%2Fb=1", "tag.a=1&tag.a=2"] {
-            check(StartCall::of("Bake".into(), None, &Query::parse(tags)).map(|_| ""), long);
+            check(call(None, tags, &[]).map(|_| ""), long);
+        }
+        for keys in [&[""][..], &["é"], &["a", "a"], &["a\tb"], &[&"x".repeat(256)]] {
+            check(call(None, "", keys).map(|_| ""), long);
         }
         check::<&str>(Err(StartError::UnknownOrchestrator("Bake".into()).into()), long);
     }
 
     #[test]
     fn labels_come_from_the_query() {
-        let call = StartCall::of("Bake".into(), None, &Query::parse("tag.shop=north&TAG.Kind=rye&taskHub=Bakery")).unwrap();
+        let call = call(None, "tag.shop=north&TAG.Kind=rye&taskHub=Bakery", &[]).unwrap();
         assert_eq!(call.request.tags.iter().collect::<Vec<_>>(), [("Kind", "rye"), ("shop", "north")]);
     }
 

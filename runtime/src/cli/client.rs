@@ -279,6 +279,43 @@ impl Client {
         self.call("POST", call, &[202]).map(drop)
     }
 
+    /// Starts what an instance has run once more, with an ID of its own or in its place. Returns as [`Client::start`].
+    pub(super) fn restart(&self, id: &str, with_new_id: bool) -> Result<String> {
+        let query = vec![("restartWithNewInstanceId", if with_new_id { "true" } else { "false" })];
+        let call = Call { query, body: Some(("", b"")), ..Call::of_instance(id, "/restart") };
+        let subject = call.subject.clone().unwrap_or_default();
+        let answer = self.call("POST", call, &[202, 400])?;
+        match answer.status {
+            StatusCode::BAD_REQUEST if is_unknown_instance(&answer.text) => Err(self.absent(&subject)),
+            StatusCode::BAD_REQUEST => {
+                Err(Exit::Failed.because(format_args!("the server refused: {}", brief(&message(&answer.text)))))
+            }
+            _ => Ok(answer.text),
+        }
+    }
+
+    /// Purges an instance that has ended.
+    pub(super) fn purge(&self, id: &str) -> Result<()> {
+        self.call("DELETE", Call::of_instance(id, ""), &[200]).map(drop)
+    }
+
+    /// Purges all instances that `query` selects and that have ended; how many these were.
+    pub(super) fn purge_all(&self, query: &[Parameter<'_>]) -> Result<u64> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Purged {
+            instances_deleted: u64,
+        }
+
+        let call = Call { path: format!("{PREFIX}/instances"), query: query.to_vec(), ..Call::default() };
+        let answer = self.call("DELETE", call, &[200, 404])?;
+        match answer.status {
+            StatusCode::NOT_FOUND if answer.text.is_empty() => Ok(0),
+            StatusCode::NOT_FOUND => Err(self.no_dacapo("it has no instances")),
+            _ => parse(&answer.text).map(|Purged { instances_deleted }| instances_deleted),
+        }
+    }
+
     /// What an instance has logged, from line number `after` on.
     pub(super) fn logs(&self, id: &str, after: u64) -> Result<Logs> {
         let after = after.to_string();
@@ -427,6 +464,17 @@ fn unknown_query(body: &str) -> Option<String> {
 
     let Said { error } = serde_json::from_str(body).ok()?;
     (error.code == "unknown_query").then_some(error.message)
+}
+
+/// Whether the body of a 400 says that there is no such instance.
+fn is_unknown_instance(body: &str) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Said {
+        message: String,
+    }
+
+    serde_json::from_str(body).is_ok_and(|Said { message }| message.starts_with("InstanceId does not match"))
 }
 
 /// What an error's body says, in any of the forms that errors have.

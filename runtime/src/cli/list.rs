@@ -1,14 +1,12 @@
 //! `dacapo list`: which instances are there?
 
 use anyhow::Result;
-use clap::builder::PossibleValuesParser;
-use jiff::Timestamp;
 use serde_json::value::RawValue;
 
 use super::client::{self, Client, Parameter};
 use super::connection::Connection;
+use super::filter::{Filter, STATUSES, borrowed};
 use super::output::{Cell, Table, Tone, relative, say, say_data};
-use super::tag::{self, Tag};
 use super::wire::Instance;
 use super::{moment, tell};
 use crate::clock::Clock;
@@ -16,14 +14,10 @@ use crate::clock::Clock;
 /// How many instances are shown if nobody says how many.
 const TOP: &str = "50";
 
-/// What a status can be.
-const STATUSES: [&str; 8] =
-    ["Running", "Completed", "ContinuedAsNew", "Failed", "Canceled", "Terminated", "Pending", "Suspended"];
-
 fn about() -> String {
     let statuses = STATUSES.join(", ");
     format!(
-        "Statuses are {statuses}.\n\n{}\n\nExamples:\n  dacapo list --status Failed,Terminated --created-after 2h\n  dacapo list --prefix loaf- --top 1000 --json\n  dacapo list --tag shop=north --tag kind=rye",
+        "Statuses are {statuses}.\nWith --prefix they are listed by ID.\n\n{}\n\nExamples:\n  dacapo list --status Failed,Terminated --created-after 2h\n  dacapo list --prefix loaf- --top 1000 --json\n  dacapo list --tag shop=north --tag kind=rye",
         moment::FORMS
     )
 }
@@ -32,25 +26,8 @@ fn about() -> String {
 #[derive(Debug, clap::Args)]
 #[command(after_help = about())]
 pub(super) struct List {
-    /// Only those with one of these statuses
-    #[arg(long, value_name = "S,...", value_delimiter = ',', hide_possible_values = true, ignore_case = true, value_parser = PossibleValuesParser::new(STATUSES))]
-    status: Vec<String>,
-
-    /// Only those whose ID begins like this; they are then listed by ID
-    #[arg(long, value_name = "TEXT")]
-    prefix: Option<String>,
-
-    /// Only those with this tag; of several, with all
-    #[arg(long = "tag", value_name = "NAME=VALUE", value_parser = tag::tag)]
-    tags: Vec<Tag>,
-
-    /// Only those created then or later
-    #[arg(long, value_name = "TIME", value_parser = moment::moment)]
-    created_after: Option<Timestamp>,
-
-    /// Only those created then or before
-    #[arg(long, value_name = "TIME", value_parser = moment::moment)]
-    created_before: Option<Timestamp>,
+    #[command(flatten)]
+    filter: Filter,
 
     /// How many at most
     #[arg(long, value_name = "N", default_value = TOP, value_parser = clap::value_parser!(u32).range(1..))]
@@ -85,18 +62,10 @@ impl List {
 
     /// As many instances as are wanted, and whether there are more.
     fn collect(&self, client: &Client) -> Result<(Vec<Box<RawValue>>, bool)> {
-        let statuses = self.status.join(",");
-        let times = [self.created_after, self.created_before].map(|time| time.map(|time| time.to_string()));
-        let filters = [
-            ("runtimeStatus", (!statuses.is_empty()).then_some(statuses.as_str())),
-            ("instanceIdPrefix", self.prefix.as_deref()),
-            ("createdTimeFrom", times[0].as_deref()),
-            ("createdTimeTo", times[1].as_deref()),
-            // A table has no place for inputs.
-            ("showInput", (!self.json).then_some("false")),
-        ];
-        let filters = filters.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        let filters: Vec<Parameter<'_>> = filters.chain(tag::parameters(&self.tags)).collect();
+        let filter = self.filter.parameters();
+        // A table has no place for inputs.
+        let show_input = (!self.json).then_some(("showInput", "false"));
+        let filters: Vec<Parameter<'_>> = borrowed(&filter).into_iter().chain(show_input).collect();
         let wanted = usize::try_from(self.top)?;
         let (mut instances, mut token) = (Vec::new(), None);
         loop {

@@ -10,6 +10,7 @@ mod demo;
 mod deploy;
 mod dev;
 mod exit;
+mod filter;
 pub mod guests;
 mod input;
 mod json;
@@ -20,8 +21,10 @@ mod modules;
 mod moment;
 mod new;
 mod output;
+mod purge;
 mod query;
 mod raise;
+mod restart;
 mod resume;
 mod rewind;
 mod serve;
@@ -77,6 +80,8 @@ enum Command {
     Suspend(suspend::Suspend),
     Resume(resume::Resume),
     Rewind(rewind::Rewind),
+    Restart(restart::Restart),
+    Purge(purge::Purge),
     Logs(logs::Logs),
     Modules(modules::Modules),
     Keys(keys::Keys),
@@ -137,6 +142,8 @@ impl Command {
             Self::Suspend(suspend) => suspend.run(),
             Self::Resume(resume) => resume.run(),
             Self::Rewind(rewind) => rewind.run(),
+            Self::Restart(restart) => restart.run(),
+            Self::Purge(purge) => purge.run(),
             Self::Logs(logs) => logs.run(),
             Self::Modules(modules) => modules.run(),
             Self::Keys(keys) => keys.run(),
@@ -151,6 +158,7 @@ impl Arguments {
         let checked = match &self.command {
             Command::Serve(serve) => serve.check(),
             Command::Modules(modules) => modules.check(),
+            Command::Purge(purge) => purge.check(),
             _ => Ok(()),
         };
         checked.map_err(|message| Self::command().error(ErrorKind::ArgumentConflict, message))?;
@@ -250,6 +258,10 @@ mod tests {
             "dacapo query a",
             "dacapo deploy . --name=",
             "dacapo modules --json delete a",
+            "dacapo purge",
+            "dacapo purge --yes",
+            "dacapo purge a --status Failed",
+            "dacapo restart",
         ] {
             assert_eq!(code(wrong), 2, "{wrong}");
         }

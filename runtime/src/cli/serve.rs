@@ -74,6 +74,7 @@ impl Serve {
             access,
             edition: config.edition,
             default_hub: config.default_hub,
+            existing: config.overridable_existing_instance_states.into(),
             use_forwarded_host: config.use_forwarded_host,
         };
         let listener = TcpListener::bind(self.listen).with_context(|| format!("listen on {}", self.listen))?;

@@ -61,8 +61,10 @@ impl Server {
 
     /// The same without keys and with all settings as they are if nobody says otherwise. Only for a loopback address.
     pub(super) fn start_open(listener: TcpListener, data: &Path) -> Result<Self> {
-        let Config { hosts, edition, default_hub, use_forwarded_host, limits, .. } = Config::default();
-        let settings = ApiSettings { access: Access::Open { hosts }, edition, default_hub, use_forwarded_host };
+        let Config { hosts, edition, default_hub, overridable_existing_instance_states, use_forwarded_host, limits, .. } =
+            Config::default();
+        let (access, existing) = (Access::Open { hosts }, overridable_existing_instance_states.into());
+        let settings = ApiSettings { access, edition, default_hub, existing, use_forwarded_host };
         Self::start(listener, data, limits, SurroundingsByHub::default(), settings)
     }
 

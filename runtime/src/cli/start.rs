@@ -78,24 +78,26 @@ impl Start {
         let spinner = Spinner::start(format!("Waiting for {} ({id})", self.name));
         let text = client.run(&self.name, &id, input, &tag::parameters(&self.tags), deadline)?;
         drop(spinner);
+        tell_end(&id, &text, self.json)
+    }
+}
 
-        let instance: Instance = client::parse(&text)?;
-        if self.json {
-            say_data(&text)?;
+/// Prints the output of an instance that was waited for, or its status as the server wrote it for `json`; or says how it ended.
+pub(super) fn tell_end(id: &str, text: &str, json: bool) -> Result<()> {
+    let instance: Instance = client::parse(text)?;
+    if json {
+        say_data(text)?;
+    }
+    match instance.runtime_status.as_str() {
+        "Completed" if json => Ok(()),
+        "Completed" => say_data(instance.output.get()),
+        status if instance.has_ended() => {
+            let output = instance.plain_output();
+            let why = if output == "null" { String::new() } else { format!(": {}", brief(&output)) };
+            Err(Exit::EndedBadly.because(format_args!("instance {id} has ended as {status}{why}")))
         }
-        match instance.runtime_status.as_str() {
-            "Completed" if self.json => Ok(()),
-            "Completed" => say_data(instance.output.get()),
-            status if instance.has_ended() => {
-                let output = instance.plain_output();
-                let why = if output == "null" { String::new() } else { format!(": {}", brief(&output)) };
-                Err(Exit::EndedBadly.because(format_args!("instance {id} has ended as {status}{why}")))
-            }
-            status => Err(Exit::TimeUp.because(format_args!(
-                "the time is up and instance {id} is {status}; it goes on: dacapo status {}",
-                shell_word(&id)
-            ))),
-        }
+        status => Err(Exit::TimeUp
+            .because(format_args!("the time is up and instance {id} is {status}; it goes on: dacapo status {}", shell_word(id)))),
     }
 }
 

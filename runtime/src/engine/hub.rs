@@ -10,7 +10,7 @@ use super::views::{ControlError, InstanceView, ModuleVersion, ModuleView, StartE
 use super::watch::Watch;
 use crate::host::Catalog;
 use crate::model::{Digest, Event, Generation, HubName, InstanceId, ModuleName, Payload, Seed, Started};
-use crate::store::{InstanceRow, LogPage, ModuleRow, Store, StoreError};
+use crate::store::{InstanceRow, LogPage, ModuleRow, Replaces, Store, StoreError};
 
 /// How often in a row an instance may be replaced by another one with its ID between two looks before the caller is told to come back.
 const REPLACED_MAX: usize = 10;
@@ -51,31 +51,34 @@ impl Hub {
         started.map(|(_, watch)| watch.expect("a place was taken"))
     }
 
-    async fn start_with(
+    /// Starts an instance on what is current, if it may take its ID.
+    pub(super) async fn start_new(
         &self,
-        request: StartRequest,
-        watch: impl Fn(&InstanceId) -> Option<Watch>,
+        request: &StartRequest,
+        replaces: Replaces,
+        watch: &impl Fn(&InstanceId) -> Option<Watch>,
     ) -> Result<(InstanceId, Option<Watch>), StartError> {
         for _ in 0..DELETED_MAX {
-            match self.start_on_current(request.clone(), &watch).await {
+            match self.start_on_current(request.clone(), replaces, watch).await {
                 // The module was deleted between our look and the store's: perhaps there is another version, or another module.
                 Err(StartError::Store(error)) if matches!(*error, StoreError::NoModule(_)) => (),
                 done => return done,
             }
         }
-        Err(StartError::UnknownOrchestrator(request.function))
+        Err(StartError::UnknownOrchestrator(request.function.clone()))
     }
 
     async fn start_on_current(
         &self,
         request: StartRequest,
-        watch: impl Fn(&InstanceId) -> Option<Watch>,
+        replaces: Replaces,
+        watch: &impl Fn(&InstanceId) -> Option<Watch>,
     ) -> Result<(InstanceId, Option<Watch>), StartError> {
         let machinery = &self.shell.machinery;
         if machinery.is_overloaded() {
             return Err(StartError::Overloaded);
         }
-        let StartRequest { function, instance, input, tags } = request;
+        let StartRequest { function, instance, input, tags, idempotency, existing: _ } = request;
         let Some(Code { module, made_by }) = self.shell.current(&function) else {
             return Err(StartError::UnknownOrchestrator(function));
         };
@@ -95,10 +98,11 @@ impl Hub {
             parent: None,
             tags,
             not_before_ms: None,
+            idempotency,
             continued: 0,
         };
         let watch = watch(&id);
-        let start = Start { hub: self.shell.row.key, started, waiter: watch.as_ref().map(Watch::token) };
+        let start = Start { hub: self.shell.row.key, started, waiter: watch.as_ref().map(Watch::token), replaces };
         let (_, answer) = self.shell.ask(&id, |token| Input::Start(token, Box::new(start)));
         match answer.await {
             Ok(Answer::Started) => Ok((id, watch)),

@@ -8,6 +8,7 @@ mod alarm;
 mod crew;
 mod deletion;
 mod due;
+mod existing;
 mod functions;
 mod guest_log;
 mod heartbeats;
@@ -18,6 +19,7 @@ mod orders;
 mod partition;
 mod pool;
 mod post;
+mod purge;
 mod query;
 mod queue;
 mod readiness;
@@ -46,8 +48,8 @@ pub use hub::Hub;
 pub use readiness::Unready;
 pub use verify::{Report, VerifyError, verify};
 pub use views::{
-    ControlError, DeleteError, InstancePage, InstanceView, ModuleVersion, ModuleView, QueryError, StartError, StartRequest,
-    UploadError, UploadedModule,
+    ControlError, DeleteError, Existing, InstancePage, InstanceView, ModuleVersion, ModuleView, PurgeError, Purged, QueryError,
+    StartError, StartRequest, UploadError, UploadedModule,
 };
 pub use watch::Watch;
 

@@ -11,7 +11,9 @@ use crate::model::{
     RuntimeStatus, Started, TaskId, Versions,
 };
 use crate::replay::TurnError;
-use crate::store::{Change, Commit, CommitOutcome, EncodedEvents, EncodedLines, EncodedMessage, InstanceRow, StoreError};
+use crate::store::{
+    Change, Commit, CommitOutcome, EncodedEvents, EncodedLines, EncodedMessage, InstanceRow, Replaces, StoreError,
+};
 
 /// Whom to answer: a number that the shell gives out and finds the caller by.
 pub type Token = u64;
@@ -161,6 +163,8 @@ pub struct Start {
     pub started: Started,
     /// Who waits for its end from the beginning.
     pub waiter: Option<Token>,
+    /// What it may take the place of.
+    pub replaces: Replaces,
 }
 
 impl Start {
@@ -368,7 +372,7 @@ pub struct HttpOrder {
 pub enum Answer {
     /// The start is durable.
     Started,
-    /// A live instance has that ID, in this status. Nothing has changed.
+    /// An instance has that ID, in this status, and stays: nothing has changed. One that has ended only if the start may replace nothing.
     Exists(RuntimeStatus),
     /// What was raised or asked for is durable.
     Recorded,

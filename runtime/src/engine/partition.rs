@@ -267,7 +267,7 @@ impl Partition {
     fn start(&mut self, now_ms: u64, starter: Starter, start: Start, effects: &mut Vec<Effect>) {
         let mut moment = Moment { now_ms, effects, numbers: &mut self.numbers };
         let key = moment.next_execution();
-        let Start { hub, started, waiter } = start;
+        let Start { hub, started, waiter, replaces } = start;
         let id = started.instance.clone();
         let takes = if let Starter::Message(message) = &starter { vec![message.key] } else { Vec::new() };
         moment.push(Effect::Commit(Box::new(CommitOrder {
@@ -283,11 +283,12 @@ impl Partition {
                 created_ms: started.at_ms,
                 tags: started.tags.clone(),
                 wake: Execution::new(started.clone()).wake(),
+                replaces,
             }),
             sends: [].into(),
             takes,
         })));
-        let phase = Phase::Starting { starter, start: Box::new(Start { hub, started, waiter }) };
+        let phase = Phase::Starting { starter, start: Box::new(Start { hub, started, waiter, replaces }) };
         self.by_id.insert(id.clone(), key);
         let mut instance = Instance::new(key.instance(), key, id, phase);
         instance.waiters.extend(waiter);
@@ -504,7 +505,10 @@ impl Partition {
                 let id = instance.id.clone();
                 starter.refused(&id, status, effects);
                 let mut moment = Moment { now_ms, effects, numbers: &mut self.numbers };
-                instance.answer_contenders(&Answer::Exists(status), &mut moment);
+                // One that has ended may give way to the next one who asks.
+                if !status.is_ended() {
+                    instance.answer_contenders(&Answer::Exists(status), &mut moment);
+                }
                 let rest = self.drop_unstarted(now_ms, key, effects);
                 // Whoever has the ID may not be in memory, and if the search for what is due has come by meanwhile, it has met this one.
                 for input in std::iter::once(Input::Due(id.clone())).chain(rest) {
@@ -719,7 +723,7 @@ impl Starter {
         }
     }
 
-    /// A live instance has the ID.
+    /// An instance has the ID that stays.
     pub(super) fn refused(self, id: &InstanceId, status: RuntimeStatus, effects: &mut Vec<Effect>) {
         match self {
             Self::Caller(token) => effects.push(Effect::Reply(token, Answer::Exists(status))),

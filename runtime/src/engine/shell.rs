@@ -35,7 +35,7 @@ use crate::metrics::{GuestFault, Metrics};
 use crate::model::{Body, Digest, Execution, ExecutionKey, Failure, HttpCall, InstanceId, Message, MessageKey, Started, TaskId};
 use crate::replay::{Fault, TurnError};
 use crate::store::group::Committer;
-use crate::store::{HubRow, InstanceRow, Store, StoreError};
+use crate::store::{HubRow, InstanceRow, Replaces, Store, StoreError};
 
 /// What all hubs of a server share.
 pub(super) struct Machinery {
@@ -427,9 +427,10 @@ impl Shell {
             parent: parent.clone(),
             tags: tags.clone(),
             not_before_ms: *not_before_ms,
+            idempotency: None,
             continued: 0,
         };
-        Ok(Ok(Box::new(Start { hub: self.row.key, started, waiter: None })))
+        Ok(Ok(Box::new(Start { hub: self.row.key, started, waiter: None, replaces: Replaces::Ended })))
     }
 
     /// What a module offers, current or not. `None` if this hub does not have it, unless another one has: then the store will say so.
@@ -479,6 +480,15 @@ impl Shell {
     /// How many instances its partitions hold.
     pub(super) fn loaded_instances(&self) -> usize {
         (0..self.row.partitions).map(|partition| self.lock(partition).partition.loaded_instances()).sum()
+    }
+
+    /// As [`Store::purge`], noting whether the store takes writes. Blocks.
+    pub(super) fn purge(&self, rows: &[InstanceRow]) -> Result<usize, StoreError> {
+        let purged = self.machinery.store.purge(rows);
+        if !rows.is_empty() {
+            self.machinery.committer.note(purged.as_ref().map(drop));
+        }
+        purged
     }
 
     /// The stored row of an instance. Blocks.

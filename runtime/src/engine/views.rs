@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{Digest, End, Event, Failure, InstanceId, Payload, RuntimeStatus, Tags};
+use crate::model::{Digest, End, Event, Failure, Idempotency, InstanceId, Payload, RuntimeStatus, Tags};
 use crate::store::{InstanceRow, Position, StoreError};
 
 /// A request to start an instance.
@@ -16,6 +16,23 @@ pub struct StartRequest {
     pub input: Payload,
     /// Labels.
     pub tags: Tags,
+    /// What the start is to be known again by.
+    pub idempotency: Option<Idempotency>,
+    /// What becomes of an instance that has the ID already.
+    pub existing: Existing,
+}
+
+/// What a start makes of an instance that has its ID already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Existing {
+    /// Replaces it if it has ended, and is refused otherwise.
+    #[default]
+    ReplaceEnded,
+    /// Replaces it, and terminates it before if it has not ended: whoever waits for it hears of that.
+    Replace,
+    /// Leaves it as it is. It is what this start gives if it was started with the same key for the same, and otherwise the start is refused.
+    /// Without an ID, the key leads to one.
+    Keep,
 }
 
 /// Why an instance was not started. Nothing has changed then, with one exception: after [`StartError::Store`] with
@@ -32,6 +49,14 @@ pub enum StartError {
         id: InstanceId,
         /// How that instance stands.
         status: RuntimeStatus,
+    },
+    /// The ID or the key stands for an instance that was not started by the same request.
+    #[error("instance {id} exists already and was started with {why}")]
+    StartedOtherwise {
+        /// The ID in question.
+        id: InstanceId,
+        /// With what it was started, and what to do.
+        why: &'static str,
     },
     /// The server has as much work queued as it can hold. Try again a little later.
     #[error("the server has too much work queued; try again in a moment")]
@@ -72,6 +97,34 @@ pub enum ControlError {
     /// It could not be recorded.
     #[error("it could not be recorded: {0}")]
     Store(Arc<StoreError>),
+}
+
+/// Why an instance was not purged.
+#[derive(Debug, thiserror::Error)]
+pub enum PurgeError {
+    /// There is none with this ID.
+    #[error("there is no such instance")]
+    NotFound,
+    /// It has not ended.
+    #[error("instance {id} is {status}; wait for its end, or terminate it, before you purge it")]
+    Open {
+        /// Which one.
+        id: InstanceId,
+        /// How it stands.
+        status: RuntimeStatus,
+    },
+    /// The store cannot be read or written.
+    #[error("it could not be purged: {0}")]
+    Store(#[from] StoreError),
+}
+
+/// How far a purge of many instances has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Purged {
+    /// How many instances are gone.
+    pub count: usize,
+    /// Whether these are all that were meant.
+    pub is_all: bool,
 }
 
 /// Why a question about an instance has no answer. Nothing has changed in any case.

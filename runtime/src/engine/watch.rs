@@ -27,9 +27,13 @@ impl Watch {
 
     /// A place in line for the end of an instance that is there already.
     pub(super) fn of(hub: &Hub, id: &InstanceId) -> Self {
-        let watch = Self::reserved(hub, id);
-        hub.shell.tell(id, Input::Wait(watch.token, id.clone()));
-        watch
+        Self::reserved(hub, id).take_place()
+    }
+
+    /// Tells the partition of a place that was reserved for nothing: the instance is there already.
+    pub(super) fn take_place(self) -> Self {
+        self.hub.shell.tell(&self.id, Input::Wait(self.token, self.id.clone()));
+        self
     }
 
     /// The caller's token.

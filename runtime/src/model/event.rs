@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Digest, Failure, Generation, InstanceId, Parent, Payload, RuntimeStatus, Seed, Tags, TaskId};
+use super::{Action, Digest, Failure, Generation, Idempotency, InstanceId, Parent, Payload, RuntimeStatus, Seed, Tags, TaskId};
 
 /// One fact about an execution, in the order the facts became durable.
 ///
@@ -161,6 +161,9 @@ pub struct Started {
     /// Its first turn may not begin before this time, if one is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before_ms: Option<u64>,
+    /// What its caller gave for the start to be known again by, if it was to be done once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency: Option<Idempotency>,
     /// How often the instance has continued as new before this execution.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub continued: u64,

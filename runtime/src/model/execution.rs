@@ -338,6 +338,7 @@ pub(crate) mod tests {
             parent: None,
             tags: Tags::default(),
             not_before_ms: None,
+            idempotency: None,
             continued: 0,
         }
     }

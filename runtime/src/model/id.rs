@@ -13,6 +13,13 @@ use sha2::{Digest as _, Sha256};
 #[error("{0}")]
 pub struct NameError(String);
 
+impl NameError {
+    /// One that tells `rule`.
+    pub(super) fn new(rule: &str) -> Self {
+        Self(rule.into())
+    }
+}
+
 /// The ID of an instance, which its callers know.
 ///
 /// 1 to 256 UTF-16 units, not starting with `@` (entities), without `/ \ # ?` and control characters; case counts.
@@ -277,6 +284,12 @@ impl ExecutionKey {
         (Self(first), Self(first + (1 << Self::PARTITION_SHIFT)))
     }
 
+    /// The range of the partition that this number belongs to, as [`Self::range`].
+    pub fn partition_range(self) -> (Self, Self) {
+        let first = self.0 >> Self::PARTITION_SHIFT << Self::PARTITION_SHIFT;
+        (Self(first), Self(first + (1 << Self::PARTITION_SHIFT)))
+    }
+
     /// The number after this one.
     pub fn next(self) -> Self {
         Self(self.0 + 1)
@@ -348,5 +361,6 @@ mod tests {
         let (first, end) = ExecutionKey::range(HubKey(1), 63);
         let (next_hub, _) = ExecutionKey::range(HubKey(2), 0);
         assert!(first < end && end <= next_hub);
+        assert_eq!([first, ExecutionKey(end.0 - 1)].map(ExecutionKey::partition_range), [(first, end); 2]);
     }
 }

@@ -21,7 +21,8 @@ pub enum RuntimeStatus {
 }
 
 impl RuntimeStatus {
-    const ALL: [Self; 6] = [Self::Running, Self::Completed, Self::Failed, Self::Terminated, Self::Pending, Self::Suspended];
+    /// All there are.
+    pub const ALL: [Self; 6] = [Self::Running, Self::Completed, Self::Failed, Self::Terminated, Self::Pending, Self::Suspended];
 
     /// The status that the store keeps as `number`.
     pub fn from_number(number: u8) -> Option<Self> {

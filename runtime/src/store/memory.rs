@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use super::schema::{HUB_KEY_MAX, PARTITIONS};
 use super::{
     Change, Commit, CommitOutcome, Deletion, DueRow, EncodedLines, EncodedMessage, Filter, HubRow, InstanceRow, Listed, LogPage,
-    ModuleRow, NAMED_MAX, NewInstance, Position, Progress, Store, StoreError, Upload, Uploaded, message_is_there, to_delete,
+    ModuleRow, NAMED_MAX, NOTHING_LEFT, NewInstance, Position, Progress, Store, StoreError, Upload, Uploaded, message_is_there,
+    to_delete,
 };
 use crate::model::{
     Digest, Event, ExecutionKey, HubKey, HubName, InstanceId, InstanceKey, LogRecord, Message, MessageKey, ModuleName, Payload,
@@ -410,11 +411,30 @@ impl Store for MemoryStore {
         Ok(of_history.max(superseded).max(of_progress))
     }
 
+    fn purge(&self, rows: &[InstanceRow]) -> Result<usize, StoreError> {
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        self.write(|disk| {
+            let mut purged = 0;
+            for row in rows.iter().filter(|row| row.status.is_ended()) {
+                let stored = disk.rest.instances.get(&row.key);
+                if let Some((hub, _)) = stored.filter(|(_, now)| (now.execution, now.length) == (row.execution, row.length)) {
+                    disk.rest.ids.remove(&(*hub, row.id.clone()));
+                    disk.rest.instances.remove(&row.key);
+                    disk.rest.superseded.insert(row.execution, Some(row.key));
+                    purged += 1;
+                }
+            }
+            Ok(purged)
+        })
+    }
+
     fn sweep(&self, rows_max: usize) -> Result<usize, StoreError> {
         self.write(|disk| {
             let mut room = rows_max;
             while room > 0
-                && let Some((&execution, &instance)) = disk.rest.superseded.first_key_value()
+                && let Some((execution, instance)) = disk.next_superseded()
             {
                 let rows = disk.history.range((execution, 0)..=(execution, u32::MAX)).rev().take(room);
                 for row in rows.map(|(row, _)| *row).collect::<Vec<_>>() {
@@ -425,7 +445,7 @@ impl Store for MemoryStore {
                     room -= lines.drain(..room.min(lines.len())).count();
                 }
                 if room > 0 {
-                    disk.rest.superseded.remove(&execution);
+                    disk.forget(execution);
                     room -= 1;
                 }
             }
@@ -443,6 +463,25 @@ impl Disk {
         assert!(key.0 <= HUB_KEY_MAX, "far fewer hubs");
         self.hubs.push(HubRow { key, name: name.clone(), partitions: PARTITIONS });
         Ok(key)
+    }
+
+    /// The next execution that no instance points at and of which something is left.
+    fn next_superseded(&self) -> Option<(ExecutionKey, Option<InstanceKey>)> {
+        let mut superseded = self.rest.superseded.iter().filter(|(_, instance)| **instance != Some(NOTHING_LEFT));
+        superseded.next().map(|(execution, instance)| (*execution, *instance))
+    }
+
+    /// Takes the note away that an execution is superseded, or keeps it in the place of a lower one if it has the highest number.
+    fn forget(&mut self, execution: ExecutionKey) {
+        let (first, end) = execution.partition_range();
+        let next = execution.next();
+        let superseded = &mut self.rest.superseded;
+        if self.history.range((next, 0)..(end, 0)).next().is_some() || superseded.range(next..end).next().is_some() {
+            superseded.remove(&execution);
+        } else {
+            superseded.retain(|of, instance| !(first..execution).contains(of) || *instance != Some(NOTHING_LEFT));
+            superseded.insert(execution, Some(NOTHING_LEFT));
+        }
     }
 
     fn rows(&self, hub: HubKey, after: Option<InstanceKey>) -> impl Iterator<Item = &InstanceRow> {
@@ -546,7 +585,7 @@ impl Disk {
         }
     }
 
-    /// Makes the row; or says in which status the live instance is that has the ID already.
+    /// Makes the row; or says in which status the instance is that has the ID already and stays.
     fn create(&mut self, commit: &Commit, new: &NewInstance) -> Result<Option<RuntimeStatus>, StoreError> {
         if !self.versions.iter().any(|(hub, row)| (*hub, row.digest) == (new.hub, new.module)) {
             return Err(StoreError::NoModule(new.module));
@@ -554,7 +593,7 @@ impl Disk {
         let id = (new.hub, new.id.clone());
         if let Some(holder) = self.rest.ids.get(&id).copied().filter(|holder| *holder != commit.instance) {
             let row = &self.rest.instances[&holder].1;
-            if !row.status.is_ended() {
+            if !new.replaces.allows(row.status) {
                 return Ok(Some(row.status));
             }
             self.rest.superseded.insert(row.execution, Some(holder));

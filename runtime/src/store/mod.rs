@@ -125,7 +125,7 @@ impl EncodedMessage {
 /// What a [`Commit`] does to the row of its instance.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// The instance comes into being, in the place of an ended one with the same ID if there is one: then the
+    /// The instance comes into being, in the place of an ended one with the same ID if there is one and it may: then the
     /// old row goes at once and its history in slices.
     Create(NewInstance),
     /// The instance goes on.
@@ -191,6 +191,25 @@ pub struct NewInstance {
     pub tags: Tags,
     /// When it has to be looked at.
     pub wake: Wake,
+    /// What it may take the place of.
+    pub replaces: Replaces,
+}
+
+/// What a new instance may take the place of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Replaces {
+    /// Of an instance with the same ID that has ended.
+    #[default]
+    Ended,
+    /// Of none, even if it has ended.
+    Nothing,
+}
+
+impl Replaces {
+    /// Whether an instance in this status may give way.
+    pub fn allows(self, status: RuntimeStatus) -> bool {
+        self == Self::Ended && status.is_ended()
+    }
 }
 
 /// What became of one [`Commit`] of a batch that went through.
@@ -198,9 +217,13 @@ pub struct NewInstance {
 pub enum CommitOutcome {
     /// It is durable.
     Done,
-    /// Nothing of it was written: a live instance has this ID, in this status. Only for [`Change::Create`].
+    /// Nothing of it was written: an instance that is not to be replaced has this ID, in this status. Only for [`Change::Create`].
     Refused(RuntimeStatus),
 }
+
+/// Stands for the instance of a superseded execution of which nothing is left but its number. Messages may name it still, and it is the
+/// highest of its partition, which must not give it out again.
+const NOTHING_LEFT: InstanceKey = InstanceKey(0);
 
 /// What both stores say of a message whose number is used already.
 fn message_is_there(key: MessageKey) -> StoreError {
@@ -566,9 +589,17 @@ pub trait Store: Send + Sync + 'static {
     /// The highest execution number below `end` and not below `first` that was ever used and is still stored anywhere but in a message.
     fn last_execution(&self, first: ExecutionKey, end: ExecutionKey) -> Result<Option<ExecutionKey>, StoreError>;
 
+    /// Takes away instances that have ended, as far as they are still as `rows` say: who has got on since stays. How many went. Their IDs are
+    /// free from then on; histories and lines go in slices, see [`Store::sweep`]. Durable on return. Other writes wait meanwhile, so
+    /// `rows` should be some hundreds at most.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    fn purge(&self, rows: &[InstanceRow]) -> Result<usize, StoreError>;
+
     /// Deletes up to `rows_max` rows of executions that no instance points at any more: their histories, each from its end, lines of
     /// instances that are gone, and the note that says so. How many it were; fewer than `rows_max` if there is no more. Short, so that live work
-    /// never waits for it.
+    /// never waits for it. Of the highest number of a partition a note stays: numbers are not used twice.
     ///
     /// # Errors
     /// As [`Store::commit`]; to be called again later.

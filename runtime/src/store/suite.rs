@@ -1,6 +1,7 @@
 //! Do all stores behave alike? Every case here runs against each of them; what is particular to one is tested beside it.
 
 mod deletion;
+mod purge;
 mod relations;
 
 use std::path::Path;
@@ -11,6 +12,11 @@ use proptest::prelude::{ProptestConfig, prop_assert_eq, proptest};
 use deletion::{
     a_deleted_module_gets_no_new_instances, a_version_goes_when_no_open_instance_needs_it,
     bytes_go_when_no_hub_and_no_instance_needs_them, the_current_version_goes_only_with_its_module,
+};
+use purge::{
+    a_number_is_not_given_out_again_when_all_of_it_is_gone, a_purged_id_is_free_and_its_history_is_swept,
+    an_ended_id_stays_if_the_new_instance_replaces_nothing, only_what_has_ended_and_stands_still_is_purged,
+    what_goes_leaves_one_note_for_each_partition,
 };
 use relations::{
     a_commit_that_is_not_written_sends_and_takes_nothing, a_continuation_of_what_is_not_there_changes_nothing,
@@ -24,7 +30,7 @@ use super::memory::MemoryStore;
 use super::sqlite::SqliteStore;
 use super::{
     Change, Commit, CommitOutcome, Deletion, EncodedEvents, EncodedLines, EncodedMessage, Filter, InstanceRow, NewInstance,
-    Position, Progress, Store, StoreError, Upload, Uploaded,
+    Position, Progress, Replaces, Store, StoreError, Upload, Uploaded,
 };
 use crate::model::execution::tests::{ended, resolved, scheduled, started, turn};
 use crate::model::{
@@ -49,6 +55,7 @@ cases![
     a_number_is_not_used_twice,
     a_live_id_is_refused_while_the_rest_of_the_batch_goes_through,
     an_ended_id_is_replaced_and_its_old_history_is_swept_in_slices,
+    an_ended_id_stays_if_the_new_instance_replaces_nothing,
     a_stale_owner_writes_nothing,
     everything_is_there_after_reopening,
     instances_page_by_key_within_their_hub,
@@ -72,6 +79,10 @@ cases![
     the_first_and_the_last_event_may_be_one,
     the_newest_lines_of_a_log_are_kept_under_their_numbers,
     the_last_execution_counts_superseded_ones_too,
+    only_what_has_ended_and_stands_still_is_purged,
+    a_purged_id_is_free_and_its_history_is_swept,
+    a_number_is_not_given_out_again_when_all_of_it_is_gone,
+    what_goes_leaves_one_note_for_each_partition,
     an_instance_goes_on_as_another_execution,
     a_continuation_of_what_is_not_there_changes_nothing,
     lines_stay_through_all_executions_and_go_with_the_instance,
@@ -144,6 +155,7 @@ impl World {
             created_ms: 1_000 + n.unsigned_abs(),
             tags: Tags::default(),
             wake: Wake::NEVER,
+            replaces: Replaces::Ended,
         };
         let events = EncodedEvents::of(&[Event::Started(started())]);
         Commit {
@@ -389,6 +401,7 @@ fn a_stale_owner_writes_nothing(place: &(impl Place + ?Sized)) {
         assert!(matches!(stale.commit(&[world.advance(1, 1)]), Err(StoreError::Fenced { .. })));
         assert!(matches!(stale.upload(&again), Err(StoreError::Fenced { .. })));
         assert!(matches!(stale.delete_module(world.hub, &name, None), Err(StoreError::Fenced { .. })));
+        assert!(matches!(stale.purge(&[world.row(&*stale, "loaf")]), Err(StoreError::Fenced { .. })));
         assert!(matches!(stale.probe(), Err(StoreError::Fenced { .. })));
         assert!(matches!(stale.discard_messages(&[world.message_key(1)]), Err(StoreError::Fenced { .. })));
         let progress = Progress { execution: world.execution(1), task: TaskId(0), payload: Payload::null() };
@@ -774,6 +787,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let stores: [Box<dyn Store>; 2] = [Box::new(SqliteStore::open(dir.path()).unwrap()), Box::new(MemoryStore::new())];
         let worlds = [0, 1].map(|at| World::new(&*stores[at]));
+        let mut stale = [None, None];
         for batch in batches {
             let [sqlite, memory] = [0, 1].map(|at| {
                 let (store, world) = (&*stores[at], &worlds[at]);
@@ -796,7 +810,11 @@ proptest! {
                 let due = store.due(world.hub, None, u64::MAX, None, usize::MAX).unwrap();
                 let histories = (0..36).map(|n| store.history(world.execution(n)).unwrap()).collect::<Vec<_>>();
                 let last = store.last_execution(world.execution(0), world.execution(99)).unwrap();
-                let swept = (store.sweep(1).unwrap(), store.sweep_progress(1).unwrap());
+                // Some rows of now, and one that may have got on.
+                let seen = rows.iter().take(usize::try_from(batch[0].4).unwrap()).chain(stale[at].as_ref()).cloned();
+                let purged = store.purge(&seen.collect::<Vec<_>>()).unwrap();
+                stale[at] = rows.last().cloned();
+                let swept = (purged, store.sweep(1).unwrap(), store.sweep_progress(1).unwrap());
                 (said, rows, (open, due), histories, last, world.inbox(store), store.live_instances(world.hub).unwrap(), swept)
             });
             prop_assert_eq!(sqlite, memory);

@@ -50,11 +50,16 @@ impl Connection {
     /// # Errors
     /// If there is none, or none that can be read. The connection cannot be used any more.
     pub(crate) async fn ask(&mut self, request: &[u8]) -> Result<Answer> {
-        let answer = timeout(Duration::from_secs(ANSWER_S_MAX), async {
+        self.ask_patiently(request, ANSWER_S_MAX).await
+    }
+
+    /// The same with so many seconds for the answer.
+    pub(crate) async fn ask_patiently(&mut self, request: &[u8], seconds: u64) -> Result<Answer> {
+        let answer = timeout(Duration::from_secs(seconds), async {
             self.send(request).await.context("send a request")?;
             self.receive().await.context("read an answer")
         });
-        answer.await.with_context(|| format!("no answer within {ANSWER_S_MAX} s"))?
+        answer.await.with_context(|| format!("no answer within {seconds} s"))?
     }
 
     async fn send(&self, mut rest: &[u8]) -> Result<()> {

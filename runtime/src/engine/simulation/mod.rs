@@ -38,6 +38,7 @@ fn every_promise_holds_in_every_interleaving() {
         "turn exhausted",
         "task cancelled",
         "start refused",
+        "start left an ended instance",
         "answer twice",
         "event raised",
         "terminated",

@@ -15,12 +15,12 @@ use crate::engine::partition::{Numbers, Partition};
 use crate::engine::rewind;
 use crate::limits::Limits;
 use crate::model::{
-    Action, Body, Digest, End, Event, Execution, ExecutionKey, Failure, Generation, HubKey, Input as Given, InstanceId,
-    InstanceKey, Message, MessageKey, Payload, RuntimeStatus, Seed, Started, Tags, TaskId, Versions,
+    Action, Body, Digest, End, Event, Execution, ExecutionKey, Failure, Generation, HubKey, Idempotency, Input as Given,
+    InstanceId, InstanceKey, Message, MessageKey, Payload, RuntimeStatus, Seed, Started, Tags, TaskId, Versions,
 };
 use crate::replay::{Fault, Recorded, TurnError, replay, turn};
 use crate::store::memory::{Fault as StoreFault, MemoryStore};
-use crate::store::{Change, Commit, CommitOutcome, DueRow, InstanceRow, Store, StoreError, Upload};
+use crate::store::{Change, Commit, CommitOutcome, DueRow, InstanceRow, Replaces, Store, StoreError, Upload};
 
 /// How many instances that only wait are kept in memory, by seed: so few that others are read again all the time.
 const IDLE_MAX: [usize; 3] = [0, 1, 4];
@@ -297,12 +297,16 @@ impl<P: Programs> World<P> {
         self.random.fill_bytes(&mut started.generation.0);
         started.input = input;
         started.not_before_ms = self.chance(8).then_some(self.now_ms + 15);
+        let replaces = if self.chance(4) { Replaces::Nothing } else { Replaces::Ended };
+        if replaces == Replaces::Nothing {
+            started.idempotency = Some(Idempotency::of("once".parse().unwrap(), function, &started.input));
+        }
         let token = self.token();
         self.starting.insert(token, started.clone());
         let waiter = (self.below(2) == 0).then(|| self.token());
         self.starting_waiters.extend(waiter.map(|waiter| (token, waiter)));
         self.waiting.extend(waiter.map(|waiter| (waiter, started.instance.clone())));
-        self.deliver(Input::Start(token, Box::new(Start { hub: self.hub, started, waiter })));
+        self.deliver(Input::Start(token, Box::new(Start { hub: self.hub, started, waiter, replaces })));
     }
 
     fn started(&self, function: &str, id: &str) -> Started {
@@ -319,6 +323,7 @@ impl<P: Programs> World<P> {
             parent: None,
             tags: Tags::default(),
             not_before_ms: None,
+            idempotency: None,
             continued: 0,
         }
     }
@@ -471,6 +476,10 @@ impl<P: Programs> World<P> {
             }
             match answer {
                 Answer::Started => self.acknowledged.entry(started.instance.clone()).or_default().push(started),
+                Answer::Exists(status) if status.is_ended() => {
+                    assert!(started.idempotency.is_some(), "{} was refused for an ended one", started.instance);
+                    self.coverage.note("start left an ended instance");
+                }
                 Answer::Exists(_) => {
                     self.coverage.note("start refused");
                     let row = self.store.instance(self.hub, &started.instance).unwrap();
@@ -643,7 +652,7 @@ impl<P: Programs> World<P> {
                 not_before_ms: *not_before_ms,
                 ..self.started("", "instance-0")
             };
-            let start = Ok(Box::new(Start { hub: self.hub, started, waiter: None }));
+            let start = Ok(Box::new(Start { hub: self.hub, started, waiter: None, replaces: Replaces::Ended }));
             self.deliver(Input::StartChild(Box::new(message), start));
         } else {
             self.deliver(Input::Message(Box::new(message)));

@@ -155,6 +155,15 @@ mod tests {
         assert_eq!(plan(&statuses(&[RuntimeStatus::Failed])), [status, LAST_TERM]);
         let two = plan(&statuses(&[RuntimeStatus::Failed, RuntimeStatus::Running, RuntimeStatus::Failed]));
         assert_eq!(two, ["MERGE (UNION ALL)", "LEFT", status, LAST_TERM, "RIGHT", status, LAST_TERM]);
+        // As a purge asks.
+        let ended = plan(&statuses(&[RuntimeStatus::Completed, RuntimeStatus::Failed, RuntimeStatus::Terminated]));
+        assert_eq!(ended.iter().filter(|step| *step == status).count(), 3);
+        assert!(
+            ended.iter().all(|step| step == status
+                || step == LAST_TERM
+                || ["MERGE (UNION ALL)", "LEFT", "RIGHT"].contains(&step.as_str())),
+            "{ended:?}"
+        );
         assert_eq!(plan(&Filter { statuses: Some(Vec::new()), ..prefix("loaf") }), [id]);
     }
 

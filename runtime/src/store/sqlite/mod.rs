@@ -234,6 +234,10 @@ impl Store for SqliteStore {
         read::parse_log(instance, from, rows)
     }
 
+    fn purge(&self, rows: &[InstanceRow]) -> Result<usize, StoreError> {
+        if rows.is_empty() { Ok(0) } else { self.writing(|writer| writer.purge(rows)) }
+    }
+
     fn sweep(&self, rows_max: usize) -> Result<usize, StoreError> {
         self.writing(|writer| writer.sweep(rows_max))
     }

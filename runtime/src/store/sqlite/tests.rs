@@ -263,6 +263,13 @@ fn queries_use_the_indexes_made_for_them() {
     assert_eq!(plan(by_status), "SEARCH instance USING COVERING INDEX instance_status (hub=? AND status=? AND created>?)");
     let has_module = "SELECT 1 FROM version WHERE version.module = 1 AND version.hub = 2";
     assert_eq!(plan(has_module), "SEARCH version USING COVERING INDEX version_module (module=? AND hub=?)");
+    assert_eq!(plan(write::PURGE), "SEARCH instance USING INTEGER PRIMARY KEY (rowid=?)");
+    assert_eq!(plan(write::NEXT_SUPERSEDED), "SCAN superseded", "in the order of its key, and only to the first");
+    assert_eq!(
+        plan(write::HAS_HIGHER),
+        "SCAN CONSTANT ROW; SCALAR SUBQUERY 1; SEARCH history USING COVERING INDEX history_order (execution>? AND execution<?); \
+        SCALAR SUBQUERY 2; SEARCH superseded USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"
+    );
     let last = plan(read::LAST_EXECUTION);
     for search in [
         "SEARCH history USING COVERING INDEX history_order (execution>? AND execution<?)",

@@ -12,7 +12,8 @@ use super::{StoreError, read};
 use crate::model::{Digest, ExecutionKey, HubKey, InstanceKey, MessageKey, RuntimeStatus, TaskId, Wake};
 use crate::store::schema::{HUB_KEY_MAX, PART, PARTITIONS};
 use crate::store::{
-    Change, Commit, CommitOutcome, EncodedLines, EncodedMessage, NewInstance, Progress, Upload, Uploaded, message_is_there,
+    Change, Commit, CommitOutcome, EncodedLines, EncodedMessage, InstanceRow, NOTHING_LEFT, NewInstance, Progress, Upload,
+    Uploaded, message_is_there,
 };
 
 /// A stale owner sets its epoch to NULL here, which the column forbids. Works alike where the others' epoch is raised by another
@@ -53,6 +54,17 @@ const CREATE: &str = "INSERT INTO instance (key, hub, id, execution, length, fun
     VALUES (?1, ?2, ?3, ?4, ?5, ?6,
         (SELECT id FROM blob WHERE digest = ?7 AND EXISTS (SELECT 1 FROM version WHERE version.module = blob.id AND version.hub = ?2)),
         ?8, ?9, ?9, ?10, ?11) ON CONFLICT (hub, id) DO NOTHING";
+
+/// The first execution that was given up and of which something is left.
+pub(super) const NEXT_SUPERSEDED: &str =
+    "SELECT execution, instance FROM superseded WHERE instance IS NOT ?1 ORDER BY execution LIMIT 1";
+
+/// Whether a higher number of a partition is stored.
+pub(super) const HAS_HIGHER: &str = "SELECT EXISTS (SELECT 1 FROM history WHERE execution > ?1 AND execution < ?2)
+    OR EXISTS (SELECT 1 FROM superseded WHERE execution > ?1 AND execution < ?2)";
+
+/// Takes an instance away, if it has not got on. A step that changes the status changes the length too.
+pub(super) const PURGE: &str = "DELETE FROM instance WHERE key = ?1 AND execution = ?2 AND length = ?3";
 
 /// The connection that writes, and what it must remember between batches.
 pub(super) struct Writer {
@@ -134,10 +146,26 @@ impl Writer {
                     room -= delete_some(lines, instance, room)?;
                 }
                 if room > 0 {
-                    room -= conn.prepare_cached("DELETE FROM superseded WHERE execution = ?1")?.execute([execution])?;
+                    forget(conn, ExecutionKey(execution))?;
+                    room -= 1;
                 }
             }
             Ok(rows_max - room)
+        })
+    }
+
+    /// As [`crate::store::Store::purge`].
+    pub(super) fn purge(&mut self, rows: &[InstanceRow]) -> Result<usize, StoreError> {
+        self.transact(|conn| {
+            let mut delete = conn.prepare_cached(PURGE)?;
+            let mut purged = 0;
+            for row in rows.iter().filter(|row| row.status.is_ended()) {
+                if delete.execute(params![row.key.0, row.execution.0, row.length])? == 1 {
+                    supersede(conn, row.execution.0, Some(row.key.0))?;
+                    purged += 1;
+                }
+            }
+            Ok(purged)
         })
     }
 
@@ -379,7 +407,7 @@ impl<'conn> Statements<'conn> {
         Ok(CommitOutcome::Done)
     }
 
-    /// Makes the row; or says in which status the live instance is that has the ID already.
+    /// Makes the row; or says in which status the instance is that has the ID already and stays.
     fn create(&mut self, commit: &Commit, new: &NewInstance) -> Result<Option<RuntimeStatus>, StoreError> {
         if self.insert(commit, new)? {
             return Ok(None);
@@ -393,7 +421,7 @@ impl<'conn> Statements<'conn> {
         if key == commit.instance.0 {
             return Err(conflict(commit, 0)); // This very commit is there already.
         }
-        if !status.is_ended() {
+        if !new.replaces.allows(status) {
             return Ok(Some(status));
         }
         self.conn.prepare_cached("DELETE FROM instance WHERE key = ?1")?.execute([key])?;
@@ -493,9 +521,23 @@ fn make_hub(conn: &Connection, upload: &Upload<'_>) -> Result<HubKey, StoreError
     Ok(HubKey(hub))
 }
 
+/// The next one of which something is left. Of each partition, one at most is passed over.
 fn next_superseded(conn: &Connection) -> Result<Option<(i64, Option<i64>)>, StoreError> {
-    let mut statement = conn.prepare_cached("SELECT execution, instance FROM superseded ORDER BY execution LIMIT 1")?;
-    Ok(statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+    Ok(conn.prepare_cached(NEXT_SUPERSEDED)?.query_row([NOTHING_LEFT.0], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
+}
+
+/// Takes away the note that an execution is superseded of which nothing else is left; or keeps it, in the place of a lower one, if no
+/// higher number of its partition is stored.
+fn forget(conn: &Connection, execution: ExecutionKey) -> Result<(), StoreError> {
+    let (first, end) = execution.partition_range();
+    if conn.prepare_cached(HAS_HIGHER)?.query_row([execution.0, end.0], |row| row.get(0))? {
+        conn.prepare_cached("DELETE FROM superseded WHERE execution = ?1")?.execute([execution.0])?;
+    } else {
+        let lower = "DELETE FROM superseded WHERE execution >= ?1 AND execution < ?2 AND instance = ?3";
+        conn.prepare_cached(lower)?.execute([first.0, execution.0, NOTHING_LEFT.0])?;
+        supersede(conn, execution.0, Some(NOTHING_LEFT.0))?;
+    }
+    Ok(())
 }
 
 /// A wake as it stands in its column.

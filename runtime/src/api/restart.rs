@@ -1,0 +1,67 @@
+//! How does the same orchestration run again? As a fresh instance, with what it was started with.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Draining;
+use super::error::ApiError;
+use super::links::Links;
+use super::query::Query;
+use super::reply::Reply;
+use super::start::{self, begin};
+use super::status::Wanted;
+use crate::engine::{Hub, StartRequest};
+use crate::model::InstanceId;
+
+/// A restart as the request's path and query put it.
+#[derive(Debug)]
+pub(super) struct RestartCall {
+    id: InstanceId,
+    id_of_new: IdOfNew,
+    wait: Option<Duration>,
+}
+
+/// What the new instance is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum IdOfNew {
+    Drawn,
+    Same,
+}
+
+impl RestartCall {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// 400 if there can be no instance with this ID, or `pollingInterval` is longer than `timeout`.
+    pub(super) fn of(instance: &str, query: &Query) -> Result<Self, ApiError> {
+        let wait = start::wait(query)?;
+        let id = instance.parse().map_err(ApiError::unknown_instance)?;
+        let is_drawn = query.flag("restartWithNewInstanceId").unwrap_or(true);
+        Ok(Self { id, id_of_new: if is_drawn { IdOfNew::Drawn } else { IdOfNew::Same }, wait })
+    }
+}
+
+/// `POST {prefix}/instances/{instance}/restart`: starts the same orchestrator with the same input and tags, on its current code, as an
+/// instance with an ID of its own; with `restartWithNewInstanceId=false`, in the place of this one, which must have ended.
+///
+/// 202 or 200 as [`start::start`], `timeout` included, of the new instance. 400 in the long form if there is no such instance, hub or possible
+/// ID, the orchestrator is not there any more, `pollingInterval` is past `timeout`, or hub name or connection are no good; 409 in the long form
+/// if the instance is to be replaced and has not ended; 503 if it could not be taken or recorded now.
+pub(super) async fn restart(
+    hub: Option<Arc<Hub>>,
+    call: RestartCall,
+    wanted: Wanted,
+    links: &Links,
+    draining: &Draining,
+) -> Result<Reply, ApiError> {
+    let RestartCall { id, id_of_new, wait } = call;
+    let unknown = || ApiError::unknown_instance(format_args!("there is no instance {id} in this task hub"));
+    let hub = hub.ok_or_else(unknown)?;
+    let request = hub.again(&id).await.map_err(ApiError::internal)?.ok_or_else(unknown)?;
+    let request = match id_of_new {
+        IdOfNew::Same => request,
+        // Whoever repeats the start of the old one means the old one.
+        IdOfNew::Drawn => StartRequest { instance: None, idempotency: None, ..request },
+    };
+    begin(hub, request, wait, None, wanted, links, draining).await.map_err(ApiError::in_long_form)
+}
