@@ -12,8 +12,8 @@ mod versions;
 mod waiting;
 
 use behaved::{
-    approval, big_result, catch_failure, chatter, clocks, collect, echo, fail, fail_activity, fan_out, many_actions, murmur,
-    race, sequence, sleeper, status, talks, unknown_activity, worldly,
+    approval, big_result, catch_failure, chatter, clocks, collect, echo, fail, fail_activity, fan_out, listen, many_actions,
+    murmur, race, sequence, sleeper, status, talks, unknown_activity, worldly,
 };
 use children::{
     batch, call_child, catch_child, fail_with_all, household, leave, lineage, loaf, start_and_send, start_later, start_two, twins,
@@ -49,6 +49,7 @@ dacapo_guest::module!(
     sleeper,
     approval,
     collect,
+    listen,
     talks,
     murmur,
     chatter,
