@@ -33,7 +33,7 @@ pub(crate) struct Setup {
     pub(crate) keys: bool,
     /// What it logs, as `DACAPO_LOG` has it; empty for the default.
     pub(crate) log: &'static str,
-    /// What its configuration file says beside the limits, such as a table `[hubs.NAME.network]`.
+    /// What its configuration file says beside the limits: settings, then tables such as `[hubs.NAME.network]`.
     pub(crate) configuration: String,
 }
 
@@ -54,8 +54,9 @@ impl Setup {
             panic!("limits are an object");
         };
         let changed = limits.iter().filter(|(name, value)| defaults[*name] != **value);
-        changed.fold(String::from("[limits]\n"), |file, (name, value)| file + &format!("{name} = {value}\n"))
-            + &self.configuration
+        // What stands on its own comes before the first table.
+        let file = format!("{}\n[limits]\n", self.configuration);
+        changed.fold(file, |file, (name, value)| file + &format!("{name} = {value}\n"))
     }
 }
 

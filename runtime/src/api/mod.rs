@@ -277,6 +277,7 @@ impl Api {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
                 control::terminate(self.hub(&target), &instance, &query).await
             }
+            Endpoint::MakePrimary => Ok(operations::make_primary()),
             Endpoint::Logs { instance } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
                 logs::logs(self.hub(&target), &instance, &query).await
@@ -327,7 +328,9 @@ impl Endpoint {
     fn need(&self) -> Need {
         match self {
             Self::Health | Self::Ready => Need::Nothing,
-            Self::Start { .. } | Self::Status { .. } | Self::List | Self::Binding | Self::Metrics => Need::System,
+            Self::Start { .. } | Self::Status { .. } | Self::List | Self::MakePrimary | Self::Binding | Self::Metrics => {
+                Need::System
+            }
             Self::Raise { .. } | Self::Terminate { .. } | Self::Logs { .. } | Self::Query { .. } => Need::System,
             Self::Upload { .. } | Self::Modules | Self::Module { .. } | Self::ModuleBytes { .. } => Need::Master,
             Self::DeleteModule { .. } => Need::Master,

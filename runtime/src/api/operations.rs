@@ -1,5 +1,5 @@
 //! How does the server itself stand? What a load balancer, an orchestrator of containers and Prometheus ask for. Ours, outside the wire
-//! contract.
+//! contract but for one answer.
 
 use std::sync::Arc;
 
@@ -22,6 +22,11 @@ struct Readiness {
 /// `GET /healthz`: 200 while the server answers at all. Asks for no key.
 pub(super) fn health() -> Reply {
     Reply::json(StatusCode::OK, &serde_json::json!({ "status": "ok" }))
+}
+
+/// `{prefix}/makeprimary`: 200 with an empty body. There is no lease that could move.
+pub(super) fn make_primary() -> Reply {
+    Reply::empty(StatusCode::OK)
 }
 
 /// `GET /readyz`: 200 when the server goes on with everything that is open, and its store takes writes; else 503 with what it waits for:

@@ -20,6 +20,8 @@ pub(super) enum Endpoint {
     Raise { instance: String, event: String },
     /// End an instance.
     Terminate { instance: String },
+    /// Move the lease of an app, of which there is none here.
+    MakePrimary,
     /// What an instance has said.
     Logs { instance: String },
     /// What an instance answers to a question.
@@ -53,6 +55,7 @@ impl Endpoint {
             Self::List => "list",
             Self::Raise { .. } => "raise",
             Self::Terminate { .. } => "terminate",
+            Self::MakePrimary => "make_primary",
             Self::Logs { .. } => "logs",
             Self::Query { .. } => "query",
             Self::Upload { .. } => "upload",
@@ -98,7 +101,7 @@ const PREFIXES: [(&str, Door); 4] = [
 type Line = (Method, &'static str, fn(&[&str], Door) -> Endpoint);
 
 /// Behind the prefixes of the wire contract.
-static OPERATIONS: [Line; 10] = [
+static OPERATIONS: [Line; 13] = [
     (Method::POST, "orchestrators/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: None }),
     (Method::POST, "orchestrators/{}/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: Some(part[1].into()) }),
     (Method::GET, "", |_, _| Endpoint::Binding),
@@ -107,6 +110,9 @@ static OPERATIONS: [Line; 10] = [
     (Method::POST, "instances/{}/raiseEvent/{}", |part, _| Endpoint::Raise { instance: part[0].into(), event: part[1].into() }),
     (Method::POST, "instances/{}/terminate", |part, _| Endpoint::Terminate { instance: part[0].into() }),
     (Method::DELETE, "instances/{}/terminate", |part, _| Endpoint::Terminate { instance: part[0].into() }),
+    (Method::GET, "makeprimary", |_, _| Endpoint::MakePrimary),
+    (Method::POST, "makeprimary", |_, _| Endpoint::MakePrimary),
+    (Method::DELETE, "makeprimary", |_, _| Endpoint::MakePrimary),
     (Method::GET, "instances/{}/logs", |part, _| Endpoint::Logs { instance: part[0].into() }),
     (Method::GET, "instances/{}/query/{}", |part, _| Endpoint::Query { instance: part[0].into(), name: part[1].into() }),
 ];
@@ -230,6 +236,9 @@ mod tests {
             check(&format!("GET {prefix}/instances/a/Query/How%20far/"), r#"Query { instance: "a", name: "How far" }"#);
             check(&format!("GET {prefix}/instances/a/query"), "404");
             check(&format!("POST {prefix}/instances/a/query/far"), "404");
+            for method in ["GET", "POST", "DELETE"] {
+                check(&format!("{method} {prefix}/MakePrimary"), "MakePrimary");
+            }
             check(&format!("GET {prefix}"), "Binding");
             check(&format!("GET {prefix}/"), "Binding");
             check(&format!("GET {}/INSTANCES/Loaf/", prefix.to_uppercase()), r#"status "Loaf" Webhooks"#);

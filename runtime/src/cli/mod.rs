@@ -235,6 +235,8 @@ mod tests {
             "dacapo start",
             "dacapo list --status Baked",
             "dacapo list --top 0",
+            "dacapo list --top 5 --all",
+            "dacapo list --show-input maybe",
             "dacapo start a --wait=soon",
             "dacapo start a --tag shop",
             "dacapo list --tag =north",
