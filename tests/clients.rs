@@ -71,12 +71,24 @@ fn the_npm_library_works_by_the_url_templates_with_a_key() {
     holds(&mut node(&format!("{}{P3}?code={}", server.origin, server.key("system")), "urls"), STEPS);
 }
 
+fn python(binding: &str) -> Command {
+    let mut command = Command::new(installed("python/bin/python"));
+    command.arg("-B").arg(root().join("tests/clients/python/drive.py")).arg(binding);
+    command
+}
+
 #[test]
 #[ignore = "needs the client libraries: .ci/clients installs them and runs this"]
 fn the_pypi_library_works_by_the_base_url_for_workers() {
     let server = Server::start();
-    let mut command = Command::new(installed("python/bin/python"));
-    command.arg("-B").arg(root().join("tests/clients/python/drive.py")).arg(format!("{}{P3}", server.origin));
     // Only this one can restart.
-    holds(&mut command, STEPS.into_iter().chain(["restart"]));
+    holds(&mut python(&format!("{}{P3}", server.origin)), STEPS.into_iter().chain(["restart"]));
+}
+
+/// It never sends a key, so it needs the listener for workers.
+#[test]
+#[ignore = "needs the client libraries: .ci/clients installs them and runs this"]
+fn the_pypi_library_works_with_a_server_that_wants_keys() {
+    let server = Setup { keys: true, workers: true, ..Setup::default() }.start();
+    holds(&mut python(&format!("{}{P3}?code={}", server.origin, server.key("system"))), STEPS.into_iter().chain(["restart"]));
 }

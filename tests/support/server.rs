@@ -31,6 +31,8 @@ pub(crate) struct Setup {
     pub(crate) empty: bool,
     /// With keys. The client sends the master key.
     pub(crate) keys: bool,
+    /// With a listener for workers, beside one with keys.
+    pub(crate) workers: bool,
     /// What it logs, as `DACAPO_LOG` has it; empty for the default.
     pub(crate) log: &'static str,
     /// What its configuration file says beside the limits: settings, then tables such as `[hubs.NAME.network]`.
@@ -105,6 +107,9 @@ impl Server {
         command.args(["--listen", "127.0.0.1:0"]).arg("--data").arg(self.data());
         if !self.setup.keys {
             command.arg("--no-auth");
+        }
+        if self.setup.workers {
+            command.args(["--rpc-listen", "127.0.0.1:0"]);
         }
         if !self.setup.log.is_empty() {
             command.env("DACAPO_LOG", self.setup.log);

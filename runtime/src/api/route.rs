@@ -154,6 +154,9 @@ pub(super) fn route(method: &Method, path: &str, open: &[Door]) -> Result<Endpoi
             };
         }
     }
+    if !open.contains(&Door::Webhooks) {
+        return Err(Miss::NotFound);
+    }
     let found = OURS.iter().find_map(|line| make(line, method, path, Door::Webhooks));
     found.ok_or_else(|| {
         let here = OURS.iter().filter(|(_, pattern, _)| parts(pattern, path).is_some());
@@ -267,6 +270,8 @@ mod tests {
         assert_eq!(shown("POST /DurableTask/orchestrators/Bake", &[Door::Rpc]), r#"start "Bake" None"#);
         check("GET /durabletask/instances/a", "404");
         assert_eq!(shown("GET /runtime/webhooks/durabletask/instances/a", &[Door::Rpc]), "404");
+        assert_eq!(shown("GET /admin/modules", &[Door::Rpc]), "404");
+        assert_eq!(shown("POST /api/orchestrators/Bake", &[Door::Rpc]), "404");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
     python drive.py BINDING [STEP...]
 
-BINDING is the URL of the binding document of a server that asks for no key: the library never sends one. All steps run unless some are
+BINDING is the URL of the binding document, with a key if the server wants one; the library itself never sends one. All steps run unless some are
 named. Each that holds prints `ok STEP`; the first that does not ends the program with status 1 and the reason.
 """
 
