@@ -40,9 +40,11 @@ pub(super) struct Serve {
     #[arg(long)]
     no_auth: bool,
 
-    /// Serve workers of this machine without keys, there and under /durabletask only
+    /// Serve local workers without keys
     ///
-    /// A loopback address, such as 127.0.0.1:17071. Whoever reaches it can steer all instances.
+    /// A loopback address, such as 127.0.0.1:17071, with nothing but the prefix /durabletask.
+    ///
+    /// Whoever reaches it can steer all instances.
     #[arg(long, value_name = "ADDR:PORT", env = "DACAPO_RPC_LISTEN", hide_env_values = true)]
     rpc_listen: Option<SocketAddr>,
 
