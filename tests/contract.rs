@@ -13,6 +13,8 @@ mod restart;
 mod routes;
 mod start;
 mod status;
+mod table;
+mod urls;
 mod wait;
 
 /// Every prefix of the contract. A listener that asks for no key serves all of them.

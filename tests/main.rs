@@ -3,7 +3,9 @@
 //! Each test has a server of its own, on a port of its own and in a folder of its own. When a test is done with its server,
 //! every execution in that folder is replayed from its history once more; a divergence fails the test.
 
+mod abuse;
 mod cli;
+mod clients;
 mod contract;
 mod crash;
 mod deletion;

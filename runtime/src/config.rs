@@ -4,8 +4,8 @@
 //!
 //! ```toml
 //! edition = "2018"                      # or "current": which status codes an ended instance has
-//! default_hub = "DurableFunctionsHub"   # the task hub of requests that name none
 //! overridable_existing_instance_states = "NonRunningStates" # or "AnyState": which instances a start with their ID replaces
+//! default_hub = "DurableFunctionsHub"   # the task hub of requests that name none; "%NAME%" is what the variable NAME says
 //! hosts = []                            # with --no-auth: names, besides localhost, by which the server may be called
 //! use_forwarded_host = false            # generated URLs follow X-Forwarded-Host and X-Forwarded-Proto
 //!
@@ -56,6 +56,7 @@
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
+use std::env;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -73,7 +74,9 @@ use crate::model::HubName;
 pub struct Config {
     /// The edition of the wire contract whose status codes hold for requests that name none. Default: `"2018"`.
     pub edition: Edition,
-    /// The task hub of requests that name none. Default: `"DurableFunctionsHub"`.
+    /// The task hub of requests that name none; `"%NAME%"` is what the environment variable `NAME` says. Default:
+    /// `"DurableFunctionsHub"`.
+    #[serde(deserialize_with = "hub_name")]
     pub default_hub: HubName,
     /// Which instances a start with their ID replaces. Default: `"NonRunningStates"`.
     pub overridable_existing_instance_states: Overridable,
@@ -169,6 +172,17 @@ fn host_names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>,
     }
 }
 
+/// The name of a hub, or that of an environment variable, between percent signs, which holds one.
+fn hub_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HubName, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let name = match text.strip_prefix('%').and_then(|rest| rest.strip_suffix('%')) {
+        None => text,
+        Some(variable) => env::var(variable)
+            .map_err(|_| de::Error::custom(format!("the environment has no text in {variable:?}, which {text:?} asks for")))?,
+    };
+    name.parse().map_err(de::Error::custom)
+}
+
 /// Two hubs whose names differ in case only are one, and it has to be said in one place what that gets.
 fn hubs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<HubName, HubSettings>, D::Error> {
     let mut hubs = HashMap::new();
@@ -250,6 +264,16 @@ mod tests {
             hubs: HashMap::new(),
         };
         assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn the_default_hub_may_be_named_by_the_environment() {
+        // A variable that cargo sets.
+        let config: Config = toml::from_str("default_hub = '%CARGO_PKG_NAME%'").unwrap();
+        assert_eq!(config.default_hub, env!("CARGO_PKG_NAME").parse().unwrap());
+        check_refused("default_hub = '%DACAPO_NOBODY_SETS_THIS%'", "line 1", "no text in \"DACAPO_NOBODY_SETS_THIS\"");
+        check_refused("default_hub = '%CARGO_PKG_VERSION%'", "line 1", "task hub name");
+        check_refused("default_hub = '%'", "line 1", "task hub name \"%\" must be");
     }
 
     #[test]

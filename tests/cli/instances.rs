@@ -146,6 +146,33 @@ fn a_query_that_nobody_answers_or_that_asks_with_no_json_is_told() {
 }
 
 #[test]
+fn a_list_has_inputs_if_they_are_wanted_and_as_json_unless_they_are_not() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    shell.done(&["start", "Race", "--id", "a", "--input", r#"{"flour": "rye"}"#, "--wait"]);
+    assert!(!shell.done(&["list"]).contains("rye"));
+    assert!(shell.done(&["list", "--show-input", "true"]).ends_with("{\"flour\": \"rye\"}\n"));
+    assert_eq!(shell.json(&["list", "--json"])[0]["input"], json!({ "flour": "rye" }));
+    assert_eq!(shell.json(&["list", "--json", "--show-input", "false"])[0]["input"], json!(null));
+}
+
+/// More than the server puts onto a page.
+#[test]
+fn all_pages_are_one_list() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    (0..1_005).for_each(|number| server.start_as(&format!("all-{number:04}"), "Sequence", r#"{"count":0}"#));
+    let all = shell.json(&["list", "--all", "--json", "--prefix", "all-"]);
+    let ids: Vec<_> = all.as_array().expect("a list").iter().map(|it| it["instanceId"].as_str().expect("an ID")).collect();
+    assert_eq!(ids, (0..1_005).map(|number| format!("all-{number:04}")).collect::<Vec<_>>());
+    let Ran { code, stdout, stderr } = shell.run(&["list", "--top", "1002", "--json"]);
+    assert_eq!((code, stderr.contains("the first 1002")), (DONE, true), "{stderr}");
+    let some: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(some.as_array().map(Vec::len), Some(1_002));
+    assert_eq!(shell.done(&["list", "--all"]).lines().count(), 1_006);
+}
+
+#[test]
 fn instances_are_listed_by_their_tags() {
     let server = Server::start();
     let shell = Shell::of(&server);
@@ -231,8 +258,10 @@ fn lists_are_filtered_and_follow_the_pages() {
     assert_eq!(ids(&["--created-after", "1h", "--created-before", "2099-01-01"]).len(), 6);
 
     let Ran { code, stdout, stderr } = shell.run(&["list", "--prefix", "race-", "--top", "2"]);
-    assert_eq!((code, stderr.as_str()), (DONE, "These are the first 2; --top shows more\n"));
+    assert_eq!((code, stderr.as_str()), (DONE, "These are the first 2; --top shows more, --all shows all\n"));
     golden::check_text("cli/list.txt", &masked(&stdout));
+    let Ran { code, stdout, stderr } = shell.run(&["list", "--prefix", "race-", "--all"]);
+    assert_eq!((code, stdout.lines().count(), stderr.as_str()), (DONE, 6, ""));
     let long = format!("long-{}", "x".repeat(95));
     shell.done(&["start", "Race", "--id", &long, "--wait"]);
     let rows = shell.done(&["list", "--prefix", "long-"]);

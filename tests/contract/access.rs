@@ -184,6 +184,38 @@ fn without_keys_only_this_machine_is_served() {
 }
 
 #[test]
+fn workers_of_this_machine_need_no_key_on_a_listener_of_their_own() {
+    let server = Setup { keys: true, workers: true, ..Setup::default() }.start();
+    let binding = server.get(P3).json();
+    let base = binding["rpcBaseUrl"].as_str().expect("it says where");
+    let origin = base.strip_suffix("/durabletask/").expect("it is the prefix for workers");
+    assert_ne!(origin, server.origin);
+    let worker = Client::new(origin);
+
+    let started = worker.post(&format!("{base}orchestrators/FailActivity/a"), "");
+    assert_eq!(started.status, 202, "{started}");
+    server.finished("a");
+    // What it hands out leads to where no key is needed, and holds none.
+    let location = started.header("location").expect("it says where");
+    assert!(location.starts_with(&format!("{base}instances/a?")), "{location}");
+    assert_eq!((worker.get(location).status, server.status("a", "").status), (200, 400), "workers have the newest codes");
+    let document = worker.get("/durabletask");
+    assert_eq!(document.json()["rpcBaseUrl"], base);
+    assert_eq!(document.json()["baseUrl"], format!("{origin}/durabletask"));
+    for reply in [&started, &document] {
+        assert!(!reply.text().contains(&server.key("system")) && !reply.text().contains("code="), "{reply}");
+    }
+    for path in [P3, "/admin/modules", "/api/orchestrators/Race", "/metrics", "/healthz", "/nothing"] {
+        for method in ["GET", "POST", "PUT"] {
+            assert!(matches!(worker.send(method, path, b"").status, 401 | 404), "{method} {path}");
+        }
+    }
+    let foreign = worker.raw("POST /durabletask/orchestrators/Race HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
+    assert_eq!(foreign.status, 403, "{foreign}");
+    assert_eq!(stranger(&server).get("/durabletask/instances/a").status, 401, "the other listener wants its key as before");
+}
+
+#[test]
 fn a_server_without_keys_listens_on_loopback_only() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(PROGRAM);

@@ -33,9 +33,11 @@ pub(crate) struct Setup {
     pub(crate) keys: bool,
     /// How many files it may have open, if not as many as this process.
     pub(crate) descriptors_max: Option<u32>,
+    /// With a listener for workers, beside one with keys.
+    pub(crate) workers: bool,
     /// What it logs, as `DACAPO_LOG` has it; empty for the default.
     pub(crate) log: &'static str,
-    /// What its configuration file says before the limits: settings, and then tables such as `[hubs.NAME.network]`.
+    /// What its configuration file says beside the limits: settings, then tables such as `[hubs.NAME.network]`.
     pub(crate) configuration: String,
 }
 
@@ -56,8 +58,9 @@ impl Setup {
             panic!("limits are an object");
         };
         let changed = limits.iter().filter(|(name, value)| defaults[*name] != **value);
-        let beside = format!("{}\n[limits]\n", self.configuration);
-        changed.fold(beside, |file, (name, value)| file + &format!("{name} = {value}\n"))
+        // What stands on its own comes before the first table.
+        let file = format!("{}\n[limits]\n", self.configuration);
+        changed.fold(file, |file, (name, value)| file + &format!("{name} = {value}\n"))
     }
 }
 
@@ -113,6 +116,9 @@ impl Server {
         command.args(["--listen", "127.0.0.1:0"]).arg("--data").arg(self.data());
         if !self.setup.keys {
             command.arg("--no-auth");
+        }
+        if self.setup.workers {
+            command.args(["--rpc-listen", "127.0.0.1:0"]);
         }
         if !self.setup.log.is_empty() {
             command.env("DACAPO_LOG", self.setup.log);

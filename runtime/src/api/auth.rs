@@ -134,6 +134,9 @@ pub enum Access {
         /// Names, without port, under which the server may be called besides those of the loopback interface.
         hosts: Vec<String>,
     },
+    /// Workers of this machine, by their prefix alone. Only for a loopback listener beside one that asks for keys; it refuses as
+    /// [`Access::Open`] does.
+    Workers,
 }
 
 impl Access {
@@ -141,7 +144,7 @@ impl Access {
     pub(super) fn link_code(&self) -> Option<&str> {
         match self {
             Self::Keys(keys) => Some(&keys.system),
-            Self::Open { .. } => None,
+            Self::Open { .. } | Self::Workers => None,
         }
     }
 
@@ -150,6 +153,7 @@ impl Access {
         match self {
             Self::Keys(_) => &[Door::Webhooks],
             Self::Open { .. } => &[Door::Webhooks, Door::Rpc],
+            Self::Workers => &[Door::Rpc],
         }
     }
 
@@ -172,8 +176,10 @@ impl Access {
                 let enough = if need == Need::Master { master } else { master | system };
                 if bool::from(enough) { Ok(()) } else { Err(ApiError::empty(StatusCode::UNAUTHORIZED)) }
             }
-            Self::Open { hosts } => not_tricked(hosts, headers, origin)
-                .map_err(|message| ApiError::ours(StatusCode::FORBIDDEN, "foreign_request", message)),
+            Self::Open { hosts } => not_tricked(hosts, headers, origin),
+            // Nothing behind that prefix needs as much, and nobody here could show it.
+            Self::Workers if need == Need::Master => Err(ApiError::empty(StatusCode::UNAUTHORIZED)),
+            Self::Workers => not_tricked(&[], headers, origin),
         }
     }
 }
@@ -182,12 +188,13 @@ impl Access {
 ///
 /// A name of somebody else's that resolves to 127.0.0.1 makes a page of theirs "same origin" with us, hence the host; a form or
 /// an image on their page reaches us too, hence the rest.
-fn not_tricked(hosts: &[String], headers: &HeaderMap, origin: &Origin) -> Result<(), String> {
+fn not_tricked(hosts: &[String], headers: &HeaderMap, origin: &Origin) -> Result<(), ApiError> {
+    let foreign = |message| Err(ApiError::ours(StatusCode::FORBIDDEN, "foreign_request", message));
     let ours = |host: &str| is_loopback(host) || hosts.iter().any(|known| known.eq_ignore_ascii_case(host));
     let authority = origin.authority();
     if !ours(authority.host()) {
         let host = authority.host();
-        return Err(format!(
+        return foreign(format!(
             "the server runs without keys and is not known as {host:?}; call it as localhost, or configure the name"
         ));
     }
@@ -195,11 +202,11 @@ fn not_tricked(hosts: &[String], headers: &HeaderMap, origin: &Origin) -> Result
         let site = page.to_str().ok().and_then(|page| page.split_once("://")).map_or("", |(_, site)| site);
         let host = site.rsplit_once(':').map_or(site, |(host, _)| host);
         if !site.eq_ignore_ascii_case(authority.as_str()) && !hosts.iter().any(|known| known.eq_ignore_ascii_case(host)) {
-            return Err("the server runs without keys and serves no pages of other origins".into());
+            return foreign("the server runs without keys and serves no pages of other origins".into());
         }
     }
     if headers.get_all("sec-fetch-site").iter().any(|site| site.as_bytes().eq_ignore_ascii_case(b"cross-site")) {
-        return Err("the server runs without keys and serves no pages of other sites".into());
+        return foreign("the server runs without keys and serves no pages of other sites".into());
     }
     Ok(())
 }
@@ -281,6 +288,9 @@ mod tests {
             check(&access, Need::System, &format!("GET /?code=any HTTP/1.1\n{headers}"), expected);
             check(&access, Need::Master, &format!("GET / HTTP/1.1\n{headers}"), expected);
         }
+        check(&Access::Workers, Need::System, "GET / HTTP/1.1\nHost: localhost:17071", "ok");
+        check(&Access::Workers, Need::Master, "GET / HTTP/1.1\nHost: localhost:17071", "401  ");
+        check(&Access::Workers, Need::System, "GET / HTTP/1.1\nHost: dev.example", "403");
         check(&access, Need::System, "GET http://evil.example/ HTTP/1.1\nHost: localhost", "403");
         check(&access, Need::System, "GET / HTTP/1.0", "ok");
     }

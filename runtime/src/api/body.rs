@@ -30,6 +30,7 @@ const DISCARD_MS_MAX: u64 = 2_000;
 const RESERVED_BYTES_MAX: u64 = 64 << 10;
 
 /// Room for the bodies of all requests. It is given out as bytes arrive: who only announces a body takes none.
+#[derive(Clone)]
 pub(super) struct Room(Arc<Semaphore>);
 
 /// A body that was read whole. Its room is free again once this is dropped, and the [`Share`] or [`Bytes`] made of it.

@@ -34,6 +34,8 @@ pub(super) struct Target {
 pub(super) struct Origin {
     scheme: &'static str,
     authority: Authority,
+    /// Where the operations of the wire contract are.
+    prefix: &'static str,
 }
 
 impl Origin {
@@ -50,7 +52,7 @@ impl Origin {
             Some(authority) => plain_authority(authority.as_str())?,
             None => host.or_else(|| plain_authority(&local.to_string()))?,
         };
-        Some(Self { scheme: "http", authority })
+        Some(Self { scheme: "http", authority, prefix: PREFIX })
     }
 
     /// What a proxy in front of us says, if it says both the host and the scheme; else the same as before.
@@ -59,9 +61,14 @@ impl Origin {
         let scheme =
             first("x-forwarded-proto").and_then(|name| ["http", "https"].into_iter().find(|it| name.eq_ignore_ascii_case(it)));
         match (scheme, first("x-forwarded-host").and_then(plain_authority)) {
-            (Some(scheme), Some(authority)) => Self { scheme, authority },
+            (Some(scheme), Some(authority)) => Self { scheme, authority, ..self },
             _ => self,
         }
+    }
+
+    /// The same where only the prefix for workers is served.
+    pub(super) fn for_workers(self) -> Self {
+        Self { prefix: RPC_PREFIX, ..self }
     }
 
     /// Host and port.
@@ -83,7 +90,6 @@ fn plain_authority(text: &str) -> Option<Authority> {
 /// What every URL about the instances of one hub has in common.
 #[derive(Debug, Clone)]
 pub(super) struct Links {
-    origin: String,
     base: String,
     query: String,
     /// The part of the query that shows the key; empty without one.
@@ -138,8 +144,8 @@ impl Links {
             query.push('&');
             query.push_str(&code);
         }
-        let origin = format!("{}://{}", origin.scheme, origin.authority);
-        Self { base: format!("{origin}{PREFIX}"), origin, query, code }
+        let base = format!("{}://{}{}", origin.scheme, origin.authority, origin.prefix);
+        Self { base, query, code }
     }
 
     /// Where to ask how an instance stands.
@@ -164,9 +170,9 @@ impl Links {
         }
     }
 
-    /// What a client library needs to use the hub of `target`. `has_rpc`: whether this listener serves the prefix for workers.
-    pub(super) fn binding(&self, target: &Target, has_rpc: bool) -> Binding {
-        let Self { origin, base, code, .. } = self;
+    /// What a client library needs to use the hub of `target`. `workers`: host and port where workers are served, if they are.
+    pub(super) fn binding(&self, target: &Target, workers: Option<&str>) -> Binding {
+        let Self { base, code, .. } = self;
         let start = format!("{base}/orchestrators/{{functionName}}[/{{instanceId}}]");
         let wait = "timeout={timeoutInSeconds}&pollingInterval={intervalInSeconds}";
         let and_code = if code.is_empty() { String::new() } else { format!("&{code}") };
@@ -179,7 +185,7 @@ impl Links {
             management_urls: self.check_status(&"INSTANCEID".parse().expect("letters make an ID")),
             base_url: base.clone(),
             required_query_string_parameters: code.clone(),
-            rpc_base_url: has_rpc.then(|| format!("{origin}{RPC_PREFIX}/")),
+            rpc_base_url: workers.map(|authority| format!("http://{authority}{RPC_PREFIX}/")),
         }
     }
 
@@ -292,9 +298,9 @@ pub(super) mod tests {
         let base = "http://oven.example:7071/runtime/webhooks/durabletask";
         let start = format!("{base}/orchestrators/{{functionName}}[/{{instanceId}}]");
         let wait = "timeout={timeoutInSeconds}&pollingInterval={intervalInSeconds}";
-        let shown = |code, has_rpc| serde_json::to_value(links(code).binding(&target, has_rpc)).unwrap();
+        let shown = |code, workers| serde_json::to_value(links(code).binding(&target, workers)).unwrap();
 
-        let with_key = shown(Some("k1"), false);
+        let with_key = shown(Some("k1"), None);
         assert_eq!(with_key["taskHubName"], "Bakery");
         assert_eq!(with_key["creationUrls"]["createNewInstancePostUri"], format!("{start}?code=k1"));
         assert_eq!(with_key["creationUrls"]["createAndWaitOnNewInstancePostUri"], format!("{start}?{wait}&code=k1"));
@@ -305,10 +311,10 @@ pub(super) mod tests {
         assert_eq!((&with_key["baseUrl"], &with_key["requiredQueryStringParameters"]), (&base.into(), &"code=k1".into()));
         assert_eq!(with_key.get("rpcBaseUrl"), None);
 
-        let open = shown(None, true);
+        let open = shown(None, Some("127.0.0.1:17071"));
         assert_eq!(open["creationUrls"]["createNewInstancePostUri"], format!("{start}?"));
         assert_eq!(open["creationUrls"]["createAndWaitOnNewInstancePostUri"], format!("{start}?{wait}"));
         assert_eq!(open["requiredQueryStringParameters"], "");
-        assert_eq!(open["rpcBaseUrl"], "http://oven.example:7071/durabletask/");
+        assert_eq!(open["rpcBaseUrl"], "http://127.0.0.1:17071/durabletask/");
     }
 }

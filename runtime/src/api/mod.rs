@@ -103,6 +103,8 @@ pub struct ApiSettings {
     pub default_hub: HubName,
     /// What a start makes of an ID that is taken, if it has no key.
     pub existing: Existing,
+    /// Where workers are served that need no key, if that is not here.
+    pub workers: Option<SocketAddr>,
     /// Whether generated URLs follow `X-Forwarded-Host` and `X-Forwarded-Proto`. Only behind a proxy that sets both.
     pub use_forwarded_host: bool,
 }
@@ -112,6 +114,12 @@ impl Api {
     pub fn new(engine: Arc<Engine>, settings: ApiSettings) -> Self {
         let room = Room::with(engine.limits().module_bytes_max.max(engine.limits().payload_bytes_max));
         Self { engine, settings, room }
+    }
+
+    /// The same for workers of this machine, by their prefix alone and without a key: for a loopback listener beside this one.
+    pub fn for_workers(&self) -> Self {
+        let settings = ApiSettings { access: Access::Workers, use_forwarded_host: false, workers: None, ..self.settings.clone() };
+        Self { engine: self.engine.clone(), settings, room: self.room.clone() }
     }
 }
 
@@ -250,7 +258,10 @@ impl Api {
         let endpoint = endpoint?;
         *name = endpoint.name();
 
+        let here = origin.authority().to_string();
         let origin = if settings.use_forwarded_host { origin.forwarded(&request.headers) } else { origin };
+        let has_webhooks = settings.access.doors().contains(&Door::Webhooks);
+        let origin = if has_webhooks { origin } else { origin.for_workers() };
         match endpoint {
             Endpoint::Start { function, instance } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
@@ -287,7 +298,6 @@ impl Api {
                 let links = Links::new(&origin, &target, settings.access.link_code());
                 restart::restart(self.hub(&target), call, wanted, &links, draining).await
             }
-            Endpoint::MakePrimary => Ok(operations::make_primary()),
             Endpoint::Raise { instance, event } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
                 let call = RaiseCall::of(self.hub(&target), &instance, event, &request.headers).await?;
@@ -310,6 +320,7 @@ impl Api {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
                 control::rewind(self.hub(&target), &instance, &query).await
             }
+            Endpoint::MakePrimary => Ok(operations::make_primary()),
             Endpoint::Logs { instance } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
                 logs::logs(self.hub(&target), &instance, &query).await
@@ -336,8 +347,9 @@ impl Api {
             Endpoint::Binding => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
                 let links = Links::new(&origin, &target, settings.access.link_code());
-                let has_rpc = settings.access.doors().contains(&Door::Rpc);
-                Ok(Reply::json(StatusCode::OK, &links.binding(&target, has_rpc)))
+                let elsewhere = settings.workers.map(|address| address.to_string());
+                let workers = if settings.access.doors().contains(&Door::Rpc) { Some(here) } else { elsewhere };
+                Ok(Reply::json(StatusCode::OK, &links.binding(&target, workers.as_deref())))
             }
             Endpoint::Health => Ok(operations::health()),
             Endpoint::Ready => Ok(operations::ready(engine, draining.has_begun())),

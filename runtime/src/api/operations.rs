@@ -1,5 +1,5 @@
 //! How does the server itself stand? What a load balancer, an orchestrator of containers and Prometheus ask for. Ours, outside the wire
-//! contract.
+//! contract but for one answer.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub(super) fn health() -> Reply {
     Reply::json(StatusCode::OK, &serde_json::json!({ "status": "ok" }))
 }
 
-/// `makeprimary` under each prefix, by `GET`, `POST` or `DELETE`: 200. There is no lease here that could be moved.
+/// `{prefix}/makeprimary`: 200 with an empty body. There is no lease that could move.
 pub(super) fn make_primary() -> Reply {
     Reply::empty(StatusCode::OK)
 }

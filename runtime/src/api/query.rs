@@ -70,9 +70,13 @@ impl Query {
         self.text(name)?.parse().ok()
     }
 
-    /// A time in ISO 8601, in UTC unless it has an offset. Anything else counts as absent.
+    /// A time in ISO 8601, in UTC unless it has an offset, or as Americans write it (`3/10/2018 10:01:00 AM`), in UTC. Anything else
+    /// counts as absent.
     pub(super) fn time(&self, name: &str) -> Option<Timestamp> {
         let mut text = self.text(name)?.to_owned();
+        if let Ok(time) = DateTime::strptime("%m/%d/%Y %I:%M:%S %p", &text) {
+            return Offset::UTC.to_timestamp(time).ok();
+        }
         // The sign of an offset, if nobody has escaped it.
         if let Some((time, offset)) = text.rsplit_once(' ')
             && time.contains(':')
@@ -217,6 +221,10 @@ mod tests {
             ("1-01-01T00:00:00Z", Some("0001-01-01T00:00:00Z")),
             ("0001-01-01T00:00:00.0000000Z", Some("0001-01-01T00:00:00Z")),
             ("70-01-01T00:00:00", Some("0070-01-01T00:00:00Z")),
+            ("3/10/2018+10:01:00+AM", Some("2018-03-10T10:01:00Z")),
+            ("03/10/2018%2012:01:00%20pm", Some("2018-03-10T12:01:00Z")),
+            ("13/10/2018+10:01:00+AM", None),
+            ("3/10/2018+13:01:00+PM", None),
             ("", None),
             ("-", None),
             ("yesterday", None),

@@ -178,6 +178,9 @@ pub(super) fn route(method: &Method, path: &str, open: &[Door]) -> Result<Endpoi
             };
         }
     }
+    if !open.contains(&Door::Webhooks) {
+        return Err(Miss::NotFound);
+    }
     let found = OURS.iter().find_map(|line| make(line, method, path, Door::Webhooks));
     found.ok_or_else(|| {
         let here = OURS.iter().filter(|(_, pattern, _)| parts(pattern, path).is_some());
@@ -266,6 +269,9 @@ mod tests {
             check(&format!("GET {prefix}/instances/a/Query/How%20far/"), r#"Query { instance: "a", name: "How far" }"#);
             check(&format!("GET {prefix}/instances/a/query"), "404");
             check(&format!("POST {prefix}/instances/a/query/far"), "404");
+            for method in ["GET", "POST", "DELETE"] {
+                check(&format!("{method} {prefix}/MakePrimary"), "MakePrimary");
+            }
             check(&format!("GET {prefix}"), "Binding");
             check(&format!("GET {prefix}/"), "Binding");
             check(&format!("GET {}/INSTANCES/Loaf/", prefix.to_uppercase()), r#"status "Loaf" Webhooks"#);
@@ -294,6 +300,8 @@ mod tests {
         assert_eq!(shown("POST /DurableTask/orchestrators/Bake", &[Door::Rpc]), r#"start "Bake" None"#);
         check("GET /durabletask/instances/a", "404");
         assert_eq!(shown("GET /runtime/webhooks/durabletask/instances/a", &[Door::Rpc]), "404");
+        assert_eq!(shown("GET /admin/modules", &[Door::Rpc]), "404");
+        assert_eq!(shown("POST /api/orchestrators/Bake", &[Door::Rpc]), "404");
     }
 
     #[test]

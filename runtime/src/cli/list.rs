@@ -1,12 +1,11 @@
 //! `dacapo list`: which instances are there?
 
 use anyhow::Result;
-use serde_json::value::RawValue;
 
-use super::client::{self, Client, Parameter};
+use super::client::{self, Client, Page, Parameter};
 use super::connection::Connection;
 use super::filter::{Filter, STATUSES, borrowed};
-use super::output::{Cell, Table, Tone, relative, say, say_data};
+use super::output::{Cell, Table, Tone, brief, relative, say, say_data};
 use super::wire::Instance;
 use super::{moment, tell};
 use crate::clock::Clock;
@@ -14,10 +13,13 @@ use crate::clock::Clock;
 /// How many instances are shown if nobody says how many.
 const TOP: &str = "50";
 
+/// How many instances are asked for at once when all are wanted.
+const PAGE: usize = 1_000;
+
 fn about() -> String {
     let statuses = STATUSES.join(", ");
     format!(
-        "Statuses are {statuses}.\nWith --prefix they are listed by ID.\n\n{}\n\nExamples:\n  dacapo list --status Failed,Terminated --created-after 2h\n  dacapo list --prefix loaf- --top 1000 --json\n  dacapo list --tag shop=north --tag kind=rye",
+        "Statuses are {statuses}.\nWith --prefix they are listed by ID.\n\n{}\n\nExamples:\n  dacapo list --status Failed,Terminated --created-after 2h\n  dacapo list --prefix loaf- --top 1000 --json\n  dacapo list --tag shop=north --tag kind=rye --all",
         moment::FORMS
     )
 }
@@ -33,6 +35,14 @@ pub(super) struct List {
     #[arg(long, value_name = "N", default_value = TOP, value_parser = clap::value_parser!(u32).range(1..))]
     top: u32,
 
+    /// All of them, however many
+    #[arg(long, conflicts_with = "top")]
+    all: bool,
+
+    /// Whether inputs are shown, true or false; without it, only with --json
+    #[arg(long, value_name = "BOOL", hide_possible_values = true)]
+    show_input: Option<bool>,
+
     /// Print a JSON array of statuses, as the server gives them
     #[arg(long)]
     json: bool,
@@ -44,56 +54,98 @@ pub(super) struct List {
 impl List {
     pub(super) fn run(self) -> Result<()> {
         let client = self.connection.client()?.spinning();
-        let (instances, more) = self.collect(&client)?;
-        if self.json {
-            let texts: Vec<_> = instances.iter().map(|instance| instance.get()).collect();
-            say_data(&format!("[{}]", texts.join(",")))?;
-        } else if !instances.is_empty() {
-            let instances = instances.iter().map(|text| client::parse(text.get())).collect::<Result<Vec<_>>>()?;
-            say(table(&instances, Clock.now_ms()).show())?;
-        } else {
-            tell("There is no such instance");
-        }
-        if more {
-            tell(format_args!("These are the first {}; --top shows more", self.top));
+        let has_more = if self.json { self.print(&client)? } else { self.tabulate(&client)? };
+        if has_more {
+            tell(format_args!("These are the first {}; --top shows more, --all shows all", self.top));
         }
         Ok(())
     }
 
-    /// As many instances as are wanted, and whether there are more.
-    fn collect(&self, client: &Client) -> Result<(Vec<Box<RawValue>>, bool)> {
+    /// Prints JSON, page by page, so that not all of them are held at once. Whether there are more.
+    fn print(&self, client: &Client) -> Result<bool> {
+        let mut line = String::from("[");
+        let mut is_first = true;
+        let has_more = self.pages(client, |page| {
+            // The page before this one is not the last, whose line ends the array.
+            if !is_first {
+                say_data(&std::mem::take(&mut line))?;
+            }
+            for instance in &page.instances {
+                if !is_first {
+                    line.push(',');
+                }
+                is_first = false;
+                line.push_str(instance.get());
+            }
+            Ok(())
+        })?;
+        say_data(&(line + "]"))?;
+        Ok(has_more)
+    }
+
+    /// Prints a table. Whether there are more.
+    fn tabulate(&self, client: &Client) -> Result<bool> {
+        let mut instances: Vec<Instance> = Vec::new();
+        let has_more = self.pages(client, |page| {
+            for instance in &page.instances {
+                instances.push(client::parse(instance.get())?);
+            }
+            Ok(())
+        })?;
+        if instances.is_empty() {
+            tell("There is no such instance");
+        } else {
+            say(table(&instances, self.shows_input(), Clock.now_ms()).show())?;
+        }
+        Ok(has_more)
+    }
+
+    fn shows_input(&self) -> bool {
+        self.show_input.unwrap_or(self.json)
+    }
+
+    /// Hands over the pages with as many instances as are wanted. Whether there are more.
+    fn pages(&self, client: &Client, mut take: impl FnMut(&Page) -> Result<()>) -> Result<bool> {
         let filter = self.filter.parameters();
-        // A table has no place for inputs.
-        let show_input = (!self.json).then_some(("showInput", "false"));
+        let show_input = (!self.shows_input()).then_some(("showInput", "false"));
         let filters: Vec<Parameter<'_>> = borrowed(&filter).into_iter().chain(show_input).collect();
-        let wanted = usize::try_from(self.top)?;
-        let (mut instances, mut token) = (Vec::new(), None);
+        let mut left = if self.all { usize::MAX } else { usize::try_from(self.top)? };
+        let mut token = None;
         loop {
-            let top = (wanted - instances.len()).to_string();
+            let top = left.min(PAGE).to_string();
             let query = [filters.as_slice(), &[("top", &top)]].concat();
-            let page = client.instances(&query, token.as_deref())?;
-            instances.extend(page.instances);
+            let mut page = client.instances(&query, token.as_deref())?;
+            page.instances.truncate(left);
+            left -= page.instances.len();
+            take(&page)?;
             token = page.next;
-            if token.is_none() || instances.len() >= wanted {
-                instances.truncate(wanted);
-                return Ok((instances, token.is_some()));
+            if token.is_none() || left == 0 {
+                return Ok(token.is_some());
             }
         }
     }
 }
 
-fn table(instances: &[Instance], now_ms: u64) -> Table {
-    let mut table = Table::new(&["ID", "FUNCTION", "STATUS", "CREATED", "UPDATED"]).whole_for_programs();
+fn table(instances: &[Instance], with_input: bool, now_ms: u64) -> Table {
+    let header = ["ID", "FUNCTION", "STATUS", "CREATED", "UPDATED", "INPUT"];
+    let columns = if with_input { header.len() } else { header.len() - 1 };
+    let mut table = Table::new(&header[..columns]).whole_for_programs();
     let time = |text: &str| moment::milliseconds(text).map_or_else(|| text.to_owned(), |then_ms| relative(now_ms, then_ms));
     for instance in instances {
         let status = &instance.runtime_status;
-        table.row([
+        let cells = [
             instance.instance_id.as_str().into(),
             instance.name.as_str().into(),
             Cell::toned(status, Tone::of_status(status)),
             time(&instance.created_time).into(),
             time(&instance.last_updated_time).into(),
-        ]);
+        ];
+        if with_input {
+            let [id, function, status, created, updated] = cells;
+            table.row([id, function, status, created, updated, brief(instance.input.get()).into()]);
+        } else {
+            table.row(cells);
+        }
     }
     table
 }
@@ -106,7 +158,7 @@ mod tests {
     fn an_instance_is_a_line_with_when_it_began_and_changed() {
         let instance = |id: &str, status: &str| {
             serde_json::from_str(&format!(
-                r#"{{"name":"BakeBread","instanceId":"{id}","runtimeStatus":"{status}","input":null,"customStatus":null,
+                r#"{{"name":"BakeBread","instanceId":"{id}","runtimeStatus":"{status}","input":{{"grams":  7.50}},"customStatus":null,
                 "output":null,"createdTime":"2026-03-01T08:00:00Z","lastUpdatedTime":"2026-03-01T09:00:00Z"}}"#
             ))
             .unwrap()
@@ -116,6 +168,10 @@ mod tests {
 ID                                                  FUNCTION   STATUS     CREATED  UPDATED
 loaf-17                                             BakeBread  Running    1h ago   10s ago
 0123456789abcdef0123456789abcdef0123456789abcdef0…  BakeBread  Completed  1h ago   10s ago";
-        assert_eq!(table(&instances, 1_772_355_610_000).fitted(92), expected);
+        assert_eq!(table(&instances, false, 1_772_355_610_000).fitted(92), expected);
+        let expected = "\
+ID       FUNCTION   STATUS   CREATED  UPDATED  INPUT
+loaf-17  BakeBread  Running  1h ago   10s ago  {\"grams\":  7.50}";
+        assert_eq!(table(&instances[..1], true, 1_772_355_610_000).fitted(92), expected);
     }
 }

@@ -236,6 +236,8 @@ mod tests {
             assert_eq!(error.exit_code(), 2);
             assert!(error.to_string().contains("only with a loopback address"), "{error}");
             assert!(parse(&format!("dacapo serve --listen {bad}")).is_ok(), "{bad}");
+            let error = parse(&format!("dacapo serve --rpc-listen {bad}")).unwrap_err();
+            assert!(error.exit_code() == 2 && error.to_string().contains("--rpc-listen works only with a loopback"), "{error}");
         }
     }
 
@@ -252,6 +254,8 @@ mod tests {
             "dacapo start",
             "dacapo list --status Baked",
             "dacapo list --top 0",
+            "dacapo list --top 5 --all",
+            "dacapo list --show-input maybe",
             "dacapo start a --wait=soon",
             "dacapo start a --tag shop",
             "dacapo list --tag =north",

@@ -40,6 +40,14 @@ pub(super) struct Serve {
     #[arg(long)]
     no_auth: bool,
 
+    /// Serve local workers without keys
+    ///
+    /// A loopback address, such as 127.0.0.1:17071, with nothing but the prefix /durabletask.
+    ///
+    /// Whoever reaches it can steer all instances.
+    #[arg(long, value_name = "ADDR:PORT", env = "DACAPO_RPC_LISTEN", hide_env_values = true)]
+    rpc_listen: Option<SocketAddr>,
+
     /// Settings and limits, in TOML; all have defaults
     #[arg(long, value_name = "FILE", env = "DACAPO_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
@@ -54,7 +62,15 @@ impl Serve {
                 self.listen
             ));
         }
-        Ok(())
+        match self.rpc_listen {
+            Some(address) if !address.ip().is_loopback() => Err(format!(
+                "--rpc-listen works only with a loopback address: on {address} everybody who reaches this machine could steer instances"
+            )),
+            Some(_) if self.no_auth => {
+                Err("--rpc-listen is for a server with keys; with --no-auth /durabletask is served anyway".into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Serves until it is asked to stop.
@@ -70,15 +86,18 @@ impl Serve {
             let keys = Keys::load_or_create(&self.data).context("load the keys")?;
             (Access::Keys(keys), format!("keys in {}", self.data.join(auth::FILE).display()))
         };
+        let workers = self.rpc_listen.map(|address| TcpListener::bind(address).with_context(|| format!("listen on {address}")));
+        let workers = workers.transpose()?;
         let settings = ApiSettings {
             access,
+            workers: workers.as_ref().map(TcpListener::local_addr).transpose().context("ask for the port")?,
             edition: config.edition,
             default_hub: config.default_hub,
             existing: config.overridable_existing_instance_states.into(),
             use_forwarded_host: config.use_forwarded_host,
         };
         let listener = TcpListener::bind(self.listen).with_context(|| format!("listen on {}", self.listen))?;
-        let server = Server::start(listener, &self.data, config.limits, surroundings, settings)?;
+        let server = Server::start(listener, workers, &self.data, config.limits, surroundings, settings)?;
         let stop = server.stop_signal()?; // Before anybody knows where we are, so that nobody's signal comes too early.
 
         // For programs, which may have closed the other end.

@@ -30,12 +30,19 @@ pub(super) struct Server {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<std::io::Result<()>>,
+    /// The listener beside it, for workers.
+    serving_workers: Option<Serving>,
 }
 
+/// A listener that is served until it is told to stop.
+type Serving = (oneshot::Sender<()>, JoinHandle<std::io::Result<()>>);
+
 impl Server {
-    /// Opens the store in the folder `data` and serves `listener`. Activities get `surroundings`.
+    /// Opens the store in the folder `data` and serves `listener`, and `workers` without keys, which is to be on a loopback address.
+    /// Activities get `surroundings`.
     pub(super) fn start(
         listener: TcpListener,
+        workers: Option<TcpListener>,
         data: &Path,
         limits: Limits,
         surroundings: SurroundingsByHub,
@@ -44,19 +51,11 @@ impl Server {
         let compiler = Compiler::child().context("find this program, which is the compiler too")?;
         let engine = Engine::open(EngineSettings { data: data.to_owned(), limits, compiler, surroundings })?;
         let address = listener.local_addr().context("ask for the port")?;
-        listener.set_nonblocking(true).context("prepare the listener")?;
-
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start threads")?;
-        let (stop, stopped) = oneshot::channel();
-        let listener = {
-            let _runtime = runtime.enter();
-            tokio::net::TcpListener::from_std(listener).context("prepare the listener")?
-        };
-        let api = Arc::new(Api::new(engine.clone(), settings));
-        let serving = runtime.spawn(api::serve(listener, api, async {
-            let _ = stopped.await; // An error says that the server has gone, which comes to the same.
-        }));
-        Ok(Self { runtime, engine, address, stop, serving })
+        let api = Api::new(engine.clone(), settings);
+        let serving_workers = workers.map(|listener| serving(&runtime, listener, api.for_workers())).transpose()?;
+        let (stop, serving) = serving(&runtime, listener, api)?;
+        Ok(Self { runtime, engine, address, stop, serving, serving_workers })
     }
 
     /// The same without keys and with all settings as they are if nobody says otherwise. Only for a loopback address.
@@ -64,8 +63,8 @@ impl Server {
         let Config { hosts, edition, default_hub, overridable_existing_instance_states, use_forwarded_host, limits, .. } =
             Config::default();
         let (access, existing) = (Access::Open { hosts }, overridable_existing_instance_states.into());
-        let settings = ApiSettings { access, edition, default_hub, existing, use_forwarded_host };
-        Self::start(listener, data, limits, SurroundingsByHub::default(), settings)
+        let settings = ApiSettings { access, edition, default_hub, existing, use_forwarded_host, workers: None };
+        Self::start(listener, None, data, limits, SurroundingsByHub::default(), settings)
     }
 
     /// The server's URL, without a slash at the end.
@@ -102,10 +101,30 @@ impl Server {
     /// Stops accepting, answers what is in hand, and closes the store.
     pub(super) fn stop(self) -> Result<()> {
         let _ = self.stop.send(());
+        let workers = self.serving_workers.map(|(stop, serving)| {
+            let _ = stop.send(());
+            serving
+        });
         let served = self.runtime.block_on(self.serving);
+        let workers_served = workers.map(|serving| self.runtime.block_on(serving));
         self.engine.close();
+        workers_served.transpose().context("serve workers")?.transpose().context("serve workers")?;
         served.context("serve")?.context("serve")
     }
+}
+
+/// Serves `listener` on the threads of `runtime`.
+fn serving(runtime: &Runtime, listener: TcpListener, api: Api) -> Result<Serving> {
+    listener.set_nonblocking(true).context("prepare the listener")?;
+    let (stop, stopped) = oneshot::channel();
+    let listener = {
+        let _runtime = runtime.enter();
+        tokio::net::TcpListener::from_std(listener).context("prepare the listener")?
+    };
+    let serving = runtime.spawn(api::serve(listener, Arc::new(api), async {
+        let _ = stopped.await; // An error says that the server has gone, which comes to the same.
+    }));
+    Ok((stop, serving))
 }
 
 /// Listens on [`ADDRESS`], or on any free port there if another program does.

@@ -154,6 +154,14 @@ pub(crate) async fn collect(ctx: Context, count: u32) -> Result<Vec<serde_json::
     Ok(items)
 }
 
+/// Waits for the event `go` and returns it behind its own input; both may be any JSON, since client libraries send what they like.
+#[orchestrator(name = "Listen")]
+pub(crate) async fn listen(ctx: Context, input: serde_json::Value) -> Result<[serde_json::Value; 2]> {
+    ctx.set_custom_status("listening")?;
+    let event = ctx.event("go").await?;
+    Ok([input, event])
+}
+
 /// Says something before and after the call of an activity that says something too.
 #[orchestrator(name = "Talks")]
 pub(crate) async fn talks(ctx: Context) -> Result<()> {

@@ -14,8 +14,8 @@ mod versions;
 mod waiting;
 
 use behaved::{
-    approval, big_result, catch_failure, chatter, clocks, collect, echo, fail, fail_activity, fan_out, many_actions, murmur,
-    race, sequence, sleeper, status, talks, unknown_activity, worldly,
+    approval, big_result, catch_failure, chatter, clocks, collect, echo, fail, fail_activity, fan_out, listen, many_actions,
+    murmur, race, sequence, sleeper, status, talks, unknown_activity, worldly,
 };
 use children::{
     ask_too_much, batch, call_child, call_clumsy, catch_child, fail_with_all, household, leave, lineage, loaf, start_and_send,
@@ -59,6 +59,7 @@ dacapo_guest::module!(
     sleeper,
     approval,
     collect,
+    listen,
     talks,
     murmur,
     chatter,
