@@ -21,6 +21,8 @@ mod reply;
 mod route;
 mod start;
 mod status;
+mod stream;
+mod why;
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -33,8 +35,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
@@ -54,11 +54,12 @@ use self::links::{Links, Origin, Target};
 use self::list::ListCall;
 use self::patience::Patience;
 use self::query::Query;
-use self::reply::Reply;
+use self::reply::{Reply, ReplyBody};
 use self::route::{Door, Endpoint, Miss, route};
 use self::start::StartCall;
 use self::status::Wanted;
 pub use self::status::{Edition, UnknownEdition};
+use self::stream::Streams;
 use crate::engine::{Engine, Hub};
 use crate::model::HubName;
 
@@ -87,6 +88,7 @@ pub struct Api {
     engine: Arc<Engine>,
     settings: ApiSettings,
     room: Room,
+    streams: Streams,
 }
 
 /// How a server presents itself over HTTP.
@@ -106,7 +108,8 @@ impl Api {
     /// The HTTP surface of `engine`.
     pub fn new(engine: Arc<Engine>, settings: ApiSettings) -> Self {
         let room = Room::with(engine.limits().module_bytes_max.max(engine.limits().payload_bytes_max));
-        Self { engine, settings, room }
+        let streams = Streams::at_most(engine.limits().event_streams_max);
+        Self { engine, settings, room, streams }
     }
 }
 
@@ -143,7 +146,7 @@ pub async fn serve(listener: TcpListener, api: Arc<Api>, shutdown: impl Future<O
 }
 
 /// Knows when the server is asked to stop.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Draining(watch::Receiver<bool>);
 
 impl Draining {
@@ -190,7 +193,7 @@ async fn respond(
     request: Request<Incoming>,
     local: SocketAddr,
     draining: &Draining,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Result<Response<ReplyBody>, Infallible> {
     let began = Instant::now();
     let (parts, mut body) = request.into_parts();
     let mut endpoint = "none";
@@ -232,7 +235,7 @@ impl Api {
         draining: &Draining,
         name: &mut &'static str,
     ) -> Result<Reply, ApiError> {
-        let Api { engine, settings, room } = self;
+        let Api { engine, settings, room, streams } = self;
         let limits = engine.limits();
         let origin = Origin::of(request, local)
             .ok_or_else(|| ApiError::ours_bad_request("there must be one Host, and it must be a host"))?;
@@ -254,13 +257,18 @@ impl Api {
                 let call = call.with_body(read.await?)?;
                 let wanted = Wanted::of(&query, settings.edition, Door::Webhooks);
                 let links = Links::new(&origin, &target, settings.access.link_code());
-                start::start(self.hub(&target), call, wanted, &links, draining).await
+                start::start(self.hub(&target), call, wanted, &links, draining, engine.metrics()).await
             }
             Endpoint::Status { instance, door } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
-                let wanted = Wanted::of(&query, settings.edition, door);
+                let (wanted, hub) = (Wanted::of(&query, settings.edition, door), self.hub(&target));
+                if stream::is_asked_for(&request.headers) {
+                    let (show, headers) = (wanted.show, &request.headers);
+                    return streams.open(hub.as_deref(), &instance, show, headers, draining, engine.metrics()).await;
+                }
                 let url = origin.url_of(&request.uri);
-                status::status(self.hub(&target).as_deref(), &instance, wanted, &url).await
+                let long_poll = status::long_poll(&query, limits, draining, engine.metrics());
+                status::status(hub.as_deref(), &instance, wanted, &url, long_poll).await
             }
             Endpoint::List => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
@@ -280,6 +288,10 @@ impl Api {
             Endpoint::Logs { instance } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
                 logs::logs(self.hub(&target), &instance, &query).await
+            }
+            Endpoint::Why { instance } => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                why::why(self.hub(&target).as_deref(), &instance).await
             }
             Endpoint::Query { instance, name } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::ours_bad_request)?;
@@ -328,7 +340,9 @@ impl Endpoint {
         match self {
             Self::Health | Self::Ready => Need::Nothing,
             Self::Start { .. } | Self::Status { .. } | Self::List | Self::Binding | Self::Metrics => Need::System,
-            Self::Raise { .. } | Self::Terminate { .. } | Self::Logs { .. } | Self::Query { .. } => Need::System,
+            Self::Raise { .. } | Self::Terminate { .. } | Self::Logs { .. } | Self::Query { .. } | Self::Why { .. } => {
+                Need::System
+            }
             Self::Upload { .. } | Self::Modules | Self::Module { .. } | Self::ModuleBytes { .. } => Need::Master,
             Self::DeleteModule { .. } => Need::Master,
         }

@@ -22,6 +22,8 @@ pub(super) enum Endpoint {
     Terminate { instance: String },
     /// What an instance has said.
     Logs { instance: String },
+    /// What an instance waits for.
+    Why { instance: String },
     /// What an instance answers to a question.
     Query { instance: String, name: String },
     /// Take a module.
@@ -54,6 +56,7 @@ impl Endpoint {
             Self::Raise { .. } => "raise",
             Self::Terminate { .. } => "terminate",
             Self::Logs { .. } => "logs",
+            Self::Why { .. } => "why",
             Self::Query { .. } => "query",
             Self::Upload { .. } => "upload",
             Self::Modules => "modules",
@@ -98,7 +101,7 @@ const PREFIXES: [(&str, Door); 4] = [
 type Line = (Method, &'static str, fn(&[&str], Door) -> Endpoint);
 
 /// Behind the prefixes of the wire contract.
-static OPERATIONS: [Line; 10] = [
+static OPERATIONS: [Line; 11] = [
     (Method::POST, "orchestrators/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: None }),
     (Method::POST, "orchestrators/{}/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: Some(part[1].into()) }),
     (Method::GET, "", |_, _| Endpoint::Binding),
@@ -108,6 +111,7 @@ static OPERATIONS: [Line; 10] = [
     (Method::POST, "instances/{}/terminate", |part, _| Endpoint::Terminate { instance: part[0].into() }),
     (Method::DELETE, "instances/{}/terminate", |part, _| Endpoint::Terminate { instance: part[0].into() }),
     (Method::GET, "instances/{}/logs", |part, _| Endpoint::Logs { instance: part[0].into() }),
+    (Method::GET, "instances/{}/why", |part, _| Endpoint::Why { instance: part[0].into() }),
     (Method::GET, "instances/{}/query/{}", |part, _| Endpoint::Query { instance: part[0].into(), name: part[1].into() }),
 ];
 
@@ -228,6 +232,8 @@ mod tests {
             check(&format!("GET {prefix}/instances/loaf-17"), r#"status "loaf-17" Webhooks"#);
             check(&format!("GET {prefix}/Instances/"), "List");
             check(&format!("GET {prefix}/instances/a/Query/How%20far/"), r#"Query { instance: "a", name: "How far" }"#);
+            check(&format!("GET {prefix}/instances/a/WHY/"), r#"Why { instance: "a" }"#);
+            check(&format!("POST {prefix}/instances/a/why"), "404");
             check(&format!("GET {prefix}/instances/a/query"), "404");
             check(&format!("POST {prefix}/instances/a/query/far"), "404");
             check(&format!("GET {prefix}"), "Binding");

@@ -13,6 +13,7 @@ use super::reply::Reply;
 use super::status::{self, StatusPayload, Wanted};
 use super::{Draining, control};
 use crate::engine::{Hub, InstanceView, StartError, StartRequest, Watch};
+use crate::metrics::Metrics;
 use crate::model::{End, InstanceId, Payload};
 
 /// How long a client should wait before it first asks how an instance stands, in seconds.
@@ -68,6 +69,7 @@ pub(super) async fn start(
     wanted: Wanted,
     links: &Links,
     draining: &Draining,
+    metrics: &Metrics,
 ) -> Result<Reply, ApiError> {
     let StartCall { request, wait, share } = call;
     let hub = hub.ok_or_else(|| StartError::UnknownOrchestrator(request.function.clone()))?;
@@ -75,6 +77,7 @@ pub(super) async fn start(
     let id = match wait {
         None => control::recorded(share, async move { starting.start(request).await }).await??,
         Some(wait) => {
+            let _waits = metrics.request_waits();
             let watch = control::recorded(share, async move { starting.start_and_watch(request).await }).await??;
             let id = watch.id().clone();
             // The start stands, so what goes wrong from here on must not keep the client from its ID.

@@ -37,6 +37,7 @@ pub use heartbeat::Heartbeat;
 pub use module::{Catalog, Module, ModuleError};
 pub use orchestrator::{OrchestratorGuest, UNKNOWN_QUERY};
 pub use surroundings::{HubSettings, NetworkSettings, SecretSource, Surroundings, SurroundingsByHub, SurroundingsError};
+pub(crate) use text::nearest;
 
 use crate::limits::Limits;
 use crate::metrics::Metrics;
