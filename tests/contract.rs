@@ -10,7 +10,9 @@ mod query;
 mod routes;
 mod start;
 mod status;
+mod stream;
 mod wait;
+mod why;
 
 /// Every prefix of the contract. A listener that asks for no key serves all of them.
 const PREFIXES: [&str; 4] = [

@@ -287,3 +287,95 @@ impl fmt::Debug for EventBody {
         f.write_str("events")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::execution::tests::{ended, scheduled, started};
+    use crate::model::{Generation, Outcome, Payload, TaskId};
+
+    #[test]
+    fn events_are_for_those_who_name_them_and_do_not_rather_have_json() {
+        let check = |accept: &[&'static str], expected: bool| {
+            let mut headers = HeaderMap::new();
+            for line in accept {
+                headers.append(header::ACCEPT, header::HeaderValue::from_static(line));
+            }
+            assert_eq!(is_asked_for(&headers), expected, "{accept:?}");
+        };
+        check(&[], false);
+        for no in
+            ["*/*", "text/*", "application/json", "text/event-stream;q=0", "text/event-stream;q=2", "text/event-streams", ""]
+        {
+            check(&[no], false);
+        }
+        for yes in ["text/event-stream", " TEXT/event-stream ; charset=utf-8;q=0.001", "text/event-stream;q=1, */*;q=0.9"] {
+            check(&[yes], true);
+        }
+        check(&["application/json, text/event-stream"], false);
+        check(&["application/json;q=0.9", "text/event-stream"], true);
+        check(&["application/json", "text/event-stream;q=0.5"], false);
+        check(&["text/event-stream, */*"], true);
+        check(&["text/event-stream;q=0.5, */*"], false);
+        check(&["text/event-stream;q=0.5, application/*;q=0.6, */*;q=0.1"], false);
+    }
+
+    #[test]
+    fn an_id_is_the_place_behind_its_event() {
+        let generation = Generation([0xab; 16]);
+        let check = |event: u32, parts: usize, seen: Option<u32>, expected: &str| {
+            let place = Place { generation, event, seen: seen.map(Fingerprint) };
+            let (cursor, text) = (Cursor { place, parts }, format!("{}{expected}", "ab".repeat(16)));
+            assert_eq!((cursor.to_string(), Cursor::parse(&text)), (text, Some(cursor)));
+        };
+        check(0, 0, None, "-0-");
+        check(17, 0, Some(0x1a2b), "-17-00001a2b");
+        check(u32::MAX, 1, Some(u32::MAX), "-4294967295.1-ffffffff");
+        for other in ["", "-", "ab-1-", "x", &format!("{}-1", "ab".repeat(16)), &format!("{}-1--", "ab".repeat(16))] {
+            assert_eq!(Cursor::parse(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn data_is_on_as_many_lines_as_its_payload() {
+        let cursor = Cursor { place: Place { generation: Generation([0; 16]), event: 1, seen: None }, parts: 0 };
+        let mut text = String::new();
+        print(&mut text, "history", &cursor, &Payload::parse("[1,\r\n 2]".into()).unwrap());
+        let zeros = "0".repeat(32);
+        assert_eq!(text, format!("event: history\nid: {zeros}-1-\ndata: [1,\ndata: \ndata:  2]\n\n"));
+    }
+
+    /// What is shown of an event that stands alone.
+    fn check(event: Event, asked: Option<Action>, expected: &[&str]) {
+        let asked = asked.map(|action| Asked { at_ms: 1_500, action });
+        let history = context(&started(), FollowedEvent { number: 7, event, turn_at_ms: 1_600, asked });
+        let shown = history_view::view(&history, Show { input: false, output: true });
+        let shown = shown.get(shown_from(&history)..).unwrap_or_default();
+        let seen: Vec<_> = shown.iter().map(|event| serde_json::to_string(event).unwrap()).collect();
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn each_stored_event_is_shown_once_as_in_the_whole_history() {
+        let answer = |outcome| Event::Resolved { task: TaskId(0), at_ms: 1_700, outcome, ran: None };
+        let timer = || Action::Timer { due_ms: 60_000 };
+        let Event::Scheduled { action: mix, .. } = scheduled(0, "Mix") else { unreachable!() };
+        let start = r#"{"EventType":"ExecutionStarted","Timestamp":"1970-01-01T00:00:01Z","FunctionName":"BakeBread"}"#;
+        check(Event::Started(started()), None, &[start]);
+        check(Event::TurnStarted { at_ms: 1_600, consumes: 0 }, None, &[]);
+        check(scheduled(0, "Mix"), None, &[r#"{"EventType":"TaskScheduled","Name":"Mix","Timestamp":"1970-01-01T00:00:01.6Z"}"#]);
+        let mixed = r#"{"EventType":"TaskCompleted","Result":5,"Timestamp":"1970-01-01T00:00:01.7Z","ScheduledTime":"1970-01-01T00:00:01.5Z","FunctionName":"Mix"}"#;
+        check(answer(Outcome::Completed(Payload::of(&5))), Some(mix), &[mixed]);
+        check(answer(Outcome::Completed(Payload::of(&5))), None, &[]);
+        let created = r#"{"EventType":"TimerCreated","FireAt":"1970-01-01T00:01:00Z","Timestamp":"1970-01-01T00:00:01.6Z"}"#;
+        check(Event::Scheduled { task: TaskId(0), action: timer() }, None, &[created]);
+        let fired = r#"{"EventType":"TimerFired","FireAt":"1970-01-01T00:01:00Z","Timestamp":"1970-01-01T00:00:01.7Z"}"#;
+        check(answer(Outcome::Fired), Some(timer()), &[fired]);
+        check(Event::Scheduled { task: TaskId(0), action: Action::WaitEvent { name: "go".into() } }, None, &[]);
+        check(Event::Cancelled { task: TaskId(0) }, None, &[]);
+        let raised = r#"{"EventType":"EventRaised","Name":"go","Timestamp":"1970-01-01T00:00:01.7Z"}"#;
+        check(Event::Raised { at_ms: 1_700, name: "go".into(), payload: Payload::null() }, None, &[raised]);
+        let end = r#"{"EventType":"ExecutionCompleted","OrchestrationStatus":"Completed","Result":null,"FailureDetails":null,"Timestamp":"1970-01-01T00:00:02Z"}"#;
+        check(ended(), None, &[end]);
+    }
+}

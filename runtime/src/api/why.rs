@@ -213,7 +213,7 @@ fn behind(bound: Bound) -> &'static str {
 
 fn hint(unread: &Unread) -> Option<String> {
     let meant = unread.meant.as_ref()?;
-    Some(format!("nobody waits for {:?}; did you mean {meant:?}, which the instance waits for?", unread.name))
+    Some(format!("nobody waits for {:?}; did you mean {meant:?}?", unread.name))
 }
 
 /// What there is to say to people, in a sentence or two.
@@ -301,7 +301,7 @@ fn waits_for(why: &Why) -> Vec<String> {
 fn some(count: usize, one: impl FnOnce() -> Option<String>, many: &str) -> Option<String> {
     match count {
         0 => None,
-        1 => one().or_else(|| Some(format!("1 of {many}"))),
+        1 => one().or_else(|| Some(format!("one of its {many}"))),
         _ => Some(format!("{count} {many}")),
     }
 }
@@ -320,5 +320,102 @@ fn and(parts: &[String]) -> String {
         [] => String::new(),
         [one] => one.clone(),
         [first @ .., last] => format!("{} and {last}", first.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Digest, ExecutionKey, InstanceKey, Tags, Wake};
+    use crate::store::InstanceRow;
+
+    fn nothing(status: RuntimeStatus) -> Why {
+        let row = InstanceRow {
+            key: InstanceKey(1),
+            execution: ExecutionKey(1),
+            length: 1,
+            id: "loaf-17".parse().unwrap(),
+            function: "BakeBread".into(),
+            module: Digest([1; 32]),
+            status,
+            created_ms: 1_000,
+            updated_ms: 1_000,
+            custom_status: None,
+            tags: Tags::default(),
+            wake: Wake::NEVER,
+        };
+        Why {
+            row,
+            stage: Stage::Nothing,
+            not_before_ms: None,
+            inputs: 0,
+            open: Open::default(),
+            first_due_ms: None,
+            tasks: Vec::new(),
+            mailbox: Vec::new(),
+            children: Vec::new(),
+        }
+    }
+
+    fn mix(work: Work) -> What {
+        What::Activity { name: "Mix".into(), attempt: 1, first_attempt: TaskId(0), work, progress: None }
+    }
+
+    /// An instance that waits for these, among `open` others.
+    fn waiting(open: Open, what: Vec<What>) -> Why {
+        let task = |(number, what)| OpenTask { number: TaskId(number), since_ms: 1_500, what };
+        let first_due_ms = (open.timers > 0).then_some(60_000);
+        Why { open, first_due_ms, tasks: (0..).zip(what).map(task).collect(), ..nothing(RuntimeStatus::Running) }
+    }
+
+    fn check(why: &Why, expected: &str) {
+        assert_eq!(summary(why, 5_000), expected);
+    }
+
+    #[test]
+    fn a_sentence_says_what_is_waited_for() {
+        let child = What::Child { name: "Knead".into(), instance: "dough".parse().unwrap(), attempt: 1 };
+        let get = What::Request { method: "GET".into(), uri: "http://oven/".into(), work: Work::Running };
+        let go = || What::Event { name: "go".into() };
+        let check = |open: Open, what: Vec<What>, expected: &str| check(&waiting(open, what), expected);
+        let one = |activities| Open { activities, ..Open::default() };
+        check(one(1), vec![mix(Work::Running)], r#"It waits for activity "Mix"."#);
+        let line = r#"It waits for activity "Mix", which stands in line"#;
+        check(one(1), vec![mix(Work::Queued(None))], &format!("{line}."));
+        for (bound, of) in [(Bound::Function, "its function"), (Bound::Hub, "its hub"), (Bound::Server, "the server")] {
+            check(one(1), vec![mix(Work::Queued(Some(bound)))], &format!("{line} behind the limit of {of}."));
+        }
+        check(one(10_000), vec![mix(Work::Running)], "It waits for 10000 activities.");
+        let all = Open { activities: 2, requests: 1, timers: 1, events: 1, children: 1 };
+        check(
+            all,
+            vec![mix(Work::Running), get, go(), child],
+            r#"It waits for 2 activities, the answer to GET http://oven/, event "go", sub-orchestration "Knead" (dough) and a timer that is due at 1970-01-01T00:01:00Z."#,
+        );
+        check(Open { timers: 3, ..Open::default() }, vec![], "It waits for 3 timers, the first due at 1970-01-01T00:01:00Z.");
+        check(Open { events: 1, ..Open::default() }, vec![], "It waits for one of its events.");
+    }
+
+    #[test]
+    fn a_sentence_says_how_the_instance_itself_stands() {
+        let with = |status, stage| Why { stage, ..nothing(status) };
+        let running = |stage| Why { stage, ..waiting(Open { activities: 1, ..Open::default() }, vec![mix(Work::Running)]) };
+        check(&nothing(RuntimeStatus::Failed), "It has ended as Failed.");
+        check(&with(RuntimeStatus::Pending, Stage::TurnQueued), "Its next turn stands in line for a thread.");
+        check(&with(RuntimeStatus::Pending, Stage::Nothing), "It is about to run its next turn.");
+        let early = Why { not_before_ms: Some(9_000), ..nothing(RuntimeStatus::Pending) };
+        check(&early, "It is to begin at 1970-01-01T00:00:09Z.");
+        check(&Why { not_before_ms: Some(4_000), ..early }, "It is about to run its next turn.");
+        check(&running(Stage::TurnRunning), r#"Its code runs right now; besides, it waits for activity "Mix"."#);
+        check(&running(Stage::Halted), "It stands still until the server is restarted: the server's log says why.");
+        check(
+            &nothing(RuntimeStatus::Running),
+            "It waits for nothing that the server knows of: its code awaits something that nobody has been asked for.",
+        );
+        check(&Why { inputs: 1, ..nothing(RuntimeStatus::Running) }, "It is about to run its next turn.");
+        let unread = |meant: Option<&str>| Unread { name: "Gooo".into(), count: 1, since_ms: 1, meant: meant.map(str::to_owned) };
+        let mailbox = vec![unread(None), unread(Some("go"))];
+        let why = Why { mailbox, ..waiting(Open { events: 1, ..Open::default() }, vec![What::Event { name: "go".into() }]) };
+        check(&why, r#"It waits for event "go". Event "Gooo" has come, which nobody waits for; did you mean "go"?"#);
     }
 }

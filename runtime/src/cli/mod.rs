@@ -9,6 +9,7 @@ mod connection;
 mod demo;
 mod deploy;
 mod dev;
+mod events;
 mod exit;
 pub mod guests;
 mod input;
@@ -28,6 +29,8 @@ mod start;
 mod status;
 mod tag;
 mod terminate;
+mod watch;
+mod why;
 mod wire;
 
 use std::env;
@@ -67,6 +70,8 @@ enum Command {
     Deploy(deploy::Deploy),
     Start(start::Start),
     Status(status::Status),
+    Watch(watch::Watch),
+    Why(why::Why),
     List(list::List),
     Query(query::Query),
     Raise(raise::Raise),
@@ -124,6 +129,8 @@ impl Command {
             Self::Deploy(deploy) => deploy.run(),
             Self::Start(start) => start.run(),
             Self::Status(status) => status.run(),
+            Self::Watch(watch) => watch.run(),
+            Self::Why(why) => why.run(),
             Self::List(list) => list.run(),
             Self::Query(query) => query.run(),
             Self::Raise(raise) => raise.run(),
@@ -232,6 +239,8 @@ mod tests {
             "dacapo serve --listen 7071",
             "dacapo demo twice",
             "dacapo status",
+            "dacapo watch",
+            "dacapo why",
             "dacapo start",
             "dacapo list --status Baked",
             "dacapo list --top 0",

@@ -340,3 +340,239 @@ fn children(history: &[Event]) -> (AskedAt<'_>, Vec<(TaskId, String)>) {
     }
     (asked, failed.split_off(failed.len().saturating_sub(TOLD_MAX)))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::future::poll_fn;
+    use std::pin::Pin;
+    use std::task::Poll;
+
+    use dacapo_guest::Context;
+    use dacapo_guest::driver::{self, Driver};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::model::execution::tests::{ended, scheduled, started, turn};
+    use crate::model::{Digest, Failure, InstanceKey, Tags, Wake};
+
+    fn why(events: Vec<Event>) -> Why {
+        let history: Vec<Event> = std::iter::once(Event::Started(started())).chain(events).collect();
+        let row = InstanceRow {
+            key: InstanceKey(1),
+            execution: ExecutionKey(1),
+            length: u32::try_from(history.len()).unwrap(),
+            id: started().instance,
+            function: started().function,
+            module: Digest([1; 32]),
+            status: RuntimeStatus::Running,
+            created_ms: 1_000,
+            updated_ms: 1_000,
+            custom_status: None,
+            tags: Tags::default(),
+            wake: Wake::NEVER,
+        };
+        Why::of(row, &history, &Execution::fold(&history).unwrap())
+    }
+
+    fn task(number: u32, action: Action) -> Event {
+        Event::Scheduled { task: TaskId(number), action }
+    }
+
+    fn wait(number: u32, name: &str) -> Event {
+        task(number, Action::WaitEvent { name: name.into() })
+    }
+
+    fn child(number: u32) -> Event {
+        let (name, input, tags) = ("Knead".into(), Payload::null(), Tags::default());
+        task(number, Action::SubOrchestration(ChildCall { name, instance: None, input, attempt: 1, first_attempt: None, tags }))
+    }
+
+    fn raised(name: &str) -> Event {
+        Event::Raised { at_ms: 1_700, name: name.into(), payload: Payload::null() }
+    }
+
+    fn failed(number: u32, message: &str) -> Event {
+        let outcome = Outcome::Failed(Failure::new("Oven", message));
+        Event::Resolved { task: TaskId(number), at_ms: 1_700, outcome, ran: None }
+    }
+
+    #[test]
+    fn every_kind_of_open_task_is_told_with_when_it_was_asked_for() {
+        let why = why(vec![
+            turn(1_500, 0),
+            scheduled(0, "Mix"),
+            task(1, Action::Timer { due_ms: 9_000 }),
+            wait(2, "go"),
+            raised("Stop"),
+            turn(1_800, 1),
+            child(3),
+            task(4, Action::Timer { due_ms: 8_000 }),
+        ]);
+        assert_eq!(why.open, Open { activities: 1, requests: 0, timers: 2, events: 1, children: 1 });
+        let since: Vec<_> = why.tasks.iter().map(|task| (task.number.0, task.since_ms)).collect();
+        assert_eq!(since, [(0, 1_500), (1, 1_500), (2, 1_500), (3, 1_800), (4, 1_800)]);
+        assert_eq!((why.first_due_ms, why.inputs), (Some(8_000), 0));
+        let unread = Unread { name: "Stop".into(), count: 1, since_ms: 1_700, meant: None };
+        assert_eq!(why.mailbox, [unread]);
+        assert_eq!(why.children[0].instance, started().child_id(TaskId(3)));
+    }
+
+    #[test]
+    fn an_event_may_be_meant_for_a_wait_with_nearly_its_name() {
+        let meant = |wanted: &str, came: &str| {
+            why(vec![turn(1_500, 0), wait(0, wanted), raised(came), turn(1_800, 1)]).mailbox.pop().and_then(|unread| unread.meant)
+        };
+        assert_eq!(meant("OrderApproved", "order-approved").as_deref(), Some("OrderApproved"));
+        assert_eq!(meant("approve", "aprove").as_deref(), Some("approve"));
+        assert_eq!(meant("approve", "deny"), None);
+        assert_eq!(meant("approve", "APPROVE"), None, "it was read");
+    }
+
+    #[test]
+    fn of_ten_thousand_tasks_the_first_are_told_and_all_are_counted() {
+        let tasks = (0..10_000).map(|number| scheduled(number, "Mix"));
+        let waits = (10_000..20_000).map(|number| wait(number, "go"));
+        let why = why(std::iter::once(turn(1_500, 0)).chain(tasks).chain(waits).collect());
+        assert_eq!((why.open.activities, why.open.events, why.tasks.len()), (10_000, 10_000, TOLD_MAX));
+        let letters = (0..10_000).map(|number| raised(&format!("event {number}")));
+        let history = std::iter::once(turn(1_500, 0)).chain(letters).chain([turn(1_800, 10_000)]);
+        assert_eq!(super::tests::why(history.collect()).mailbox.len(), TOLD_MAX);
+    }
+
+    #[test]
+    fn children_that_have_failed_come_first_and_the_last_of_them_before_the_others() {
+        let history = vec![turn(1_500, 0), child(0), child(1), child(2), failed(0, "cold"), failed(2, "wet"), turn(1_800, 2)];
+        let told = |why: Why| why.children.into_iter().map(|child| (child.task.0, child.failure)).collect::<Vec<_>>();
+        let failures = [(2, Some("wet".to_owned())), (0, Some("cold".to_owned()))];
+        assert_eq!(told(why(history.clone())), [&failures[..], &[(1, None)]].concat());
+        let why = why([history, vec![ended()]].concat());
+        assert_eq!((why.open, why.tasks.len(), told(why)), (Open::default(), 0, failures.to_vec()));
+    }
+
+    /// What a random orchestrator does next. Names are from `a` to `c`.
+    #[derive(Debug, Clone)]
+    enum Does {
+        Waits(u8),
+        WaitsForFirst(u8, u8),
+        WaitsForBoth(u8, u8),
+        Calls,
+    }
+
+    fn name(letter: u8, upper: bool) -> String {
+        char::from(letter + if upper { b'A' } else { b'a' }).to_string()
+    }
+
+    async fn run(ctx: Context, steps: Vec<Does>) -> dacapo_guest::Result<String> {
+        for step in steps {
+            match step {
+                Does::Waits(one) => drop(ctx.event::<Value>(&name(one, false)).await?),
+                Does::WaitsForFirst(one, other) | Does::WaitsForBoth(one, other) => {
+                    let needed = if matches!(step, Does::WaitsForBoth(..)) { 2 } else { 1 };
+                    let mut waits: Vec<Pin<Box<dyn Future<Output = _>>>> = Vec::new();
+                    for letter in [one, other] {
+                        waits.push(Box::pin(ctx.event::<Value>(&name(letter, true))));
+                    }
+                    poll_fn(|context| {
+                        waits.retain_mut(|wait| wait.as_mut().poll(context).is_pending());
+                        if waits.len() + needed <= 2 { Poll::Ready(()) } else { Poll::Pending }
+                    })
+                    .await;
+                }
+                Does::Calls => drop(ctx.call_named::<Value>("Mix", &1).await?),
+            }
+        }
+        std::future::pending().await
+    }
+
+    /// The open waits after these batches of inputs, by the history and by the SDK. A letter is an event, `None` the answer to the open call.
+    fn waits(steps: Vec<Does>, batches: &[Vec<Option<u8>>]) -> [BTreeMap<u32, String>; 2] {
+        let start = driver::Start {
+            function: "Bake".into(),
+            instance_id: "loaf".into(),
+            generation: "02".repeat(16),
+            input: "null".into(),
+            parent: None,
+            tags: Vec::new(),
+            extensions: Vec::new(),
+        };
+        let mut driver = Driver::begin(start, |ctx, _| run(ctx, steps));
+        let (mut history, mut names, mut calls) = (vec![Event::Started(started())], BTreeMap::new(), Vec::new());
+        let (mut tasks, mut events) = (0, 0);
+        for batch in std::iter::once(&Vec::new()).chain(batches) {
+            let mut given = vec![driver::Event::TurnStarted(2_000)];
+            for input in batch {
+                match input {
+                    Some(letter) => {
+                        history.push(raised(&name(*letter, true)));
+                        let (number, name) = (events, name(*letter, true));
+                        events += 1;
+                        given.push(driver::Event::Raised(driver::RaisedEvent { number, name, data: "1".into() }));
+                    }
+                    None => {
+                        let Some(task) = calls.pop() else { continue };
+                        let outcome = Outcome::Completed(Payload::null());
+                        history.push(Event::Resolved { task: TaskId(task), at_ms: 2_000, outcome, ran: None });
+                        let outcome = driver::Outcome::Completed("null".into());
+                        given.push(driver::Event::Resolved(driver::Answer { task, outcome }));
+                    }
+                }
+            }
+            history.push(turn(2_000, u32::try_from(given.len() - 1).unwrap()));
+            for action in driver.advance(given).actions {
+                match action {
+                    driver::Action::Cancel(task) => history.push(Event::Cancelled { task: TaskId(task) }),
+                    driver::Action::WaitEvent(name) => {
+                        history.push(wait(tasks, &name));
+                        names.insert(tasks, name.to_lowercase());
+                        tasks += 1;
+                    }
+                    _ => {
+                        history.push(scheduled(tasks, "Mix"));
+                        calls.push(tasks);
+                        tasks += 1;
+                    }
+                }
+            }
+        }
+        let open = driver.open_tasks().into_iter().filter_map(|task| Some((task, names.get(&task)?.clone())));
+        let derived = Waits::fold(&history);
+        [derived.open().iter().map(|(task, wait)| (task.0, wait.name.to_lowercase())).collect(), open.collect()]
+    }
+
+    fn sorted(waits: &BTreeMap<u32, String>) -> Vec<&String> {
+        let mut names: Vec<_> = waits.values().collect();
+        names.sort();
+        names
+    }
+
+    fn does() -> impl Strategy<Value = Does> {
+        prop_oneof![
+            (0..3_u8).prop_map(Does::Waits),
+            (0..3_u8, 0..3_u8).prop_map(|(one, other)| Does::WaitsForFirst(one, other)),
+            (0..3_u8, 0..3_u8).prop_map(|(one, other)| Does::WaitsForBoth(one, other)),
+            Just(Does::Calls),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn the_open_waits_are_those_of_the_sdk(
+            steps in vec(does(), 0..8),
+            inputs in vec(prop_oneof![3 => (0..3_u8).prop_map(Some), 1 => Just(None)], 0..12),
+            size in 1..4_usize,
+        ) {
+            let singly: Vec<_> = inputs.iter().map(|input| vec![*input]).collect();
+            let [derived, real] = waits(steps.clone(), &singly);
+            prop_assert_eq!(derived, real, "one by one");
+            // Given together, it may be another wait of the same name.
+            let together: Vec<_> = inputs.chunks(size).map(<[_]>::to_vec).collect();
+            let [derived, real] = waits(steps, &together);
+            prop_assert_eq!(sorted(&derived), sorted(&real), "in batches of {}", size);
+        }
+    }
+}
