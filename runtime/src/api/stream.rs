@@ -238,11 +238,14 @@ fn print(text: &mut String, name: &str, id: &Cursor, data: &impl serde::Serializ
     text.push('\n');
 }
 
+/// The next piece of a stream on its way.
+type Next = Pin<Box<dyn Future<Output = Option<(Bytes, Source)>> + Send>>;
+
 /// The body of a stream. Dropped with its connection, and with it all that it holds.
 pub(super) struct EventBody {
     preface: Option<Bytes>,
     /// What is to be sent next, and where it goes on from there; `None` at the end.
-    next: Option<Pin<Box<dyn Future<Output = Option<(Bytes, Source)>> + Send>>>,
+    next: Option<Next>,
     keep_alive: Pin<Box<Sleep>>,
     /// Done when the server is asked to stop.
     draining: Pin<Box<dyn Future<Output = ()> + Send>>,

@@ -151,9 +151,9 @@ fn status_line(instance: &Instance, columns: u16) -> String {
 /// A time, what happened, and what there is to tell of it; no wider than `columns`.
 fn line(time: &str, what: &str, tone: Tone, rest: &str, columns: u16) -> String {
     let (time, what) = (format!("{:24}", clean(time)), clean(what));
-    let used = time.chars().count() + what.chars().count() + 3;
+    let used = time.chars().count() + what.chars().count() + 4;
     let rest = cut(&clean(rest), usize::from(columns).saturating_sub(used).max(10));
-    format!("{} {}  {rest}", Tone::Dim.paint(&time), tone.paint(&what)).trim_end().to_owned()
+    format!("{}  {}  {rest}", Tone::Dim.paint(&time), tone.paint(&what)).trim_end().to_owned()
 }
 
 #[cfg(test)]
@@ -168,11 +168,11 @@ mod tests {
         };
         check(
             r#"{"EventType":"TaskCompleted","Result":[2],"Timestamp":"2026-03-01T08:00:00.123Z","ScheduledTime":"2026-03-01T08:00:00Z","FunctionName":"Mix","Input":"7"}"#,
-            "2026-03-01T08:00:00.123Z activity completed  Mix: 7 → [2]",
+            "2026-03-01T08:00:00.123Z  activity completed  Mix: 7 → [2]",
         );
         check(
             r#"{"EventType":"TimerCreated","FireAt":"2026-03-01T08:01:00Z","Timestamp":"2026-03-01T08:00:00Z"}"#,
-            "2026-03-01T08:00:00Z     timer set  due at +1m 0s",
+            "2026-03-01T08:00:00Z      timer set  due at +1m 0s",
         );
         let long = format!(
             r#"{{"EventType":"EventRaised","Name":"go","Input":"{}","Timestamp":"2026-03-01T08:00:00Z"}}"#,
@@ -190,7 +190,7 @@ mod tests {
             );
             serde_json::from_str::<Instance>(&json).unwrap()
         };
-        assert_eq!(status_line(&instance("null"), 80), "2026-03-01T08:00:05Z     is Running");
-        assert_eq!(status_line(&instance(r#""hot""#), 80), "2026-03-01T08:00:05Z     is Running  custom status \"hot\"");
+        assert_eq!(status_line(&instance("null"), 80), "2026-03-01T08:00:05Z      is Running");
+        assert_eq!(status_line(&instance(r#""hot""#), 80), "2026-03-01T08:00:05Z      is Running  custom status \"hot\"");
     }
 }

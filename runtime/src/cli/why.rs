@@ -74,7 +74,8 @@ fn tables(waiting: &Waiting, now_ms: u64) -> Vec<Table> {
         for unread in &waiting.unread_events {
             let hint = unread.hint.clone().unwrap_or_default();
             let count = unread.count.to_string().into();
-            table.row([unread.name.clone().into(), count, ago(&unread.since).into(), Cell::toned(&hint, Tone::Warning)]);
+            let hint = if hint.is_empty() { hint.into() } else { Cell::toned(&hint, Tone::Warning) };
+            table.row([unread.name.clone().into(), count, ago(&unread.since).into(), hint]);
         }
         tables.push(table);
     }
