@@ -13,9 +13,11 @@ mod restart;
 mod routes;
 mod start;
 mod status;
+mod stream;
 mod table;
 mod urls;
 mod wait;
+mod why;
 
 /// Every prefix of the contract. A listener that asks for no key serves all of them.
 const PREFIXES: [&str; 4] = [

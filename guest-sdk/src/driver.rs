@@ -27,6 +27,12 @@ impl Driver {
         self.0.advance(events)
     }
 
+    /// The tasks that have no answer and were not dropped.
+    #[cfg(not(target_family = "wasm"))]
+    pub fn open_tasks(&self) -> Vec<u32> {
+        self.0.open_tasks()
+    }
+
     /// As `ask` of the contract.
     ///
     /// # Errors
@@ -65,6 +71,7 @@ mod tests {
         });
         let progress = driver.advance(vec![Event::TurnStarted(0)]);
         assert!(matches!(&progress.actions[..], [Action::Activity(call)] if call.name == "heat"), "{progress:?}");
+        assert_eq!(driver.open_tasks(), [0]);
         assert_eq!(driver.ask("input", "null"), Ok("\"3\"".to_owned()));
         assert_eq!(driver.ask("output", "null").unwrap_err().kind, "UnknownQuery");
         let outcome = Outcome::Completed(json!({ "degrees": 180 }).to_string());

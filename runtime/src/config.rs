@@ -27,6 +27,8 @@
 //! residents_max = 8_000
 //! residents_bytes_max = 1_073_741_824
 //! idle_instances_max = 8_000
+//! event_streams_max = 1_000
+//! status_wait_s_max = 300
 //! starts_queued_max = 10_000
 //! ```
 //!

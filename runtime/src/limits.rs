@@ -53,6 +53,12 @@ pub struct Limits {
     /// when something happens to them. It is divided among the 64 partitions of a hub and rounded up, so that any number from 1 to 64 is
     /// one for each, and an uneven spread keeps fewer.
     pub idle_instances_max: usize,
+    /// How many event streams of instances are open at once, over all hubs; more are refused with 503. Each holds up to a page of events, some
+    /// 100 KB, while its client is slow.
+    pub event_streams_max: u32,
+    /// How long a status request may wait for a change, in seconds; one that asks for more gets this much. Longer than what lies between
+    /// client and server lets a connection be silent, as a rule.
+    pub status_wait_s_max: u64,
     /// How many commits, or turns, may wait before new starts and events are refused with 503.
     pub starts_queued_max: usize,
 }
@@ -114,6 +120,8 @@ impl Default for Limits {
             residents_max: 8_000,
             residents_bytes_max: 1 << 30,
             idle_instances_max: 8_000,
+            event_streams_max: 1_000,
+            status_wait_s_max: 300,
             starts_queued_max: 10_000,
         }
     }

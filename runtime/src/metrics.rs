@@ -34,6 +34,8 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     requests: Counters<2>,
     request_seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
+    requests_waiting: Gauge,
+    streams_open: Gauge,
     started: Counter,
     ended: Counters<1>,
     turn_seconds: Histogram,
@@ -97,6 +99,8 @@ impl Default for Metrics {
             registry: Mutex::default(),
             requests: Family::default(),
             request_seconds: Family::new_with_constructor(histogram),
+            requests_waiting: Gauge::default(),
+            streams_open: Gauge::default(),
             started: Counter::default(),
             ended: Family::default(),
             turn_seconds: histogram(),
@@ -123,6 +127,16 @@ impl Metrics {
         let class = CLASSES[usize::from(status / 100).clamp(1, 5) - 1];
         self.requests.get_or_create(&[("endpoint", endpoint), ("status", class)]).inc();
         self.request_seconds.get_or_create(&[("endpoint", endpoint)]).observe(took.as_secs_f64());
+    }
+
+    /// A request waits for an instance until the result is dropped.
+    pub fn request_waits(&self) -> Held {
+        Held::of(&self.requests_waiting)
+    }
+
+    /// A client follows an instance until the result is dropped.
+    pub fn stream_is_open(&self) -> Held {
+        Held::of(&self.streams_open)
     }
 
     /// It is durable that an instance has started.
@@ -227,6 +241,8 @@ impl Metrics {
             Unit::Seconds,
             self.request_seconds.clone(),
         );
+        ours.register("http_requests_waiting", "Requests that wait for an instance to change", self.requests_waiting.clone());
+        ours.register("http_streams_open", "Event streams that follow an instance", self.streams_open.clone());
         ours.register("instances_started", "Starts that are durable", self.started.clone());
         ours.register("instances_ended", "Ends that are durable", self.ended.clone());
         ours.register("instances_open", "Instances that have not ended, as far as they are loaded", s.open_instances.clone());

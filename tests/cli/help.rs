@@ -46,6 +46,8 @@ fn wrong_usage_is_told_with_what_is_right() {
         ("list --tag shop", "NAME=VALUE"),
         ("start BakeBread --tag =north", "1 to 64 letters"),
         ("query loaf-17", "<NAME>"),
+        ("watch", "<ID>"),
+        ("why", "<ID>"),
         ("completions tcsh", "zsh"),
     ] {
         let ran = shell.run(&line.split(' ').collect::<Vec<_>>());

@@ -198,6 +198,8 @@ fn what_is_not_there_has_an_exit_code_of_its_own() {
         &["logs", "x"],
         &["logs", "x", "-f"],
         &["query", "x", "far"],
+        &["watch", "x"],
+        &["why", "x"],
     ] {
         let why = shell.refused(command, NOT_FOUND);
         assert!(why.contains(&format!("has no instance {:?}", command[1])), "{why}");
@@ -315,4 +317,60 @@ fn restart_runs_the_same_again() {
     shell.done(&["start", "Forever", "--id", "busy"]);
     let why = shell.refused(&["restart", "busy", "--same-id"], FAILED);
     assert!(why.starts_with("the server refused: instance busy exists already"), "{why}");
+}
+
+#[test]
+fn what_happens_is_watched_until_the_instance_has_ended_and_over_a_restart() {
+    let mut server = Server::start();
+    // An address that stays the same, which a free port does not.
+    let address = server.authority().to_owned();
+    let shell = Shell::of(&server);
+    shell.done(&["start", "Collect", "--input", "2", "--id", "a"]);
+    let file = shell.home.path().join("watched");
+    let mut watching = Command::new(PROGRAM)
+        .args(["watch", "a", "--json", "--server", &server.origin])
+        .stdin(Stdio::null())
+        .stdout(fs::File::create(&file).expect("make a file"))
+        .spawn()
+        .expect("start the program");
+    let watched = || {
+        let text = fs::read_to_string(&file).expect("read what was watched");
+        text.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON")).collect::<Vec<_>>()
+    };
+    let raised = || watched().iter().filter(|event| event["data"]["EventType"] == "EventRaised").count();
+    shell.done(&["raise", "a", "item", "--data", "1"]);
+    eventually("the first event", || (raised() == 1).then_some(()));
+    server.kill();
+    server.restart_at(&address);
+    shell.done(&["raise", "a", "item", "--data", "2"]);
+    let status = eventually("the end of watch", || watching.try_wait().expect("ask for it"));
+    assert_eq!(status.code(), Some(DONE));
+    let events = watched();
+    let types: Vec<_> =
+        events.iter().filter(|event| event["event"] == "history").map(|event| &event["data"]["EventType"]).collect();
+    assert_eq!(types, ["ExecutionStarted", "EventRaised", "EventRaised", "ExecutionCompleted"]);
+    assert_eq!(events.last().expect("an event")["data"]["output"], json!([1, 2]));
+    golden::check_text("cli/watch.txt", &masked(&shell.done(&["watch", "a"])));
+
+    shell.run(&["start", "FailActivity", "--id", "f", "--wait"]);
+    let Ran { code, stdout, stderr } = shell.run(&["watch", "f"]);
+    assert_eq!((code, stderr.contains("instance f has ended as Failed: ")), (ENDED_BADLY, true), "{stderr}");
+    golden::check_text("cli/watch-failed.txt", &masked(&stdout));
+}
+
+#[test]
+fn what_an_instance_waits_for_is_told() {
+    let server = Server::start();
+    let shell = Shell::of(&server);
+    shell.done(&["start", "Approval", "--input", "600000", "--id", "a"]);
+    shell.done(&["raise", "a", "Aprove", "--data", "true"]);
+    let told = || server.get("/runtime/webhooks/durabletask/instances/a/why").json()["unreadEvents"].as_array().map(Vec::len);
+    eventually("an unread event", || (told() == Some(1)).then_some(()));
+    let shown = shell.done(&["why", "a"]);
+    let words = ["It waits for event \"approve\" and a timer", "UNREAD EVENT", "did you mean \"approve\"?", "timer", "due in 9m"];
+    assert!(words.iter().all(|word| shown.contains(word)), "{shown}");
+    assert_eq!(shell.json(&["why", "a", "--json"])["open"]["events"], 1);
+    shell.done(&["raise", "a", "approve", "--data", "true"]);
+    server.finished("a");
+    assert!(shell.done(&["why", "a"]).starts_with("It has ended as Completed.\n"));
 }

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use ureq::Agent;
 use ureq::http::{HeaderMap, Request};
 
-use super::{DEADLINE_S, eventually};
+use super::{DEADLINE_S, Events, eventually};
 
 /// The prefix that generated URLs have.
 pub(crate) const P3: &str = "/runtime/webhooks/durabletask";
@@ -65,6 +65,19 @@ impl Client {
         };
         let body = response.body_mut().with_config().limit(1 << 30).read_to_vec()?;
         Ok(Reply { status: response.status().as_u16(), headers: response.headers().clone(), body })
+    }
+
+    /// A GET request whose answer is a stream of events.
+    #[track_caller]
+    pub(crate) fn stream(&self, path: &str) -> Events {
+        let mut request = Request::builder().uri(format!("{}{path}", self.origin));
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let answer = self.agent.run(request.body(()).expect("a request")).expect("an answer");
+        let (parts, body) = answer.into_parts();
+        assert_eq!(parts.status.as_u16(), 200, "{path}");
+        Events::of(parts.headers, Box::new(body.into_reader()))
     }
 
     pub(crate) fn send(&self, method: &str, url: &str, body: &[u8]) -> Reply {

@@ -1,6 +1,7 @@
 //! What all tests need: guests, servers, a client, golden files.
 
 pub(crate) mod client;
+pub(crate) mod events;
 pub(crate) mod golden;
 pub(crate) mod guests;
 pub(crate) mod server;
@@ -9,6 +10,7 @@ pub(crate) mod shell;
 pub(crate) mod wasm;
 
 pub(crate) use client::{Client, P3, Reply};
+pub(crate) use events::{Events, SentEvent};
 pub(crate) use server::{Server, Setup};
 pub(crate) use service::Service;
 pub(crate) use shell::Shell;

@@ -103,6 +103,11 @@ impl Server {
 
     /// Starts it again on the same data directory, after [`Server::kill`] or [`Server::stop`].
     pub(crate) fn restart(&mut self) {
+        self.restart_at("127.0.0.1:0");
+    }
+
+    /// The same at this address.
+    pub(crate) fn restart_at(&mut self, address: &str) {
         assert!(self.process.is_none(), "it is running");
         let mut command = match self.setup.descriptors_max {
             None => Command::new(PROGRAM),
@@ -113,7 +118,7 @@ impl Server {
             }
         };
         command.arg("serve").arg("--config").arg(self.folder.path().join("dacapo.toml"));
-        command.args(["--listen", "127.0.0.1:0"]).arg("--data").arg(self.data());
+        command.args(["--listen", address]).arg("--data").arg(self.data());
         if !self.setup.keys {
             command.arg("--no-auth");
         }

@@ -74,6 +74,22 @@ impl Room {
     where
         B: Body<Data = Bytes, Error: Display> + Unpin,
     {
+        let longest = Duration::from_secs(READ_S_MIN + bytes_max as u64 / READ_BYTES_PER_S_MIN);
+        self.read_within(longest, body, bytes_max, bound, full).await
+    }
+
+    /// The same for a body that may take `longest`, however it comes: byte by byte, or not at all.
+    async fn read_within<B>(
+        &self,
+        longest: Duration,
+        body: &mut B,
+        bytes_max: usize,
+        bound: &str,
+        full: fn(&'static str) -> ApiError,
+    ) -> Result<Received, ApiError>
+    where
+        B: Body<Data = Bytes, Error: Display> + Unpin,
+    {
         let too_large = || {
             let message = format!("the body has more than {bytes_max} bytes, which is the limit {bound}");
             ApiError::ours(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
@@ -98,9 +114,8 @@ impl Room {
             }
             Ok(Received { bytes, share })
         };
-        let seconds = READ_S_MIN + bytes_max as u64 / READ_BYTES_PER_S_MIN;
-        timeout(Duration::from_secs(seconds), reading).await.unwrap_or_else(|_| {
-            let message = format!("the body did not arrive within {seconds} seconds");
+        timeout(longest, reading).await.unwrap_or_else(|_| {
+            let message = format!("the body did not arrive within {} seconds", longest.as_secs_f32());
             Err(ApiError::ours(StatusCode::REQUEST_TIMEOUT, "too_slow", message))
         })
     }
@@ -156,6 +171,31 @@ mod tests {
             self.0 -= 1;
             Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"four")))))
         }
+    }
+
+    /// A body that comes byte by byte and never ends.
+    struct Trickle(Pin<Box<tokio::time::Sleep>>);
+
+    impl Body for Trickle {
+        type Data = Bytes;
+        type Error = &'static str;
+
+        fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+            std::task::ready!(self.0.as_mut().poll(context));
+            self.0.as_mut().reset(tokio::time::Instant::now() + Duration::from_millis(1));
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b" ")))))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_trickles_is_cut_off_and_its_room_is_free() {
+        let room = Room::of(1 << 20);
+        let mut trickle = Trickle(Box::pin(tokio::time::sleep(Duration::ZERO)));
+        let longest = Duration::from_millis(100);
+        let refused = room.read_within(longest, &mut trickle, 1 << 20, "b", ApiError::unavailable).await.unwrap_err();
+        let expected = r#"408  {"error":{"code":"too_slow","message":"the body did not arrive within 0.1 seconds"}}"#;
+        assert_eq!(refused.into_reply().shown(), expected);
+        assert_eq!(room.0.available_permits(), 1 << 20);
     }
 
     /// Reads with a bound of 8 bytes; the error is the answer that refuses the body.

@@ -23,6 +23,8 @@ mod restart;
 mod route;
 mod start;
 mod status;
+mod stream;
+mod why;
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -35,8 +37,6 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
@@ -56,12 +56,13 @@ use self::links::{Links, Origin, Target};
 use self::list::ListCall;
 use self::patience::Patience;
 use self::query::Query;
-use self::reply::Reply;
+use self::reply::{Reply, ReplyBody};
 use self::restart::RestartCall;
 use self::route::{Door, Endpoint, Miss, route};
-use self::start::StartCall;
+use self::start::{StartCall, Waiting};
 use self::status::Wanted;
 pub use self::status::{Edition, UnknownEdition};
+use self::stream::Streams;
 use crate::engine::{Engine, Existing, Hub};
 use crate::model::HubName;
 
@@ -90,6 +91,7 @@ pub struct Api {
     engine: Arc<Engine>,
     settings: ApiSettings,
     room: Room,
+    streams: Arc<Streams>,
 }
 
 /// How a server presents itself over HTTP.
@@ -113,13 +115,14 @@ impl Api {
     /// The HTTP surface of `engine`.
     pub fn new(engine: Arc<Engine>, settings: ApiSettings) -> Self {
         let room = Room::with(engine.limits().module_bytes_max.max(engine.limits().payload_bytes_max));
-        Self { engine, settings, room }
+        let streams = Arc::new(Streams::at_most(engine.limits().event_streams_max));
+        Self { engine, settings, room, streams }
     }
 
     /// The same for workers of this machine, by their prefix alone and without a key: for a loopback listener beside this one.
     pub fn for_workers(&self) -> Self {
         let settings = ApiSettings { access: Access::Workers, use_forwarded_host: false, workers: None, ..self.settings.clone() };
-        Self { engine: self.engine.clone(), settings, room: self.room.clone() }
+        Self { engine: self.engine.clone(), settings, room: self.room.clone(), streams: self.streams.clone() }
     }
 }
 
@@ -156,7 +159,7 @@ pub async fn serve(listener: TcpListener, api: Arc<Api>, shutdown: impl Future<O
 }
 
 /// Knows when the server is asked to stop.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Draining(watch::Receiver<bool>);
 
 impl Draining {
@@ -203,7 +206,7 @@ async fn respond(
     request: Request<Incoming>,
     local: SocketAddr,
     draining: &Draining,
-) -> Result<Response<Full<Bytes>>, Infallible> {
+) -> Result<Response<ReplyBody>, Infallible> {
     let began = Instant::now();
     let (parts, mut body) = request.into_parts();
     let mut endpoint = "none";
@@ -245,7 +248,7 @@ impl Api {
         draining: &Draining,
         name: &mut &'static str,
     ) -> Result<Reply, ApiError> {
-        let Api { engine, settings, room } = self;
+        let Api { engine, settings, room, streams } = self;
         let limits = engine.limits();
         let origin = Origin::of(request, local)
             .ok_or_else(|| ApiError::ours_bad_request("there must be one Host, and it must be a host"))?;
@@ -270,13 +273,18 @@ impl Api {
                 let call = call.with_body(read.await?)?;
                 let wanted = Wanted::of(&query, settings.edition, Door::Webhooks);
                 let links = Links::new(&origin, &target, settings.access.link_code());
-                start::start(self.hub(&target), call, wanted, &links, draining).await
+                start::start(self.hub(&target), call, &links, Waiting { wanted, draining, metrics: engine.metrics() }).await
             }
             Endpoint::Status { instance, door } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
-                let wanted = Wanted::of(&query, settings.edition, door);
+                let (wanted, hub) = (Wanted::of(&query, settings.edition, door), self.hub(&target));
+                if stream::is_asked_for(&request.headers) {
+                    let (show, headers) = (wanted.show, &request.headers);
+                    return streams.open(hub.as_deref(), &instance, show, headers, draining, engine.metrics()).await;
+                }
                 let url = origin.url_of(&request.uri);
-                status::status(self.hub(&target).as_deref(), &instance, wanted, &url).await
+                let long_poll = status::long_poll(&query, limits, draining, engine.metrics());
+                status::status(hub.as_deref(), &instance, wanted, &url, long_poll).await
             }
             Endpoint::List => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
@@ -296,7 +304,7 @@ impl Api {
                 let call = RestartCall::of(&instance, &query)?;
                 let wanted = Wanted::of(&query, settings.edition, Door::Webhooks);
                 let links = Links::new(&origin, &target, settings.access.link_code());
-                restart::restart(self.hub(&target), call, wanted, &links, draining).await
+                restart::restart(self.hub(&target), call, &links, Waiting { wanted, draining, metrics: engine.metrics() }).await
             }
             Endpoint::Raise { instance, event } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
@@ -324,6 +332,10 @@ impl Api {
             Endpoint::Logs { instance } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
                 logs::logs(self.hub(&target), &instance, &query).await
+            }
+            Endpoint::Why { instance } => {
+                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                why::why(self.hub(&target).as_deref(), &instance).await
             }
             Endpoint::Query { instance, name } => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::ours_bad_request)?;
@@ -374,7 +386,7 @@ impl Endpoint {
             Self::Health | Self::Ready => Need::Nothing,
             Self::Start { .. } | Self::Status { .. } | Self::List | Self::Binding | Self::Metrics => Need::System,
             Self::Raise { .. } | Self::Terminate { .. } | Self::Suspend { .. } | Self::Resume { .. } => Need::System,
-            Self::Rewind { .. } | Self::Logs { .. } | Self::Query { .. } => Need::System,
+            Self::Rewind { .. } | Self::Logs { .. } | Self::Query { .. } | Self::Why { .. } => Need::System,
             Self::Purge { .. } | Self::PurgeMany | Self::Restart { .. } | Self::MakePrimary => Need::System,
             Self::Upload { .. } | Self::Modules | Self::Module { .. } | Self::ModuleBytes { .. } => Need::Master,
             Self::DeleteModule { .. } => Need::Master,

@@ -1,24 +1,36 @@
-//! What goes back to a client? A status, a few headers and one body, whole, so that it leaves in one write.
+//! What goes back to a client? A status, a few headers and one body: whole, so that it leaves in one write, or a stream.
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Response, StatusCode};
 use percent_encoding::{CONTROLS, utf8_percent_encode};
 use serde::Serialize;
+
+use super::stream::EventBody;
+
+/// A body as hyper takes it. One that is whole costs nothing for the others.
+pub(super) type ReplyBody = Either<Full<Bytes>, EventBody>;
 
 /// An answer that is ready to be sent.
 #[derive(Debug)]
 pub(super) struct Reply {
     status: StatusCode,
     headers: HeaderMap,
-    body: Bytes,
+    body: Content,
+}
+
+/// What the body is.
+#[derive(Debug)]
+enum Content {
+    Whole(Bytes),
+    Stream(Box<EventBody>),
 }
 
 impl Reply {
     /// A status with a body of length zero: some clients decode whatever is there as JSON.
     pub(super) fn empty(status: StatusCode) -> Self {
-        Self { status, headers: HeaderMap::new(), body: Bytes::new() }
+        Self { status, headers: HeaderMap::new(), body: Content::Whole(Bytes::new()) }
     }
 
     /// `value` as JSON, without indentation.
@@ -30,6 +42,14 @@ impl Reply {
     /// Bytes of another type.
     pub(super) fn bytes(content_type: &'static str, body: Bytes) -> Self {
         Self::empty(StatusCode::OK).body(content_type, body)
+    }
+
+    /// A stream that nobody may keep, and no proxy gather.
+    pub(super) fn stream(content_type: &'static str, body: EventBody) -> Self {
+        Self { body: Content::Stream(Box::new(body)), ..Self::empty(StatusCode::OK) }
+            .header(header::CONTENT_TYPE, HeaderValue::from_static(content_type))
+            .header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))
+            .header(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"))
     }
 
     /// The same with a `Location`. What a URL may not hold as it is, if a client sent it to us, is escaped.
@@ -65,15 +85,18 @@ impl Reply {
     }
 
     /// As hyper wants it.
-    pub(super) fn into_response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(self.body));
+    pub(super) fn into_response(self) -> Response<ReplyBody> {
+        let mut response = Response::new(match self.body {
+            Content::Whole(bytes) => Either::Left(Full::new(bytes)),
+            Content::Stream(body) => Either::Right(*body),
+        });
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
         response
     }
 
     fn body(self, content_type: &'static str, body: Bytes) -> Self {
-        Self { body, ..self }.header(header::CONTENT_TYPE, HeaderValue::from_static(content_type))
+        Self { body: Content::Whole(body), ..self }.header(header::CONTENT_TYPE, HeaderValue::from_static(content_type))
     }
 
     fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
@@ -87,7 +110,8 @@ impl Reply {
     /// Status, `Location` and body, for tests.
     pub(super) fn shown(&self) -> String {
         let location = self.headers.get(header::LOCATION).map_or("", |value| value.to_str().unwrap());
-        format!("{} {location} {}", self.status.as_u16(), std::str::from_utf8(&self.body).unwrap())
+        let Content::Whole(body) = &self.body else { panic!("a stream") };
+        format!("{} {location} {}", self.status.as_u16(), std::str::from_utf8(body).unwrap())
     }
 }
 
@@ -104,6 +128,6 @@ mod tests {
     #[test]
     fn an_empty_reply_has_no_content_type() {
         let reply = Reply::empty(StatusCode::NOT_FOUND);
-        assert!(reply.headers.is_empty() && reply.body.is_empty());
+        assert!(reply.headers.is_empty() && matches!(reply.body, Content::Whole(body) if body.is_empty()));
     }
 }

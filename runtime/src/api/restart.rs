@@ -3,13 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Draining;
 use super::error::ApiError;
 use super::links::Links;
 use super::query::Query;
 use super::reply::Reply;
-use super::start::{self, begin};
-use super::status::Wanted;
+use super::start::{self, Waiting, begin};
 use crate::engine::{Hub, StartRequest};
 use crate::model::InstanceId;
 
@@ -50,9 +48,8 @@ impl RestartCall {
 pub(super) async fn restart(
     hub: Option<Arc<Hub>>,
     call: RestartCall,
-    wanted: Wanted,
     links: &Links,
-    draining: &Draining,
+    waiting: Waiting<'_>,
 ) -> Result<Reply, ApiError> {
     let RestartCall { id, id_of_new, wait } = call;
     let unknown = || ApiError::unknown_instance(format_args!("there is no instance {id} in this task hub"));
@@ -63,5 +60,5 @@ pub(super) async fn restart(
         // Whoever repeats the start of the old one means the old one.
         IdOfNew::Drawn => StartRequest { instance: None, idempotency: None, ..request },
     };
-    begin(hub, request, wait, None, wanted, links, draining).await.map_err(ApiError::in_long_form)
+    begin(hub, request, wait, None, links, waiting).await.map_err(ApiError::in_long_form)
 }

@@ -36,6 +36,8 @@ pub(super) enum Endpoint {
     Rewind { instance: String },
     /// What an instance has said.
     Logs { instance: String },
+    /// What an instance waits for.
+    Why { instance: String },
     /// What an instance answers to a question.
     Query { instance: String, name: String },
     /// Take a module.
@@ -75,6 +77,7 @@ impl Endpoint {
             Self::Resume { .. } => "resume",
             Self::Rewind { .. } => "rewind",
             Self::Logs { .. } => "logs",
+            Self::Why { .. } => "why",
             Self::Query { .. } => "query",
             Self::Upload { .. } => "upload",
             Self::Modules => "modules",
@@ -119,7 +122,7 @@ const PREFIXES: [(&str, Door); 4] = [
 type Line = (Method, &'static str, fn(&[&str], Door) -> Endpoint);
 
 /// Behind the prefixes of the wire contract.
-static OPERATIONS: [Line; 19] = [
+static OPERATIONS: [Line; 20] = [
     (Method::POST, "orchestrators/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: None }),
     (Method::POST, "orchestrators/{}/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: Some(part[1].into()) }),
     (Method::GET, "", |_, _| Endpoint::Binding),
@@ -138,6 +141,7 @@ static OPERATIONS: [Line; 19] = [
     (Method::POST, "instances/{}/resume", |part, _| Endpoint::Resume { instance: part[0].into() }),
     (Method::POST, "instances/{}/rewind", |part, _| Endpoint::Rewind { instance: part[0].into() }),
     (Method::GET, "instances/{}/logs", |part, _| Endpoint::Logs { instance: part[0].into() }),
+    (Method::GET, "instances/{}/why", |part, _| Endpoint::Why { instance: part[0].into() }),
     (Method::GET, "instances/{}/query/{}", |part, _| Endpoint::Query { instance: part[0].into(), name: part[1].into() }),
 ];
 
@@ -267,6 +271,8 @@ mod tests {
                 check(&format!("{method} {prefix}/MakePrimary"), "MakePrimary");
             }
             check(&format!("GET {prefix}/instances/a/Query/How%20far/"), r#"Query { instance: "a", name: "How far" }"#);
+            check(&format!("GET {prefix}/instances/a/WHY/"), r#"Why { instance: "a" }"#);
+            check(&format!("POST {prefix}/instances/a/why"), "404");
             check(&format!("GET {prefix}/instances/a/query"), "404");
             check(&format!("POST {prefix}/instances/a/query/far"), "404");
             for method in ["GET", "POST", "DELETE"] {

@@ -13,6 +13,7 @@ use super::reply::Reply;
 use super::status::{self, StatusPayload, Wanted};
 use super::{Draining, control};
 use crate::engine::{Existing, Hub, InstanceView, StartError, StartRequest, Watch};
+use crate::metrics::Metrics;
 use crate::model::{End, Idempotency, IdempotencyKey, InstanceId, Payload};
 
 /// How long a client should wait before it first asks how an instance stands, in seconds.
@@ -79,6 +80,14 @@ fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
     text.parse().map(Some).map_err(ApiError::bad_argument)
 }
 
+/// What it takes to wait for the end of an instance, and to show it then.
+#[derive(Clone, Copy)]
+pub(super) struct Waiting<'a> {
+    pub(super) wanted: Wanted,
+    pub(super) draining: &'a Draining,
+    pub(super) metrics: &'a Metrics,
+}
+
 /// `POST {prefix}/orchestrators/{function}[/{instance}]` and `POST /api/orchestrators/…`: starts an instance.
 ///
 /// Each `tag.NAME=VALUE` in the query is a label of it. With the header `Idempotency-Key`, a start that is sent again answers with the
@@ -92,13 +101,12 @@ fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
 pub(super) async fn start(
     hub: Option<Arc<Hub>>,
     call: StartCall,
-    wanted: Wanted,
     links: &Links,
-    draining: &Draining,
+    waiting: Waiting<'_>,
 ) -> Result<Reply, ApiError> {
     let StartCall { request, wait, share, .. } = call;
     let hub = hub.ok_or_else(|| StartError::UnknownOrchestrator(request.function.clone()))?;
-    begin(hub, request, wait, share, wanted, links, draining).await
+    begin(hub, request, wait, share, links, waiting).await
 }
 
 /// Starts an instance, waits for its end if `wait` says so, and answers as [`start`].
@@ -107,18 +115,18 @@ pub(super) async fn begin(
     request: StartRequest,
     wait: Option<Duration>,
     share: Option<Share>,
-    wanted: Wanted,
     links: &Links,
-    draining: &Draining,
+    waiting: Waiting<'_>,
 ) -> Result<Reply, ApiError> {
     let starting = hub.clone();
     let id = match wait {
         None => control::recorded(share, async move { starting.start(request).await }).await??,
         Some(wait) => {
+            let _waits = waiting.metrics.request_waits();
             let watch = control::recorded(share, async move { starting.start_and_watch(request).await }).await??;
             let id = watch.id().clone();
             // The start stands, so what goes wrong from here on must not keep the client from its ID.
-            match ended(&hub, watch, wait, wanted, draining).await {
+            match ended(&hub, watch, wait, waiting.wanted, waiting.draining).await {
                 Ok(Some(reply)) => return Ok(reply),
                 Ok(None) => (),
                 Err(cause) => _ = error::log_failure(format_args!("waiting for instance {id}: {cause}")),

@@ -1,16 +1,20 @@
 //! How does an instance stand? The status payload of the wire contract, and the codes that go with it.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
+use super::Draining;
 use super::error::ApiError;
 use super::history_view::{self, HistoryEvent, Show};
 use super::query::Query;
 use super::reply::Reply;
 use super::route::Door;
 use crate::engine::{Hub, InstanceView};
+use crate::limits::Limits;
+use crate::metrics::Metrics;
 use crate::model::time;
 use crate::model::{End, InstanceId, Payload, RuntimeStatus};
 
@@ -116,16 +120,58 @@ impl<'a> StatusPayload<'a> {
     }
 }
 
+/// How long a client waits for a change, and what ends that early.
+pub(super) struct LongPoll<'a> {
+    longest: Duration,
+    draining: &'a Draining,
+    metrics: &'a Metrics,
+}
+
+/// Whether the query asks to wait for a change: `wait`, in seconds, of which it gets `status_wait_s_max` at most.
+pub(super) fn long_poll<'a>(
+    query: &Query,
+    limits: &Limits,
+    draining: &'a Draining,
+    metrics: &'a Metrics,
+) -> Option<LongPoll<'a>> {
+    let longest = query.seconds("wait")?.clamp(0.0, limits.status_wait_s_max as f64);
+    Some(LongPoll { longest: Duration::from_secs_f64(longest), draining, metrics })
+}
+
 /// `GET {prefix}/instances/{instance}`: how an instance stands. `url` is the absolute one of this request.
 ///
 /// 202 with `Location` and `Retry-After` while it has not ended; 200 once it is Completed. For a Terminated or Failed one the edition
 /// decides: 200 in `current`, in `2018` 400, or 500 if its guest was at fault; with `returnInternalServerErrorOnFailure` 500 in both. 404
 /// if there is no such instance, hub or possible ID. 400 for an ill-formed hub name or an unknown connection.
-pub(super) async fn status(hub: Option<&Hub>, instance: &str, wanted: Wanted, url: &str) -> Result<Reply, ApiError> {
+///
+/// With `wait={seconds}` the same answers come later: once runtime status, custom status or output are others than at the request, the
+/// instance has continued as new, the time is up or the server stops. At once for an instance that has ended. `lastUpdatedTime` and the history
+/// are no reason to answer, but what is answered has them as they are then.
+pub(super) async fn status(
+    hub: Option<&Hub>,
+    instance: &str,
+    wanted: Wanted,
+    url: &str,
+    long_poll: Option<LongPoll<'_>>,
+) -> Result<Reply, ApiError> {
     let unknown = || ApiError::empty(StatusCode::NOT_FOUND);
     let hub = hub.ok_or_else(unknown)?;
     let id = instance.parse().map_err(|_| unknown())?;
-    let view = hub.instance(&id, wanted.history).await.map_err(ApiError::internal)?.ok_or_else(unknown)?;
+    let changed = match long_poll {
+        None => None,
+        Some(LongPoll { longest, draining, metrics }) => {
+            let _waits = metrics.request_waits();
+            tokio::select! {
+                changed = hub.instance_changed(&id, wanted.history, longest) => Some(changed),
+                () = draining.begun() => None,
+            }
+        }
+    };
+    let view = match changed {
+        Some(changed) => changed,
+        None => hub.instance(&id, wanted.history).await,
+    };
+    let view = view.map_err(ApiError::internal)?.ok_or_else(unknown)?;
     let url = url.to_owned();
     Ok(print(view, move |view| reply(view, wanted, &url)).await)
 }

@@ -13,9 +13,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
-use ureq::http::{Request, StatusCode};
-use ureq::{Agent, Error};
+use ureq::http::{Request, Response, StatusCode};
+use ureq::{Agent, Body, Error};
 
+use super::events::Events;
 use super::exit::Exit;
 use super::output::{Spinner, brief};
 use super::wire::{Instance, Logs, Module, Started, Uploaded};
@@ -66,6 +67,8 @@ struct Call<'a> {
     subject: Option<String>,
     query: Vec<Parameter<'a>>,
     header: Option<(&'a str, &'a str)>,
+    /// The type of answer that is wanted, if not any.
+    accept: Option<&'a str>,
     body: Option<(&'a str, &'a [u8])>,
 }
 
@@ -336,28 +339,30 @@ impl Client {
         }
     }
 
+    /// What an instance waits for, as the server writes it.
+    pub(super) fn why(&self, id: &str) -> Result<String> {
+        Ok(self.call("GET", Call::of_instance(id, "/why"), &[200])?.text)
+    }
+
+    /// Follows an instance, behind the event `last` if one is given. `None` if it has ended and nothing came behind that event.
+    pub(super) fn follow(&self, id: &str, query: &[Parameter<'_>], last: Option<&str>) -> Result<Option<Events>> {
+        let header = last.map(|last| ("last-event-id", last));
+        let call = Call { query: query.to_vec(), header, accept: Some(Events::TYPE), ..Call::of_instance(id, "") };
+        let mut answer = self.send("GET", &call)?;
+        match answer.status().as_u16() {
+            200 => Ok(Some(Events::of(answer.into_body().into_reader()))),
+            204 => Ok(None),
+            _ => {
+                let text = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
+                Err(self.refusal(answer.status(), &text.unwrap_or_default(), call))
+            }
+        }
+    }
+
     /// Sends a request, whose answer has to have one of the status codes in `expected`.
     fn call(&self, method: &str, call: Call<'_>, expected: &[u16]) -> Result<Answer> {
         let _spinner = self.spins.then(|| Spinner::start(format!("Waiting for {}", self.base)));
-        let mut query = form_urlencoded::Serializer::new(String::new());
-        query.extend_pairs(self.hub.iter().map(|hub| ("taskHub", hub.as_str())).chain(call.query));
-        let query = query.finish();
-        let mark = if query.is_empty() { "" } else { "?" };
-        let url = format!("{}{}{mark}{query}", self.base, call.path);
-
-        let mut request = Request::builder().method(method).uri(&url);
-        let key = self.key.as_deref().map(|key| ("x-functions-key", key));
-        let content_type = call.body.map(|(kind, _)| ("content-type", kind)).filter(|(_, kind)| !kind.is_empty());
-        for (name, value) in [key, content_type, call.header].into_iter().flatten() {
-            request = request.header(name, value);
-        }
-        // Without the query: a reason to terminate may be as long as it likes.
-        let asked = || brief(&format!("ask {}{}", self.base, call.path));
-        let answer = match call.body {
-            Some((_, bytes)) => self.agent.run(request.body(bytes).with_context(asked)?),
-            None => self.agent.run(request.body(()).with_context(asked)?),
-        };
-        let mut answer = answer.map_err(|error| self.failed(error))?;
+        let mut answer = self.send(method, &call)?;
         let text =
             answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string().map_err(|error| self.failed(error))?;
         let status = answer.status();
@@ -366,9 +371,38 @@ impl Client {
             let continuation = continuation.filter(|token| !token.is_empty()).map(str::to_owned);
             return Ok(Answer { status, text, continuation });
         }
-        let said = brief(&message(&text));
+        Err(self.refusal(status, &text, call))
+    }
+
+    /// Sends a request, and returns what came back before its body is read.
+    fn send(&self, method: &str, call: &Call<'_>) -> Result<Response<Body>> {
+        let mut query = form_urlencoded::Serializer::new(String::new());
+        query.extend_pairs(self.hub.iter().map(|hub| ("taskHub", hub.as_str())).chain(call.query.iter().copied()));
+        let query = query.finish();
+        let mark = if query.is_empty() { "" } else { "?" };
+        let url = format!("{}{}{mark}{query}", self.base, call.path);
+
+        let mut request = Request::builder().method(method).uri(&url);
+        let key = self.key.as_deref().map(|key| ("x-functions-key", key));
+        let content_type = call.body.map(|(kind, _)| ("content-type", kind)).filter(|(_, kind)| !kind.is_empty());
+        let accept = call.accept.map(|kind| ("accept", kind));
+        for (name, value) in [key, content_type, accept, call.header].into_iter().flatten() {
+            request = request.header(name, value);
+        }
+        // Without the query: a reason to terminate may be as long as it likes.
+        let asked = || brief(&format!("ask {}{}", self.base, call.path));
+        let answer = match call.body {
+            Some((_, bytes)) => self.agent.run(request.body(bytes).with_context(asked)?),
+            None => self.agent.run(request.body(()).with_context(asked)?),
+        };
+        answer.map_err(|error| self.failed(error))
+    }
+
+    /// What to tell about an answer with a status that was not expected.
+    fn refusal(&self, status: StatusCode, text: &str, call: Call<'_>) -> anyhow::Error {
+        let said = brief(&message(text));
         let said = if said.is_empty() { String::new() } else { format!(": {said}") };
-        Err(match status {
+        match status {
             StatusCode::UNAUTHORIZED => Exit::Failed.because(self.about_keys(&call.path)),
             StatusCode::NOT_FOUND => match call.subject {
                 Some(subject) => self.absent(&subject),
@@ -380,7 +414,7 @@ impl Client {
             }
             _ if status.is_client_error() && !said.is_empty() => Exit::Failed.because(format_args!("the server refused{said}")),
             _ => Exit::Failed.because(format_args!("{} answered {status}{said}", self.base)),
-        })
+        }
     }
 
     /// What was asked for is not there.

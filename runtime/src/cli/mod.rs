@@ -9,6 +9,7 @@ mod connection;
 mod demo;
 mod deploy;
 mod dev;
+mod events;
 mod exit;
 mod filter;
 pub mod guests;
@@ -34,6 +35,8 @@ mod status;
 mod suspend;
 mod tag;
 mod terminate;
+mod watch;
+mod why;
 mod wire;
 
 use std::env;
@@ -73,6 +76,8 @@ enum Command {
     Deploy(deploy::Deploy),
     Start(start::Start),
     Status(status::Status),
+    Watch(watch::Watch),
+    Why(why::Why),
     List(list::List),
     Query(query::Query),
     Raise(raise::Raise),
@@ -135,6 +140,8 @@ impl Command {
             Self::Deploy(deploy) => deploy.run(),
             Self::Start(start) => start.run(),
             Self::Status(status) => status.run(),
+            Self::Watch(watch) => watch.run(),
+            Self::Why(why) => why.run(),
             Self::List(list) => list.run(),
             Self::Query(query) => query.run(),
             Self::Raise(raise) => raise.run(),
@@ -251,6 +258,8 @@ mod tests {
             "dacapo serve --listen 7071",
             "dacapo demo twice",
             "dacapo status",
+            "dacapo watch",
+            "dacapo why",
             "dacapo start",
             "dacapo list --status Baked",
             "dacapo list --top 0",

@@ -91,14 +91,17 @@ pub(super) fn tell_end(id: &str, text: &str, json: bool) -> Result<()> {
     match instance.runtime_status.as_str() {
         "Completed" if json => Ok(()),
         "Completed" => say_data(instance.output.get()),
-        status if instance.has_ended() => {
-            let output = instance.plain_output();
-            let why = if output == "null" { String::new() } else { format!(": {}", brief(&output)) };
-            Err(Exit::EndedBadly.because(format_args!("instance {id} has ended as {status}{why}")))
-        }
+        _ if instance.has_ended() => Err(ended_badly(&instance, id)),
         status => Err(Exit::TimeUp
             .because(format_args!("the time is up and instance {id} is {status}; it goes on: dacapo status {}", shell_word(id)))),
     }
+}
+
+/// The instance has ended, and not by completing.
+pub(super) fn ended_badly(instance: &Instance, id: &str) -> anyhow::Error {
+    let output = instance.plain_output();
+    let why = if output == "null" { String::new() } else { format!(": {}", brief(&output)) };
+    Exit::EndedBadly.because(format_args!("instance {id} has ended as {}{why}", instance.runtime_status))
 }
 
 /// An ID such as the server draws.

@@ -156,7 +156,7 @@ fn is_http(event: &HistoryEvent) -> bool {
 }
 
 /// Whose event it is: the name of the function or of the event, or the method of a request.
-fn name(event: &HistoryEvent) -> String {
+pub(super) fn name(event: &HistoryEvent) -> String {
     if is_http(event) {
         return request(event).map(|request| request.method).unwrap_or_default();
     }
@@ -172,7 +172,7 @@ fn request(event: &HistoryEvent) -> Option<HttpRequest> {
 }
 
 /// What happened, in words.
-fn what(event: &HistoryEvent) -> (String, Tone) {
+pub(super) fn what(event: &HistoryEvent) -> (String, Tone) {
     let (what, tone) = match event.event_type.as_str() {
         "TaskScheduled" if is_http(event) => ("http request sent", Tone::Busy),
         "TaskCompleted" if is_http(event) => ("http request answered", Tone::Good),
@@ -202,7 +202,7 @@ fn what(event: &HistoryEvent) -> (String, Tone) {
 }
 
 /// What went in and came out, or why.
-fn details(event: &HistoryEvent, start_ms: u64) -> String {
+pub(super) fn details(event: &HistoryEvent, start_ms: u64) -> String {
     let due = event.fire_at.as_deref().filter(|_| event.event_type == "TimerCreated").and_then(milliseconds);
     let due = due.map(|due_ms| format!("due at +{}", duration(due_ms.saturating_sub(start_ms))));
     let mut input = event.input.clone().filter(|input| input != "null");

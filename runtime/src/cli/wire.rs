@@ -135,6 +135,76 @@ pub(super) struct Logs {
     pub(super) next: u64,
 }
 
+/// What an instance waits for.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Waiting {
+    /// In a sentence or two.
+    pub(super) summary: String,
+    pub(super) open: OpenTasks,
+    /// The first of them.
+    pub(super) tasks: Vec<OpenTask>,
+    pub(super) unread_events: Vec<UnreadEvents>,
+    pub(super) children: Vec<Child>,
+}
+
+/// How many tasks are open.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct OpenTasks {
+    activities: u64,
+    http_requests: u64,
+    timers: u64,
+    events: u64,
+    sub_orchestrations: u64,
+}
+
+impl OpenTasks {
+    /// All together.
+    pub(super) fn all(&self) -> u64 {
+        self.activities + self.http_requests + self.timers + self.events + self.sub_orchestrations
+    }
+}
+
+/// An open task, of any kind: each kind has some of these members.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct OpenTask {
+    pub(super) task: u64,
+    pub(super) kind: String,
+    pub(super) since: String,
+    pub(super) name: Option<String>,
+    pub(super) uri: Option<String>,
+    pub(super) instance_id: Option<String>,
+    pub(super) due: Option<String>,
+    /// `running`, `queued` or `handedOver`.
+    pub(super) state: Option<String>,
+    /// Which bound it stands behind in line.
+    pub(super) behind: Option<String>,
+    pub(super) attempt: Option<u32>,
+    pub(super) progress: Option<Box<RawValue>>,
+}
+
+/// Events of one name that were not read.
+#[derive(Debug, Deserialize)]
+pub(super) struct UnreadEvents {
+    pub(super) name: String,
+    pub(super) count: u64,
+    pub(super) since: String,
+    pub(super) hint: Option<String>,
+}
+
+/// A sub-orchestration.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Child {
+    pub(super) instance_id: String,
+    pub(super) name: String,
+    pub(super) runtime_status: Option<String>,
+    pub(super) since: String,
+    pub(super) failure: Option<String>,
+}
+
 /// A line that a guest has logged.
 #[derive(Debug, Deserialize)]
 pub(super) struct LogLine {

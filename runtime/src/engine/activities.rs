@@ -19,8 +19,8 @@ use super::queue::Lane;
 use crate::host::{Heartbeat, Host, Invocation, Module, NoGuest, SharedLines, Surroundings};
 use crate::limits::{Limits, WorkLimits};
 use crate::metrics::Metrics;
-use crate::model::{ActivityCall, Digest, Failure, HttpCall, HubKey, Outcome};
-use crate::store::Store;
+use crate::model::{ActivityCall, Digest, Failure, HttpCall, HubKey, Outcome, Payload};
+use crate::store::{Store, StoreError};
 
 /// What bounds on functions call an HTTP request of an orchestration: the name that it has in Durable Functions.
 const HTTP_FUNCTION: &str = "BuiltIn::HttpActivity";
@@ -92,6 +92,19 @@ impl Activities {
     /// Tells an activity or a request to stop, wherever it is: see [`Crew::cancel`].
     pub(super) fn cancel(&self, key: Key) {
         self.crew.cancel(key);
+    }
+
+    /// How far the work for a task is, if it is in hand.
+    pub(super) fn work(&self, key: Key) -> Option<super::why::Work> {
+        self.crew.work(key)
+    }
+
+    /// What an activity, by the task of its first attempt, said last of its progress. Blocks.
+    ///
+    /// # Errors
+    /// If the store cannot be read.
+    pub(super) fn progress(&self, key: Key) -> Result<Option<Payload>, StoreError> {
+        self.heartbeats.known(key)
     }
 
     /// Saves what activities have said of their progress, when nothing runs any more. Blocks.
@@ -195,7 +208,6 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::model::Payload;
     use crate::model::{ExecutionKey, TaskId};
     use crate::store::memory::MemoryStore;
 

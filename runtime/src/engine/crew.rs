@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::queue::{Lane, Queue};
+use super::why::Work as Stage;
 use crate::limits::WorkLimits;
 use crate::metrics::{ActivityInHand, Held, Metrics};
 use crate::model::{Digest, ExecutionKey, HubKey, InstanceId, LogLine, Outcome, TaskId};
@@ -125,6 +126,15 @@ impl Crew {
         state.line_up(Job { work, counted: metrics.activity(), waits: Some(metrics.activity_waits()) });
         drop(state);
         self.shared.start();
+    }
+
+    /// How far the work for a task is, if it is in hand.
+    pub(super) fn work(&self, key: Key) -> Option<Stage> {
+        let state = self.shared.lock();
+        Some(match state.in_hand.get(&key)? {
+            InHand::Waits(lane) => Stage::Queued(state.queue.bound(lane)),
+            InHand::Runs { .. } => Stage::Running,
+        })
     }
 
     /// Tells work to stop: what waits goes at once, what runs stops where it next waits, or within a tick of the epoch. No

@@ -71,6 +71,15 @@ impl Heartbeats {
         read.map_err(|error| error.to_string())?.map_err(|error| format!("the progress of an activity cannot be read: {error}"))
     }
 
+    /// The same for who may block.
+    ///
+    /// # Errors
+    /// As [`Heartbeats::last`].
+    pub(super) fn known(&self, key: Key) -> Result<Option<Payload>, StoreError> {
+        let known = self.shared.lock().unsaved.get(&key).map(|(_, progress)| progress.clone());
+        if known.is_some() { Ok(known) } else { self.shared.store.progress(key.0, key.1) }
+    }
+
     /// The activity has completed: nobody will ask for its progress, so it need not be saved any more.
     pub(super) fn forget(&self, key: Key) {
         self.shared.lock().unsaved.remove(&key);

@@ -293,7 +293,7 @@ impl Hub {
 }
 
 /// What is behind `row`. `None` if its history is no longer whole: then the instance was replaced after the row was read.
-fn view(store: &dyn Store, row: InstanceRow, with_history: bool) -> Result<Option<InstanceView>, StoreError> {
+pub(super) fn view(store: &dyn Store, row: InstanceRow, with_history: bool) -> Result<Option<InstanceView>, StoreError> {
     let ended = row.status.is_ended();
     let (first, last, history) = if with_history {
         let mut events = store.history(row.execution)?;

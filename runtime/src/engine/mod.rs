@@ -5,10 +5,12 @@
 
 mod activities;
 mod alarm;
+mod changes;
 mod crew;
 mod deletion;
 mod due;
 mod existing;
+mod follow;
 mod functions;
 mod guest_log;
 mod heartbeats;
@@ -33,6 +35,7 @@ mod turns;
 mod verify;
 mod views;
 mod watch;
+mod why;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -44,7 +47,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::runtime::Runtime;
 
+pub use follow::{Asked, Fingerprint, Followed, FollowedEvent, Follower, Place};
 pub use hub::Hub;
+pub use queue::Bound;
 pub use readiness::Unready;
 pub use verify::{Report, VerifyError, verify};
 pub use views::{
@@ -52,6 +57,7 @@ pub use views::{
     StartError, StartRequest, UploadError, UploadedModule,
 };
 pub use watch::Watch;
+pub use why::{Child, Open, OpenTask, Stage, TOLD_MAX, Unread, What, Why, Work};
 
 use crate::clock::Clock;
 use crate::host::{Catalog, Compiler, Host, Module, ModuleError, SurroundingsByHub};
@@ -156,6 +162,7 @@ impl Engine {
             activities: Activities::new(runtime.handle().clone(), limits.activities_running_max, store.clone(), metrics.clone()),
             alarms: Alarms::new(Clock)?,
             post: Post::new()?,
+            changes: Arc::default(),
             discarded: Mutex::default(),
             handle: runtime.handle().clone(),
             clock: Clock,

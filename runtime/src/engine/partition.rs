@@ -131,6 +131,11 @@ impl Partition {
         self.instances.get(&execution).is_some_and(|instance| instance.is_running(task))
     }
 
+    /// What is in flight for an instance, if it is in memory.
+    pub(super) fn phase(&self, execution: ExecutionKey) -> Option<&Phase> {
+        self.instances.get(&execution).map(|instance| &instance.phase)
+    }
+
     /// Whether the result of this turn is still wanted.
     pub fn is_in_turn(&self, execution: ExecutionKey, number: u64) -> bool {
         self.instances.get(&execution).is_some_and(|instance| instance.is_in_turn(number))

@@ -148,7 +148,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The row and the history of an instance. Blocks.
-fn read(shell: &Shell, id: &InstanceId) -> Result<Option<(InstanceRow, Vec<Event>)>, StoreError> {
+pub(super) fn read(shell: &Shell, id: &InstanceId) -> Result<Option<(InstanceRow, Vec<Event>)>, StoreError> {
     // A row may be replaced between two reads; then the history of the old one is gone or going.
     for _ in 0..3 {
         let Some(row) = shell.row_of(id)? else { return Ok(None) };

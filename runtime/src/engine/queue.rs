@@ -27,6 +27,17 @@ impl Lane {
     }
 }
 
+/// What bounds how much runs at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// The bound on calls of its function.
+    Function,
+    /// The bound on its hub.
+    Hub,
+    /// The server's own.
+    Server,
+}
+
 /// Work that waits, and how much of it runs.
 pub struct Queue<T> {
     hubs: Ring<HubKey, Hub<T>>,
@@ -91,6 +102,19 @@ impl<T> Queue<T> {
             })
         });
         of_hub.flatten().expect(TAKEN);
+    }
+
+    /// Which bound keeps what waits in this lane from being taken, if one does; otherwise it only waits for its turn.
+    pub fn bound(&self, lane: &Lane) -> Option<Bound> {
+        let hub = self.hubs.members.get(&lane.hub).map(|member| &member.state);
+        let function = hub.and_then(|hub| hub.functions.members.get(&lane.function)).map(|member| &member.state);
+        if function.is_some_and(|function| !has_room(function.running, function.running_max)) {
+            Some(Bound::Function)
+        } else if hub.is_some_and(|hub| !has_room(hub.running, hub.running_max)) {
+            Some(Bound::Hub)
+        } else {
+            (self.running >= self.running_max).then_some(Bound::Server)
+        }
     }
 
     /// Takes out what has not been taken yet, for good.
@@ -285,6 +309,28 @@ mod tests {
             }
         }
         assert_eq!(taken.join(" "), expected, "{script}");
+    }
+
+    #[test]
+    fn what_waits_knows_behind_which_bound() {
+        let check = |running: &str, expected: Option<Bound>| {
+            let mut queue = queue();
+            for (task, lane) in (0..).zip(running.split_whitespace()) {
+                let (hub, function) = lane.split_once('/').unwrap();
+                let lane = Lane::new(HubKey(hub.parse().unwrap()), function);
+                queue.push(&lane, ExecutionKey(1), TaskId(task), String::new());
+                queue.take().unwrap();
+            }
+            let slow = Lane::new(HubKey(1), "slow");
+            queue.push(&slow, ExecutionKey(2), TaskId(0), String::new());
+            assert_eq!(queue.bound(&slow), expected, "{running}");
+        };
+        check("", None);
+        check("1/mix 2/mix", None);
+        check("1/Slow", Some(Bound::Function));
+        check("1/mix 1/mix", Some(Bound::Hub));
+        check("1/mix 2/mix 2/mix", Some(Bound::Server));
+        check("1/slow 1/mix 2/mix", Some(Bound::Function));
     }
 
     fn parse(item: &str) -> (Lane, ExecutionKey, TaskId) {

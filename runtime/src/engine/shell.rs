@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::activities::{Activities, ActivityContext, Done};
 use super::alarm::Alarms;
+use super::changes::Changes;
 use super::due::Searched;
 use super::functions::{Code, Functions};
 use super::guest_log::GuestLog;
@@ -48,6 +49,8 @@ pub(super) struct Machinery {
     pub guest_log: GuestLog,
     pub alarms: Alarms,
     pub post: Post,
+    /// Who listens to what instances do.
+    pub changes: Arc<Changes>,
     /// Messages that nobody takes any more.
     pub discarded: Mutex<Vec<MessageKey>>,
     /// The engine's own runtime.
@@ -294,11 +297,14 @@ impl Shell {
     }
 
     fn commit(self: &Arc<Self>, partition: u32, order: CommitOrder) {
-        let (shell, execution) = (self.clone(), order.answers_to());
+        let (shell, execution, instance) = (self.clone(), order.answers_to(), order.instance);
         let commit = order.encoded(self.machinery.limits.log_bytes_max);
         self.machinery.committer.submit(commit, move |result| {
             let input = match result {
-                Ok(outcome) => Input::Committed(execution, outcome),
+                Ok(outcome) => {
+                    shell.machinery.changes.note(instance);
+                    Input::Committed(execution, outcome)
+                }
                 Err(error) => {
                     tracing::error!("a commit failed: {error}");
                     Input::CommitFailed(execution, error)
@@ -475,6 +481,11 @@ impl Shell {
     fn done(self: &Arc<Self>, partition: u32, (execution, task): (ExecutionKey, TaskId)) -> impl FnOnce(Done) + Send + 'static {
         let shell = self.clone();
         move |Done { outcome, ran, lines }| shell.deliver(partition, Input::TaskDone { execution, task, outcome, ran, lines })
+    }
+
+    /// Looks at the partition of this instance, which changes nothing.
+    pub(super) fn look<T>(&self, id: &InstanceId, look: impl FnOnce(&Partition) -> T) -> T {
+        look(&self.lock(self.partition_of(id)).partition)
     }
 
     /// How many instances its partitions hold.

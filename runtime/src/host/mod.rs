@@ -39,6 +39,7 @@ pub use module::{Catalog, Module, ModuleError};
 pub use orchestrator::{OrchestratorGuest, UNKNOWN_QUERY};
 pub use state::SharedLines;
 pub use surroundings::{HubSettings, NetworkSettings, SecretSource, Surroundings, SurroundingsByHub, SurroundingsError};
+pub(crate) use text::nearest;
 
 use crate::limits::Limits;
 use crate::metrics::Metrics;

@@ -30,7 +30,7 @@ const COMPARED_BYTES_MAX: usize = 64;
 const COMPARED_NAMES_MAX: usize = 100;
 
 /// The one of `names` that somebody most likely meant who wrote `name`: all that differs is a third of its characters or less.
-pub(super) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if name.len() > COMPARED_BYTES_MAX {
         return None;
     }

@@ -16,6 +16,7 @@ pub mod rewind;
 pub mod status;
 pub mod tags;
 pub mod time;
+pub mod waits;
 pub mod wake;
 
 pub use action::{Action, ActivityCall, Ask, ChildCall, ChildStart, HttpCall, Progress, SentEvent};

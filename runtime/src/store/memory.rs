@@ -383,6 +383,19 @@ impl Store for MemoryStore {
         Ok(events)
     }
 
+    fn history_from(&self, execution: ExecutionKey, from: u32, bytes_max: usize) -> Result<Vec<Event>, StoreError> {
+        let mut bytes = 0;
+        let mut events = Vec::new();
+        for event in self.history(execution)?.into_iter().skip(from as usize) {
+            if bytes >= bytes_max && !events.is_empty() {
+                break;
+            }
+            bytes += serde_json::to_string(&event).expect("events print without errors").len();
+            events.push(event);
+        }
+        Ok(events)
+    }
+
     fn first_event(&self, execution: ExecutionKey) -> Result<Option<Event>, StoreError> {
         Ok(self.history(execution)?.into_iter().next())
     }

@@ -576,6 +576,10 @@ pub trait Store: Send + Sync + 'static {
     /// The whole history of an execution; empty if there is none.
     fn history(&self, execution: ExecutionKey) -> Result<Vec<Event>, StoreError>;
 
+    /// The events of an execution from number `from` on, which count from 0: as many as have `bytes_max` bytes together, about, but one
+    /// at least if there is one.
+    fn history_from(&self, execution: ExecutionKey, from: u32, bytes_max: usize) -> Result<Vec<Event>, StoreError>;
+
     /// The first event of an execution, which holds its input.
     fn first_event(&self, execution: ExecutionKey) -> Result<Option<Event>, StoreError>;
 

@@ -77,6 +77,7 @@ cases![
     texts_come_back_byte_for_byte,
     a_custom_status_stays_until_the_next,
     the_first_and_the_last_event_may_be_one,
+    a_history_is_read_from_any_event_on_in_pages,
     the_newest_lines_of_a_log_are_kept_under_their_numbers,
     the_last_execution_counts_superseded_ones_too,
     only_what_has_ended_and_stands_still_is_purged,
@@ -319,6 +320,33 @@ fn commits_append_behind_the_expected_length(place: &(impl Place + ?Sized)) {
     let history = [Event::Started(started()), turn(1_000, 0), scheduled(0, "Mix"), resolved(0), ended()];
     assert_eq!(store.history(world.execution(1)).unwrap(), history);
     assert_eq!(store.history(world.execution(2)).unwrap(), history[..1]);
+}
+
+fn a_history_is_read_from_any_event_on_in_pages(place: &(impl Place + ?Sized)) {
+    let store = place.open();
+    let world = World::new(&*store);
+    commit(&*store, &[world.create(1, "loaf"), world.create(2, "roll")]);
+    commit(&*store, &[world.advance(1, 1), Commit { events: filler(100_000), ..world.advance(2, 1) }]);
+    commit(&*store, &[world.advance(1, 3)]);
+    commit(&*store, &[world.end(1, 4, RuntimeStatus::Completed)]);
+    for n in [1, 2] {
+        let whole = store.history(world.execution(n)).unwrap();
+        let end = u32::try_from(whole.len()).unwrap();
+        for from in 0..=end + 1 {
+            let rest = &whole[(from as usize).min(whole.len())..];
+            assert_eq!(store.history_from(world.execution(n), from, usize::MAX).unwrap(), rest, "from {from}");
+            // However small a page is, it has one event.
+            for bytes_max in [0, 1] {
+                let page = store.history_from(world.execution(n), from, bytes_max).unwrap();
+                assert_eq!(page, rest[..rest.len().min(1)], "from {from}, {bytes_max} bytes");
+            }
+        }
+        // What a store needs between events may count too.
+        let started = serde_json::to_string(&whole[0]).unwrap().len();
+        assert_eq!(store.history_from(world.execution(n), 0, started).unwrap(), whole[..1]);
+        assert_eq!(store.history_from(world.execution(n), 0, started + 3).unwrap(), whole[..2]);
+    }
+    assert_eq!(store.history_from(world.execution(9), 0, 100).unwrap(), []);
 }
 
 fn a_commit_for_a_wrong_length_changes_nothing_its_batch_included(place: &(impl Place + ?Sized)) {

@@ -38,7 +38,9 @@ use questions::shelf;
 use retries::{flaky, flaky_child, hopeless, retry_child, retry_flaky, retry_hopeless, retry_timeout};
 use rewinding::{after_mended, all_mended, compensates, mended, mended_itself};
 use versions::{call_others, child_edition, editions, next_edition, tell_edition};
-use waiting::{echo_text, fan_out_texts, race_activity, race_timer, sleep_until, wait_for_all, wait_for_any, wait_twice};
+use waiting::{
+    announce, echo_text, fan_out_texts, race_activity, race_timer, sleep_until, wait_for_all, wait_for_any, wait_twice,
+};
 
 dacapo_guest::module!(
     after_mended,
@@ -143,6 +145,7 @@ dacapo_guest::module!(
     editions,
     next_edition,
     call_others,
+    announce,
     race_timer,
     race_activity,
     wait_for_all,

@@ -51,6 +51,14 @@ pub(crate) async fn wait_twice(ctx: Context) -> Result<(u32, u32)> {
     Ok((older.await?, newer.await?))
 }
 
+/// Makes what the event `say` brings its custom status, and then waits for `done`.
+#[orchestrator(name = "Announce")]
+pub(crate) async fn announce(ctx: Context) -> Result<()> {
+    let word: String = ctx.event("say").await?;
+    ctx.set_custom_status(&word)?;
+    ctx.event::<()>("done").await
+}
+
 /// Calls `Echo` with texts of 100 bytes, all at once, and returns how many answers came back.
 #[orchestrator(name = "FanOutTexts")]
 pub(crate) async fn fan_out_texts(ctx: Context, width: u32) -> Result<usize> {

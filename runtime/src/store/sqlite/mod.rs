@@ -217,6 +217,11 @@ impl Store for SqliteStore {
         read::parse_history(execution, rows)
     }
 
+    fn history_from(&self, execution: ExecutionKey, from: u32, bytes_max: usize) -> Result<Vec<Event>, StoreError> {
+        let rows = read::history_from(&*self.readers.take()?, execution, from, bytes_max)?;
+        read::parse_history_from(execution, from, bytes_max, &rows)
+    }
+
     fn first_event(&self, execution: ExecutionKey) -> Result<Option<Event>, StoreError> {
         read::first_event(&*self.readers.take()?, execution)
     }

@@ -301,6 +301,55 @@ pub(super) fn parse_history(execution: ExecutionKey, rows: Vec<(u32, String)>) -
     Ok(events)
 }
 
+/// The rows of an execution's history that hold event `from` or later ones, until they have `bytes_max` bytes; each with the number of its
+/// first event.
+pub(super) fn history_from(
+    conn: &Connection,
+    execution: ExecutionKey,
+    from: u32,
+    bytes_max: usize,
+) -> Result<Vec<(u32, String)>, StoreError> {
+    let sql = "SELECT seq, events FROM history WHERE execution = ?1
+        AND seq >= coalesce((SELECT max(seq) FROM history WHERE execution = ?1 AND seq <= ?2), 0) ORDER BY seq";
+    let mut statement = conn.prepare_cached(sql)?;
+    let mut rows = statement.query(params![execution.0, from])?;
+    let (mut read, mut bytes) = (Vec::new(), 0);
+    while (bytes < bytes_max || read.is_empty())
+        && let Some(row) = rows.next()?
+    {
+        let events: String = row.get(1)?;
+        bytes += events.len();
+        read.push((row.get(0)?, events));
+    }
+    Ok(read)
+}
+
+/// The events of what [`history_from`] has read. A row may be far larger than `bytes_max`, of which the rest is passed over unread.
+pub(super) fn parse_history_from(
+    execution: ExecutionKey,
+    from: u32,
+    bytes_max: usize,
+    rows: &[(u32, String)],
+) -> Result<Vec<Event>, StoreError> {
+    let (mut events, mut bytes, mut next) = (Vec::new(), 0, from);
+    for (seq, json) in rows {
+        let of_row: Vec<&RawValue> = parse(history_of(execution), json)?;
+        let numbered = (*seq..).zip(of_row).skip_while(|(number, _)| *number < from);
+        for (number, event) in numbered {
+            if number != next {
+                return Err(StoreError::Corrupt(format!("execution {} has event {number} behind {next}", execution.0)));
+            }
+            if bytes >= bytes_max && !events.is_empty() {
+                return Ok(events);
+            }
+            bytes += event.get().len();
+            next += 1;
+            events.push(parse(history_of(execution), event.get())?);
+        }
+    }
+    Ok(events)
+}
+
 /// The rows of lines of an instance that hold number `from` or later ones, with the number of their first line; and the number
 /// that the next line will get.
 pub(super) fn log(conn: &Connection, instance: InstanceKey, from: u64) -> Result<(Vec<(u64, String)>, u64), StoreError> {
