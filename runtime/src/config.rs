@@ -7,6 +7,7 @@
 //! default_hub = "DurableFunctionsHub"   # the task hub of requests that name none
 //! hosts = []                            # with --no-auth: names, besides localhost, by which the server may be called
 //! use_forwarded_host = false            # generated URLs follow X-Forwarded-Host and X-Forwarded-Proto
+//! capability_links_s = 0                # for how many seconds an instance's URLs open that one instance without a key; 0 is never
 //!
 //! [limits]
 //! module_bytes_max = 67_108_864
@@ -77,6 +78,9 @@ pub struct Config {
     pub hosts: Vec<String>,
     /// Whether generated URLs follow `X-Forwarded-Host` and `X-Forwarded-Proto`. Only behind a proxy that sets both. Default: no.
     pub use_forwarded_host: bool,
+    /// For how long a URL in a check-status object opens what it is for, in seconds: it then carries a signature for one operation on one
+    /// instance in place of the system key. Without effect on a server that asks for no keys. Default: 0, which is: it carries the key.
+    pub capability_links_s: u32,
     /// The bounds, each with unit and reason in [`Limits`].
     pub limits: Limits,
     /// What each task hub gives its activities. Default: nothing.
@@ -91,6 +95,7 @@ impl Default for Config {
             default_hub: HubName::default_hub(),
             hosts: Vec::new(),
             use_forwarded_host: false,
+            capability_links_s: 0,
             limits: Limits::default(),
             hubs: HashMap::new(),
         }
@@ -185,7 +190,7 @@ mod tests {
         let limits: toml::Table = toml::from_str(&toml::to_string(&Limits::default()).unwrap()).unwrap();
         let file: toml::Table = toml::from_str(&file).unwrap();
         assert_eq!(file["limits"].as_table(), Some(&limits));
-        assert_eq!(file.len(), 5);
+        assert_eq!(file.len(), 6);
     }
 
     #[test]
@@ -211,7 +216,8 @@ mod tests {
     #[test]
     fn what_a_file_says_replaces_the_default_and_nothing_else() {
         let config: Config = toml::from_str(
-            "edition = 'current'\ndefault_hub = 'Bakery'\nhosts = ['dev.example']\nuse_forwarded_host = true\n[limits]\ntasks_max = 7",
+            "edition = 'current'\ndefault_hub = 'Bakery'\nhosts = ['dev.example']\nuse_forwarded_host = true\ncapability_links_s = 60\n\
+             [limits]\ntasks_max = 7",
         )
         .unwrap();
         let expected = Config {
@@ -219,6 +225,7 @@ mod tests {
             default_hub: "Bakery".parse().unwrap(),
             hosts: vec!["dev.example".into()],
             use_forwarded_host: true,
+            capability_links_s: 60,
             limits: Limits { tasks_max: 7, ..Limits::default() },
             hubs: HashMap::new(),
         };

@@ -6,6 +6,7 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderMap};
 
 use super::body::{Received, Share};
+use super::description::{Answer, Body, Family, Header, Kind, Operation, Parameter};
 use super::error::{self, ApiError};
 use super::query::Query;
 use super::reply::Reply;
@@ -34,6 +35,21 @@ impl RaiseCall {
     }
 }
 
+pub(super) static RAISE: Operation = Operation {
+    summary: "Raise an event to an instance",
+    family: Family::Contract,
+    takes: &[],
+    body: Body::Event,
+    answers: &[
+        Answer::empty(202, "The event is recorded."),
+        Answer::short(400, "The content type is not `application/json`."),
+        Answer::long(400, "The body is no JSON."),
+        Answer::empty(404, "There is no such instance."),
+        Answer::empty(410, "It has ended."),
+        Answer::long(503, "It could not be taken or recorded now.").with(&[Header::RetryAfter]),
+    ],
+};
+
 /// `POST {prefix}/instances/{instance}/raiseEvent/{event}`: raises an event to an instance, which may wait for it now or later.
 ///
 /// 202 once the event is durable. 404, 410 and 400 as [`RaiseCall::of`] says; 400 if the body is empty or not JSON; 413 if it is
@@ -46,6 +62,19 @@ pub(super) async fn raise(call: RaiseCall, Received { bytes, share }: Received) 
     recorded(Some(share), async move { hub.raise(&id, name, payload).await }).await??;
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
+
+pub(super) static TERMINATE: Operation = Operation {
+    summary: "End an instance",
+    family: Family::Contract,
+    takes: &[Parameter::query("reason", Kind::Text, "What it leaves as its output.")],
+    body: Body::None,
+    answers: &[
+        Answer::empty(202, "The end is recorded."),
+        Answer::empty(404, "There is no such instance."),
+        Answer::empty(410, "It has ended already."),
+        Answer::long(503, "It could not be recorded now.").with(&[Header::RetryAfter]),
+    ],
+};
 
 /// `POST {prefix}/instances/{instance}/terminate`, or `DELETE`: ends an instance, `reason` being what it leaves as its output.
 ///

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::StatusCode;
+use serde_json::Value;
 
 use super::body::{Received, Share};
+use super::description::{Answer, Body, Family, Header, Kind, Operation, Parameter};
 use super::error::{self, ApiError};
-use super::links::Links;
+use super::links::{CheckStatus, Links};
 use super::query::Query;
 use super::reply::Reply;
 use super::status::{self, StatusPayload, Wanted};
@@ -53,6 +55,31 @@ impl StartCall {
     }
 }
 
+pub(super) static START: Operation = Operation {
+    summary: "Start an instance, and perhaps wait for its end",
+    family: Family::Contract,
+    takes: &[
+        Parameter::query("timeout", Kind::Seconds, "How long to wait for the end; without it the answer comes at once."),
+        Parameter::query("pollingInterval", Kind::Seconds, "Is only checked: it must not be longer than `timeout`."),
+        Parameter::query("tags", Kind::Labels, "Labels of the instance, `tag.NAME=VALUE` each, by which lists can be filtered."),
+        status::SHOW_HISTORY,
+        status::SHOW_HISTORY_OUTPUT,
+        status::SHOW_INPUT,
+    ],
+    body: Body::Input,
+    answers: &[
+        Answer::json::<CheckStatus>(202, "The instance is recorded and has not ended.")
+            .with(&[Header::Location, Header::RetryAfter]),
+        Answer::json::<Value>(
+            200,
+            "It has ended while the request waited: its output if it is Completed, else its status object.",
+        ),
+        Answer::long(400, "The orchestrator is unknown, the body is no JSON, or an argument breaks its rules."),
+        Answer::short(409, "An instance of this ID exists and has not ended."),
+        Answer::long(503, "It could not be taken or recorded now.").with(&[Header::RetryAfter]),
+    ],
+};
+
 /// `POST {prefix}/orchestrators/{function}[/{instance}]` and `POST /api/orchestrators/…`: starts an instance.
 ///
 /// Each `tag.NAME=VALUE` in the query is a label of it.
@@ -66,7 +93,7 @@ pub(super) async fn start(
     hub: Option<Arc<Hub>>,
     call: StartCall,
     wanted: Wanted,
-    links: &Links,
+    links: &Links<'_>,
     draining: &Draining,
 ) -> Result<Reply, ApiError> {
     let StartCall { request, wait, share } = call;

@@ -11,7 +11,9 @@ use anyhow::{Context, Result};
 use super::server::Server;
 use super::{start_logging, tell};
 use crate::api::ApiSettings;
-use crate::api::auth::{self, Access, Keys};
+use crate::api::auth::Access;
+use crate::api::capability::CapabilityLinks;
+use crate::api::keys::{self, Keys};
 use crate::config::Config;
 use crate::host::SurroundingsByHub;
 
@@ -40,6 +42,13 @@ pub(super) struct Serve {
     #[arg(long)]
     no_auth: bool,
 
+    /// Let the URLs of an instance open it by themselves, for so long
+    ///
+    /// Each URL that a start hands out then carries a signature for one operation on that one
+    /// instance, in place of the system key. 0 is never; without this the configuration decides.
+    #[arg(long, value_name = "SECONDS", env = "DACAPO_CAPABILITY_LINKS", hide_env_values = true, verbatim_doc_comment)]
+    capability_links: Option<u32>,
+
     /// Settings and limits, in TOML; all have defaults
     #[arg(long, value_name = "FILE", env = "DACAPO_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
@@ -53,6 +62,9 @@ impl Serve {
                 "--no-auth works only with a loopback address: on {} everybody who reaches this machine could upload and run code",
                 self.listen
             ));
+        }
+        if self.no_auth && self.capability_links.is_some_and(|seconds| seconds > 0) {
+            return Err("--capability-links needs keys: with --no-auth every URL opens everything".to_owned());
         }
         Ok(())
     }
@@ -68,7 +80,13 @@ impl Serve {
             (Access::Open { hosts: config.hosts }, "open to this machine without keys".to_owned())
         } else {
             let keys = Keys::load_or_create(&self.data).context("load the keys")?;
-            (Access::Keys(keys), format!("keys in {}", self.data.join(auth::FILE).display()))
+            let links = match self.capability_links.unwrap_or(config.capability_links_s) {
+                0 => None,
+                seconds => {
+                    Some(CapabilityLinks::load_or_create(&self.data, seconds).context("load the key of capability links")?)
+                }
+            };
+            (Access::Keys { keys, links }, format!("keys in {}", self.data.join(keys::FILE).display()))
         };
         let settings = ApiSettings {
             access,
