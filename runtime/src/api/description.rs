@@ -171,12 +171,12 @@ impl Family {
         const HUB: &[Parameter] = &[
             Parameter::query(
                 "taskHub",
-                Kind::Matching("^[A-Za-z][A-Za-z0-9]{2,44}$", 45),
+                Kind::Matching("^([A-Za-z][A-Za-z0-9]{2,44})?$", 45),
                 "The task hub; without it the server's default one.",
             ),
             Parameter::query(
                 "connection",
-                Kind::OneOf(&["Storage"]),
+                Kind::OneOf(&["Storage", ""]),
                 "The store by its name in the configuration; without it the default one.",
             ),
         ];

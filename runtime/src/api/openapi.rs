@@ -117,7 +117,7 @@ fn parameter(Parameter { name, place, kind, about, is_required }: &Parameter) ->
         Place::Query => "query",
         Place::Header => "header",
     };
-    let schema = match kind {
+    let value = match kind {
         Kind::Text => json!({ "type": "string" }),
         Kind::Matching(pattern, length_max) => json!({ "type": "string", "pattern": pattern, "maxLength": length_max }),
         Kind::OneOf(values) => json!({ "type": "string", "enum": values }),
@@ -126,7 +126,7 @@ fn parameter(Parameter { name, place, kind, about, is_required }: &Parameter) ->
         Kind::Whole => json!({ "type": "integer" }),
         Kind::Seconds => json!({ "type": "number" }),
         Kind::Time => json!({ "type": "string", "format": "date-time" }),
-        Kind::Json => json!({ "type": "string", "contentMediaType": "application/json" }),
+        Kind::Json => json!({}),
         Kind::Labels => json!({
             "type": "object",
             "propertyNames": { "pattern": r"^tag\.[A-Za-z0-9._-]{1,64}$" },
@@ -134,7 +134,11 @@ fn parameter(Parameter { name, place, kind, about, is_required }: &Parameter) ->
             "maxProperties": 16,
         }),
     };
-    let mut described = json!({ "name": name, "in": place, "description": about, "required": is_required, "schema": schema });
+    let mut described = json!({ "name": name, "in": place, "description": about, "required": is_required });
+    match kind {
+        Kind::Json => described["content"] = json!({ "application/json": { "schema": value } }),
+        _ => described["schema"] = value,
+    }
     match kind {
         Kind::SomeOf(_) => described["explode"] = false.into(),
         Kind::Labels => described["explode"] = true.into(),

@@ -204,18 +204,20 @@ pub(super) fn route(method: &Method, path: &str, open: &[Door]) -> Result<(Endpo
             return if [Method::GET, Method::POST, Method::DELETE].contains(method) {
                 OPERATIONS.iter().find_map(|line| make(line, method, rest, door)).ok_or(Miss::NotFound)
             } else {
-                Err(Miss::Method { allow: "GET, POST, DELETE".into() })
+                // What the contract has no path for could still be named by one of its verbs.
+                Err(Miss::Method { allow: methods(&OPERATIONS, rest).unwrap_or_else(|| "GET, POST, DELETE".into()) })
             };
         }
     }
     let found = OURS.iter().find_map(|line| make(line, method, path, Door::Webhooks));
-    found.ok_or_else(|| {
-        let here = OURS.iter().filter(|(_, pattern, ..)| parts(pattern, path).is_some());
-        match here.map(|(method, ..)| method.as_str()).collect::<Vec<_>>().join(", ") {
-            none if none.is_empty() => Miss::NotFound,
-            allow => Miss::Method { allow },
-        }
-    })
+    found.ok_or_else(|| methods(&OURS, path).map_or(Miss::NotFound, |allow| Miss::Method { allow }))
+}
+
+/// The methods that are understood at `path`. `None` if there is no such path.
+fn methods(lines: &[Line], path: &str) -> Option<String> {
+    let here = lines.iter().filter(|(_, pattern, ..)| parts(pattern, path).is_some());
+    let methods: Vec<_> = here.map(|(method, ..)| method.as_str()).collect();
+    (!methods.is_empty()).then(|| methods.join(", "))
 }
 
 /// Decodes `%XX` and `+`, once. `None` if a `%` has no two hex digits behind it, or the bytes are not UTF-8.
@@ -355,8 +357,9 @@ mod tests {
         check(&format!("DELETE {path}/instances/a/b"), "404");
         check(&format!("POST {path}/makebread"), "404");
         for method in ["PUT", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT", "BREW"] {
-            check(&format!("{method} {path}/instances/a"), "405 GET, POST, DELETE");
-            check(&format!("{method} {path}"), "405 GET, POST, DELETE");
+            check(&format!("{method} {path}/instances/a/terminate"), "405 POST, DELETE");
+            check(&format!("{method} {path}"), "405 GET");
+            check(&format!("{method} {path}/nothing"), "405 GET, POST, DELETE");
         }
         check("DELETE /admin/modules", "405 GET");
         check("POST /admin/modules/bakery", "405 PUT, GET, DELETE");
