@@ -134,35 +134,18 @@ impl Operation {
 impl Family {
     /// What all of it may answer, whatever else.
     pub(super) fn answers(self) -> &'static [Answer] {
+        const OURS_TO_BLAME: &str =
+            "Something went wrong in the server; the message has the number under which it logged the cause.";
         const BROKEN: Answer = Answer::ours(400, "The request is broken, or its Host is no host.");
-        const PANIC: Answer =
-            Answer::long(500, "Something went wrong in the server; the message has the number under which it logged the cause.");
+        const NO_HUB: &str = "The name of the task hub breaks its rules, or there is no such connection.";
+        const PANIC: Answer = Answer::long(500, OURS_TO_BLAME);
+        const CONTRACT: &[Answer] = &[BROKEN, Answer::long(400, NO_HUB), PANIC];
+        const OURS: &[Answer] = &[BROKEN, Answer::ours(400, NO_HUB), Answer::ours(500, OURS_TO_BLAME), PANIC];
+        const SERVER: &[Answer] = &[BROKEN, PANIC];
         match self {
-            Self::Contract => {
-                const {
-                    &[
-                        Answer::long(400, "The name of the task hub breaks its rules, or there is no such connection."),
-                        BROKEN,
-                        PANIC,
-                    ]
-                }
-            }
-            Self::Ours => {
-                const {
-                    &[
-                        Answer::ours(
-                            400,
-                            "The request is broken, the name of the task hub breaks its rules, or there is no such connection.",
-                        ),
-                        Answer::ours(
-                            500,
-                            "Something went wrong in the server; the message has the number under which it logged the cause.",
-                        ),
-                        PANIC,
-                    ]
-                }
-            }
-            Self::Server => const { &[BROKEN, PANIC] },
+            Self::Contract => CONTRACT,
+            Self::Ours => OURS,
+            Self::Server => SERVER,
         }
     }
 
