@@ -42,14 +42,15 @@ pub(super) struct Serve {
     #[arg(long)]
     no_auth: bool,
 
-    /// Let the URLs of an instance open it by themselves, for so long
+    /// Hand out links that need no key
     ///
-    /// Each URL that a start hands out then carries a signature for one operation on that one
-    /// instance, in place of the system key. 0 is never; without this the configuration decides.
-    #[arg(long, value_name = "SECONDS", env = "DACAPO_CAPABILITY_LINKS", hide_env_values = true, verbatim_doc_comment)]
+    /// Each URL in the answer to a start then carries a signature for one operation on that one
+    /// instance in place of the system key, and opens it for so many seconds. 0: none does.
+    /// Without this the configuration decides.
+    #[arg(long, value_name = "SECS", env = "DACAPO_CAPABILITY_LINKS", hide_env_values = true, verbatim_doc_comment)]
     capability_links: Option<u32>,
 
-    /// Settings and limits, in TOML; all have defaults
+    /// Settings and limits in TOML; all have defaults
     #[arg(long, value_name = "FILE", env = "DACAPO_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
 }
