@@ -1,7 +1,9 @@
 //! Is the wire contract of the Durable Functions HTTP API kept? Operation by operation, status code by status code.
 
 mod access;
+mod capability;
 mod control;
+mod document;
 mod history;
 mod hubs;
 mod list;

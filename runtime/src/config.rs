@@ -8,6 +8,7 @@
 //! default_hub = "DurableFunctionsHub"   # the task hub of requests that name none; "%NAME%" is what the variable NAME says
 //! hosts = []                            # with --no-auth: names, besides localhost, by which the server may be called
 //! use_forwarded_host = false            # generated URLs follow X-Forwarded-Host and X-Forwarded-Proto
+//! capability_links_s = 0                # for how many seconds an instance's URLs open that one instance without a key; 0 is never
 //!
 //! [limits]
 //! module_bytes_max = 67_108_864
@@ -88,6 +89,9 @@ pub struct Config {
     pub hosts: Vec<String>,
     /// Whether generated URLs follow `X-Forwarded-Host` and `X-Forwarded-Proto`. Only behind a proxy that sets both. Default: no.
     pub use_forwarded_host: bool,
+    /// For how long a URL in a check-status object opens what it is for, in seconds: it then carries a signature for one operation on one
+    /// instance in place of the system key. Without effect on a server that asks for no keys. Default: 0, which is: it carries the key.
+    pub capability_links_s: u32,
     /// The bounds, each with unit and reason in [`Limits`].
     pub limits: Limits,
     /// What each task hub gives its activities. Default: nothing.
@@ -103,6 +107,7 @@ impl Default for Config {
             overridable_existing_instance_states: Overridable::default(),
             hosts: Vec::new(),
             use_forwarded_host: false,
+            capability_links_s: 0,
             limits: Limits::default(),
             hubs: HashMap::new(),
         }
@@ -253,7 +258,8 @@ mod tests {
     #[test]
     fn what_a_file_says_replaces_the_default_and_nothing_else() {
         let config: Config = toml::from_str(
-            "edition = 'current'\noverridable_existing_instance_states = 'AnyState'\ndefault_hub = 'Bakery'\nhosts = ['dev.example']\nuse_forwarded_host = true\n[limits]\ntasks_max = 7",
+            "edition = 'current'\noverridable_existing_instance_states = 'AnyState'\ndefault_hub = 'Bakery'\nhosts = ['dev.example']\nuse_forwarded_host = true\ncapability_links_s = 60\n\
+             [limits]\ntasks_max = 7",
         )
         .unwrap();
         let expected = Config {
@@ -262,6 +268,7 @@ mod tests {
             overridable_existing_instance_states: Overridable::AnyState,
             hosts: vec!["dev.example".into()],
             use_forwarded_host: true,
+            capability_links_s: 60,
             limits: Limits { tasks_max: 7, ..Limits::default() },
             hubs: HashMap::new(),
         };

@@ -398,7 +398,7 @@ fn terminate() {
 }
 
 #[test]
-#[ignore = "the server cannot suspend yet"]
+
 fn suspend() {
     check(with_strangers(
         [
@@ -423,7 +423,7 @@ fn suspend() {
 }
 
 #[test]
-#[ignore = "the server cannot resume yet"]
+
 fn resume() {
     check(with_strangers(
         [
@@ -442,7 +442,7 @@ fn resume() {
 }
 
 #[test]
-#[ignore = "the server cannot rewind yet"]
+
 fn rewind() {
     check(with_strangers(
         [
@@ -461,7 +461,7 @@ fn rewind() {
 }
 
 #[test]
-#[ignore = "the server cannot restart yet"]
+
 fn restart() {
     const OLD_ID: &str = "POST /instances/{Running}/restart?restartWithNewInstanceId=false";
     check([
@@ -489,7 +489,7 @@ fn restart() {
 }
 
 #[test]
-#[ignore = "the server cannot purge yet"]
+
 fn purge_one() {
     const ONE: Form = Exactly(r#"{"instancesDeleted":1}"#);
     check(with_strangers(
@@ -508,7 +508,7 @@ fn purge_one() {
 }
 
 #[test]
-#[ignore = "the server cannot purge yet"]
+
 fn purge_by_filter() {
     const SOME: Form = Exactly(r#"{"instancesDeleted":1}"#);
     check([

@@ -39,6 +39,8 @@ pub(crate) struct Setup {
     pub(crate) log: &'static str,
     /// What its configuration file says beside the limits: settings, then tables such as `[hubs.NAME.network]`.
     pub(crate) configuration: String,
+    /// What `serve` gets besides.
+    pub(crate) arguments: &'static [&'static str],
 }
 
 impl Setup {
@@ -119,6 +121,7 @@ impl Server {
         };
         command.arg("serve").arg("--config").arg(self.folder.path().join("dacapo.toml"));
         command.args(["--listen", address]).arg("--data").arg(self.data());
+        command.args(self.setup.arguments);
         if !self.setup.keys {
             command.arg("--no-auth");
         }
@@ -140,6 +143,12 @@ impl Server {
     pub(crate) fn restart_with(&mut self, limits: Limits) {
         self.setup.limits = limits;
         fs::write(self.folder.path().join("dacapo.toml"), self.setup.file()).expect("write the configuration");
+        self.restart();
+    }
+
+    /// The same with other arguments for `serve`.
+    pub(crate) fn restart_with_arguments(&mut self, arguments: &'static [&'static str]) {
+        self.setup.arguments = arguments;
         self.restart();
     }
 

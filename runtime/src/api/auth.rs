@@ -1,124 +1,32 @@
-//! Who may do what? Two keys, or, on a loopback listener, no keys and nobody but this machine.
+//! Who may do what? Two keys, and links that open one thing each; or, on a loopback listener, no keys and nobody but this machine.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
 
 use hyper::{HeaderMap, StatusCode};
-use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
+use super::capability::{CapabilityLinks, Verb};
 use super::error::ApiError;
-use super::links::Origin;
+use super::keys::Keys;
+use super::links::{Origin, Pass};
 use super::query::Query;
 use super::route::Door;
-
-/// The file in the data directory that holds the keys.
-pub const FILE: &str = "keys.json";
-
-/// The keys of a server: 32 random bytes each, as hex digits.
-///
-/// Neither is ever logged, and there is no `Debug` to log them by accident.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Keys {
-    /// Opens everything.
-    pub master: String,
-    /// Opens everything but `/admin/modules`; generated URLs carry it.
-    pub system: String,
-}
-
-/// Why there are no keys.
-#[derive(Debug, thiserror::Error)]
-pub enum KeysError {
-    /// The file system refused.
-    #[error("keys in {}: {error}", path.display())]
-    Io {
-        /// The file in question.
-        path: PathBuf,
-        /// What it said.
-        error: io::Error,
-    },
-    /// Others than its owner may read the file, or write to it, and may have done so.
-    #[error(
-        "{} can be opened by others than its owner (mode {mode:03o}); `chmod 600` it, or delete it to get new keys if somebody may have \
-         read them",
-        path.display()
-    )]
-    Open {
-        /// The file in question.
-        path: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
-    /// The file is there and does not hold two keys.
-    #[error("{} must hold two different keys, \"master\" and \"system\"; restore it, or delete it to get new ones", .0.display())]
-    Malformed(PathBuf),
-}
-
-impl Keys {
-    /// The keys of a data directory, which has to exist. They come into being when they are first asked for, in a file that only
-    /// its owner may read; of several processes that ask at once all get the same.
-    ///
-    /// # Errors
-    /// If the file cannot be read or written, or holds something else.
-    pub fn load_or_create(data_dir: &Path) -> Result<Self, KeysError> {
-        let path = data_dir.join(FILE);
-        let failed = |error| KeysError::Io { path: path.clone(), error };
-        let text = match fs::read(&path) {
-            Ok(text) => {
-                let mode = fs::metadata(&path).map_err(failed)?.mode() & 0o777;
-                if mode & 0o077 != 0 {
-                    return Err(KeysError::Open { path, mode });
-                }
-                text
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Self::random().and_then(|keys| keys.create(data_dir, &path)).map_err(failed)?;
-                fs::read(&path).map_err(failed)? // Another process may have been faster.
-            }
-            Err(error) => return Err(failed(error)),
-        };
-        let keys = serde_json::from_slice::<Self>(&text).ok();
-        // An empty key would open to an empty header.
-        keys.filter(|keys| !keys.master.is_empty() && !keys.system.is_empty() && keys.master != keys.system)
-            .ok_or(KeysError::Malformed(path))
-    }
-
-    fn random() -> io::Result<Self> {
-        let key = || {
-            let mut bytes = [0; 32];
-            getrandom::fill(&mut bytes).map_err(io::Error::other).map(|()| hex::encode(bytes))
-        };
-        Ok(Self { master: key()?, system: key()? })
-    }
-
-    /// Writes the file whole and then gives it its name, unless there is one of that name by now.
-    fn create(&self, data_dir: &Path, path: &Path) -> io::Result<()> {
-        let draft = data_dir.join(format!("{FILE}.{}", std::process::id()));
-        let written = (|| {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-            file.write_all(&serde_json::to_vec_pretty(self)?)?;
-            file.sync_all()?;
-            match fs::hard_link(&draft, path) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-                _ => File::open(data_dir)?.sync_all(),
-            }
-        })();
-        let removed = fs::remove_file(&draft);
-        written.and(removed)
-    }
-}
+use crate::model::HubName;
 
 /// What a request has to show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Need {
+pub(super) enum Need<'a> {
     /// Nothing.
     Nothing,
     /// The system key or the master key.
     System,
+    /// One of them, or a capability link for this.
+    Instance {
+        /// What is to be done.
+        verb: Verb,
+        /// With which instance.
+        instance: &'a str,
+    },
     /// The master key.
     Master,
 }
@@ -127,7 +35,12 @@ pub(super) enum Need {
 #[derive(Clone)]
 pub enum Access {
     /// By key.
-    Keys(Keys),
+    Keys {
+        /// The keys.
+        keys: Keys,
+        /// What the URLs of check-status objects carry in place of the system key, if that is wanted.
+        links: Option<CapabilityLinks>,
+    },
     /// Everybody who reaches it. Only for a loopback listener: it then refuses what a browser may have been tricked into, by
     /// asking that the request names this machine or one of `hosts` and does not come from another site's page.
     Open {
@@ -139,19 +52,39 @@ pub enum Access {
     Workers,
 }
 
+/// What a request shows of who sends it.
+#[derive(Clone, Copy)]
+pub(super) struct Caller<'a> {
+    pub(super) headers: &'a HeaderMap,
+    pub(super) query: &'a Query,
+    pub(super) origin: &'a Origin,
+    /// The hub that is meant when the query names none.
+    pub(super) default_hub: &'a HubName,
+    /// When it came, in seconds since 1970.
+    pub(super) now_s: u64,
+}
+
 impl Access {
-    /// The key that generated URLs carry.
-    pub(super) fn link_code(&self) -> Option<&str> {
+    /// What the URLs of a check-status object carry that is made at `now_s`, in seconds since 1970.
+    pub(super) fn instance_pass(&self, now_s: u64) -> Pass<'_> {
         match self {
-            Self::Keys(keys) => Some(&keys.system),
-            Self::Open { .. } | Self::Workers => None,
+            Self::Keys { links: Some(links), .. } => Pass::Link { links, now_s },
+            _ => self.hub_pass(),
+        }
+    }
+
+    /// What URLs carry that are for whoever has a key anyway, and for a whole hub.
+    pub(super) fn hub_pass(&self) -> Pass<'_> {
+        match self {
+            Self::Keys { keys, .. } => Pass::Code(&keys.system),
+            Self::Open { .. } | Self::Workers => Pass::Nothing,
         }
     }
 
     /// Which prefixes are served: that for workers, whose clients send no key, only where none is asked for.
     pub(super) fn doors(&self) -> &'static [Door] {
         match self {
-            Self::Keys(_) => &[Door::Webhooks],
+            Self::Keys { .. } => &[Door::Webhooks],
             Self::Open { .. } => &[Door::Webhooks, Door::Rpc],
             Self::Workers => &[Door::Rpc],
         }
@@ -160,21 +93,26 @@ impl Access {
     /// Lets a request through or not.
     ///
     /// # Errors
-    /// 401 with an empty body if the key is missing or wrong; 403 if no key is needed but the request may not be its user's will.
-    pub(super) fn check(&self, need: Need, headers: &HeaderMap, query: &Query, origin: &Origin) -> Result<(), ApiError> {
+    /// 401 with an empty body if the key is missing or wrong, and so is the signature; 403 if no key is needed but the request may not be
+    /// its user's will.
+    pub(super) fn check(&self, need: Need<'_>, caller: Caller<'_>) -> Result<(), ApiError> {
+        let Caller { headers, query, origin, .. } = caller;
         match self {
             _ if need == Need::Nothing => Ok(()),
-            Self::Keys(keys) => {
+            Self::Keys { keys, links } => {
                 // The header wins even if it is empty.
-                let given = match headers.get("x-functions-key") {
-                    Some(header) => header.as_bytes(),
-                    None => query.text("code").unwrap_or_default().as_bytes(),
-                };
+                let header = headers.get("x-functions-key").map(|header| header.as_bytes());
+                let given = header.unwrap_or_else(|| query.text("code").unwrap_or_default().as_bytes());
                 // Both are compared in any case, so that the time taken says nothing of which one was near.
                 let master = given.ct_eq(keys.master.as_bytes());
                 let system = given.ct_eq(keys.system.as_bytes());
-                let enough = if need == Need::Master { master } else { master | system };
-                if bool::from(enough) { Ok(()) } else { Err(ApiError::empty(StatusCode::UNAUTHORIZED)) }
+                let enough = bool::from(if need == Need::Master { master } else { master | system });
+                let links = links.as_ref().filter(|_| header.is_none());
+                if enough || links.is_some_and(|links| is_link(links, need, caller)) {
+                    Ok(())
+                } else {
+                    Err(ApiError::empty(StatusCode::UNAUTHORIZED))
+                }
             }
             Self::Open { hosts } => not_tricked(hosts, headers, origin),
             // Nothing behind that prefix needs as much, and nobody here could show it.
@@ -182,6 +120,12 @@ impl Access {
             Self::Workers => not_tricked(&[], headers, origin),
         }
     }
+}
+
+/// Whether the query makes the request one of our links for what it needs.
+fn is_link(links: &CapabilityLinks, need: Need<'_>, Caller { query, default_hub, now_s, .. }: Caller<'_>) -> bool {
+    let Need::Instance { verb, instance } = need else { return false };
+    query.target(default_hub).is_ok_and(|target| links.opens(query, &target, verb, instance, now_s))
 }
 
 /// Whether a request is addressed to us by a name of ours and comes from no page of somebody else.
@@ -222,15 +166,21 @@ fn is_loopback(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
+    use super::super::capability::tests::LINKS;
+    use super::super::links::Target;
     use super::super::links::tests::{origin, request};
     use super::*;
 
-    fn check(access: &Access, need: Need, text: &str, expected: &str) {
+    fn keys(links: Option<CapabilityLinks>) -> Access {
+        Access::Keys { keys: Keys { master: "mmm".into(), system: "sss".into() }, links }
+    }
+
+    fn check(access: &Access, need: Need<'_>, text: &str, expected: &str) {
         let parts = request(text);
         let query = Query::parse(parts.uri.query().unwrap_or_default());
-        let seen = match access.check(need, &parts.headers, &query, &origin(text).unwrap()) {
+        let (origin, default_hub) = (origin(text).unwrap(), "Bakery".parse().unwrap());
+        let caller = Caller { headers: &parts.headers, query: &query, origin: &origin, default_hub: &default_hub, now_s: 1_000 };
+        let seen = match access.check(need, caller) {
             Ok(()) => "ok".to_owned(),
             Err(error) => error.into_reply().shown(),
         };
@@ -240,7 +190,7 @@ mod tests {
 
     #[test]
     fn each_key_opens_its_part_and_the_header_beats_the_query() {
-        let access = Access::Keys(Keys { master: "mmm".into(), system: "sss".into() });
+        let access = keys(None);
         for (need, line, expected) in [
             (Need::Nothing, "/ HTTP/1.1", "ok"),
             (Need::System, "/?code=sss HTTP/1.1", "ok"),
@@ -296,42 +246,35 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_made_once_and_only_their_owner_can_read_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = Keys::load_or_create(dir.path()).unwrap();
-        let again = Keys::load_or_create(dir.path()).unwrap();
-        assert_eq!((&first.master, &first.system), (&again.master, &again.system));
-        assert_ne!(first.master, first.system);
-        assert!([first.master, first.system].iter().all(|key| key.len() == 64));
-        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert_eq!(names, [FILE]);
-        assert_eq!(fs::metadata(dir.path().join(FILE)).unwrap().permissions().mode() & 0o777, 0o600);
-    }
-
-    #[test]
-    fn keys_that_others_can_open_are_refused_with_what_to_do() {
-        let dir = tempfile::tempdir().unwrap();
-        Keys::load_or_create(dir.path()).unwrap();
-        let file = dir.path().join(FILE);
-        for mode in [0o640, 0o604, 0o620, 0o777] {
-            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
-            let Err(error) = Keys::load_or_create(dir.path()) else { panic!("{mode:o} is taken") };
-            let told = error.to_string();
-            assert!(told.contains(&format!("(mode {mode:03o}); `chmod 600` it")), "{told}");
+    fn a_link_opens_one_operation_on_one_instance() {
+        let access = keys(Some(LINKS));
+        let status = |instance| Need::Instance { verb: Verb::Status, instance };
+        let target = Target { hub: "Bakery".parse().unwrap(), connection: "Storage" };
+        let link = LINKS.pass(&target, Verb::Status, "loaf-17", 1_000);
+        let expired = LINKS.pass(&target, Verb::Status, "loaf-17", 900);
+        let get = |query: &str, headers: &str| format!("GET /?{query} HTTP/1.1\nHost: anywhere.example{headers}");
+        let mine = status("loaf-17");
+        check(&access, mine, &get(&link, ""), "ok");
+        check(&access, mine, &get(&format!("taskHub=BAKERY&connection=storage&{link}"), ""), "ok");
+        check(&access, mine, &get("code=sss", ""), "ok");
+        check(&access, mine, &get(&format!("code=wrong&{link}"), ""), "ok");
+        check(&access, mine, &get(&format!("code=sss&{expired}"), ""), "ok");
+        check(&access, mine, &get(&link, "\nx-functions-key: sss"), "ok");
+        for (need, query, headers) in [
+            (mine, expired.as_str(), ""),
+            (mine, "", ""),
+            (mine, &format!("taskHub=Other&{link}"), ""),
+            (mine, &format!("taskHub=x&{link}"), ""),
+            (mine, &format!("connection=Other&{link}"), ""),
+            (mine, &link, "\nx-functions-key: wrong"),
+            (mine, &link, "\nx-functions-key:"),
+            (status("loaf-18"), &link, ""),
+            (Need::Instance { verb: Verb::Raise, instance: "loaf-17" }, &link, ""),
+            (Need::System, &link, ""),
+            (Need::Master, &link, ""),
+        ] {
+            check(&access, need, &get(query, headers), "401  ");
         }
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o400)).unwrap();
-        Keys::load_or_create(dir.path()).unwrap();
-    }
-
-    #[test]
-    fn keys_that_cannot_be_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(FILE), "").unwrap();
-        fs::set_permissions(dir.path().join(FILE), fs::Permissions::from_mode(0o600)).unwrap();
-        for text in ["", "{}", r#"{"master":"","system":"s"}"#, r#"{"master":"s","system":"s"}"#] {
-            fs::write(dir.path().join(FILE), text).unwrap();
-            assert!(matches!(Keys::load_or_create(dir.path()), Err(KeysError::Malformed(_))), "{text}");
-        }
-        assert!(matches!(Keys::load_or_create(&dir.path().join("absent")), Err(KeysError::Io { .. })));
+        check(&keys(None), mine, &get(&link, ""), "401  ");
     }
 }

@@ -6,6 +6,7 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderMap};
 
 use super::body::{Received, Share};
+use super::description::{Answer, Body, Family, Header, Kind, Operation, Parameter};
 use super::error::{self, ApiError};
 use super::query::Query;
 use super::reply::Reply;
@@ -34,6 +35,21 @@ impl RaiseCall {
     }
 }
 
+pub(super) static RAISE: Operation = Operation {
+    summary: "Raise an event to an instance",
+    family: Family::Contract,
+    takes: &[],
+    body: Body::Event,
+    answers: &[
+        Answer::empty(202, "The event is recorded."),
+        Answer::short(400, "The content type is not `application/json`."),
+        Answer::long(400, "The body is no JSON."),
+        Answer::empty(404, "There is no such instance."),
+        Answer::empty(410, "It has ended."),
+        Answer::long(503, "It could not be taken or recorded now.").with(&[Header::RetryAfter]),
+    ],
+};
+
 /// `POST {prefix}/instances/{instance}/raiseEvent/{event}`: raises an event to an instance, which may wait for it now or later.
 ///
 /// 202 once the event is durable. 404, 410 and 400 as [`RaiseCall::of`] says; 400 if the body is empty or not JSON; 413 if it is
@@ -47,6 +63,22 @@ pub(super) async fn raise(call: RaiseCall, Received { bytes, share }: Received) 
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
 
+pub(super) static TERMINATE: Operation = Operation {
+    summary: "End an instance",
+    family: Family::Contract,
+    takes: &[
+        Parameter::query("reason", Kind::Text, "What it leaves as its output."),
+        Parameter::query("recursive", Kind::Flag, "Whether the sub-orchestrations that it waits for end too, and theirs."),
+    ],
+    body: Body::None,
+    answers: &[
+        Answer::empty(202, "The end is recorded."),
+        Answer::empty(404, "There is no such instance."),
+        Answer::empty(410, "It has ended already."),
+        Answer::long(503, "It could not be recorded now.").with(&[Header::RetryAfter]),
+    ],
+};
+
 /// `POST {prefix}/instances/{instance}/terminate`, or `DELETE`: ends an instance, `reason` being what it leaves as its output; with
 /// `recursive=true` also the sub-orchestrations that it waits for.
 ///
@@ -56,6 +88,22 @@ pub(super) async fn terminate(hub: Option<Arc<Hub>>, instance: &str, query: &Que
     hub.terminate(&id, reason(query), query.flag("recursive").unwrap_or(false)).await?;
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
+
+const REASON: Parameter = Parameter::query("reason", Kind::Text, "Stands in the history.");
+
+pub(super) static SUSPEND: Operation = Operation {
+    summary: "Have an instance pause",
+    family: Family::Contract,
+    takes: &[REASON],
+    body: Body::None,
+    answers: &[
+        Answer::empty(202, "None of its code runs until it is resumed."),
+        Answer::empty(404, "There is no such instance."),
+        Answer::empty(410, "It has ended."),
+        Answer::long(500, "It is suspended already."),
+        Answer::long(503, "It could not be recorded now.").with(&[Header::RetryAfter]),
+    ],
+};
 
 /// `POST {prefix}/instances/{instance}/suspend`: has an instance pause, `reason` being shown as its output meanwhile.
 ///
@@ -67,6 +115,20 @@ pub(super) async fn suspend(hub: Option<Arc<Hub>>, instance: &str, query: &Query
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
 
+pub(super) static RESUME: Operation = Operation {
+    summary: "Have an instance go on after a pause",
+    family: Family::Contract,
+    takes: &[REASON],
+    body: Body::None,
+    answers: &[
+        Answer::empty(202, "It goes on."),
+        Answer::empty(404, "There is no such instance."),
+        Answer::empty(410, "It has ended."),
+        Answer::long(500, "It is not suspended."),
+        Answer::long(503, "It could not be recorded now.").with(&[Header::RetryAfter]),
+    ],
+};
+
 /// `POST {prefix}/instances/{instance}/resume`: has an instance go on after a pause.
 ///
 /// 202 once that is durable. 404 if there is no such instance, 410 if it has ended, 500 if it does not pause, 503 if it could not be
@@ -76,6 +138,20 @@ pub(super) async fn resume(hub: Option<Arc<Hub>>, instance: &str, query: &Query)
     hub.resume(&id, reason(query)).await?;
     Ok(Reply::empty(StatusCode::ACCEPTED))
 }
+
+pub(super) static REWIND: Operation = Operation {
+    summary: "Have a failed instance go on from before its failure",
+    family: Family::Contract,
+    takes: &[REASON],
+    body: Body::None,
+    answers: &[
+        Answer::empty(202, "It goes on; its failed sub-orchestrations will."),
+        Answer::empty(404, "There is no such instance."),
+        Answer::empty(410, "It is Completed or Terminated."),
+        Answer::json::<String>(412, "It has not ended, or its code is gone."),
+        Answer::long(503, "It could not be recorded now.").with(&[Header::RetryAfter]),
+    ],
+};
 
 /// `POST {prefix}/instances/{instance}/rewind`: has a failed instance go on from before its failure.
 ///

@@ -6,6 +6,7 @@
 use std::fmt::Display;
 
 use hyper::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::reply::Reply;
@@ -34,34 +35,44 @@ enum Form {
 }
 
 /// The long form. Client libraries read `ExceptionMessage` of a refused start without asking whether it is there.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "PascalCase")]
-struct Long<'a> {
+#[schemars(rename = "LongError")]
+pub(super) struct Long<'a> {
     message: &'a str,
     exception_message: &'a str,
     exception_type: &'a str,
     stack_trace: Option<&'a str>,
 }
 
-#[derive(Serialize)]
+/// The short form.
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "PascalCase")]
-struct Short<'a> {
+#[schemars(rename = "ShortError")]
+pub(super) struct Short<'a> {
     message: &'a str,
 }
 
-#[derive(Serialize)]
-struct Ours<'a> {
+/// The form of errors outside the wire contract.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Error")]
+pub(super) struct Ours<'a> {
     error: OursInner<'a>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(inline)]
 struct OursInner<'a> {
+    /// For programs; never changes.
     code: &'a str,
+    /// For people.
     message: &'a str,
-    /// These two only if it is a guest's failure, in the guest's words.
+    /// Of a guest's failure: which kind it is, in the guest's words.
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<&'a str>,
+    /// Of a guest's failure: what the guest added.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "serde_json::Value")]
     details: Option<&'a Payload>,
 }
 

@@ -7,7 +7,9 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
+use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::model::time;
 use crate::model::{
@@ -35,7 +37,7 @@ pub(super) struct Show {
 ///
 /// An input is a string that holds JSON; a result is the JSON value itself. An input that was never given is stored as `null`
 /// like one that says so, and shown as its text: the contract lets it be null, but asks for nobody to tell the two apart.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(tag = "EventType", rename_all_fields = "PascalCase")]
 pub(super) enum HistoryEvent<'a> {
     /// The start was asked for.
@@ -57,6 +59,7 @@ pub(super) enum HistoryEvent<'a> {
     /// An activity gave a result.
     TaskCompleted {
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "Value")]
         result: Option<&'a Payload>,
         timestamp: String,
         #[serde(flatten)]
@@ -73,6 +76,7 @@ pub(super) enum HistoryEvent<'a> {
     /// A child that has not ended yet, or an instance that was started for itself.
     SubOrchestrationInstanceCreated {
         name: &'a str,
+        #[schemars(with = "String")]
         instance_id: Cow<'a, InstanceId>,
         #[serde(skip_serializing_if = "Option::is_none")]
         input: Option<&'a str>,
@@ -83,6 +87,7 @@ pub(super) enum HistoryEvent<'a> {
     /// A child has completed.
     SubOrchestrationInstanceCompleted {
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "Value")]
         result: Option<&'a Payload>,
         timestamp: String,
         #[serde(flatten)]
@@ -98,6 +103,7 @@ pub(super) enum HistoryEvent<'a> {
     },
     /// An event was raised to another instance.
     EventSent {
+        #[schemars(with = "String")]
         instance_id: &'a InstanceId,
         name: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,6 +130,7 @@ pub(super) enum HistoryEvent<'a> {
     ExecutionRewound {
         reason: Option<&'a str>,
         parent_execution_id: Option<&'a str>,
+        #[schemars(with = "Option<String>")]
         instance_id: Option<&'a InstanceId>,
         timestamp: String,
     },
@@ -137,6 +144,7 @@ pub(super) enum HistoryEvent<'a> {
     ExecutionCompleted {
         orchestration_status: &'static str,
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "Value")]
         result: Option<Payload>,
         failure_details: Option<FailureDetails<'a>>,
         timestamp: String,
@@ -144,7 +152,7 @@ pub(super) enum HistoryEvent<'a> {
 }
 
 /// A failure in the form that programs read.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct FailureDetails<'a> {
     error_type: &'a str,
@@ -157,20 +165,22 @@ pub(super) struct FailureDetails<'a> {
 }
 
 /// What a failure carries besides, for programs.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "PascalCase")]
 struct Properties<'a> {
+    #[schemars(with = "Value")]
     details: &'a Payload,
 }
 
 /// What an answer tells of the task that it answers.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Asked<'a> {
     scheduled_time: String,
     function_name: &'a str,
     /// Of a child.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     instance_id: Option<Cow<'a, InstanceId>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     input: Option<Cow<'a, str>>,
@@ -179,7 +189,7 @@ pub(super) struct Asked<'a> {
 }
 
 /// Why a task has failed.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct Why<'a> {
     reason: &'a str,

@@ -6,8 +6,10 @@ use hyper::http::request::Parts;
 use hyper::http::uri::Authority;
 use hyper::{HeaderMap, Uri, Version, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::capability::{CapabilityLinks, Verb};
 use crate::model::{HubName, InstanceId};
 
 /// The prefix that generated URLs have, whichever the client came by.
@@ -87,19 +89,33 @@ fn plain_authority(text: &str) -> Option<Authority> {
     text.parse().ok().filter(|authority: &Authority| !authority.as_str().contains('@') && !authority.host().is_empty())
 }
 
+/// What a URL carries so that it opens something.
+#[derive(Clone, Copy)]
+pub(super) enum Pass<'a> {
+    /// Nothing, since no key is asked for.
+    Nothing,
+    /// A key.
+    Code(&'a str),
+    /// A signature for what the URL is for, made at this time in seconds since 1970.
+    Link { links: &'a CapabilityLinks, now_s: u64 },
+}
+
 /// What every URL about the instances of one hub has in common.
-#[derive(Debug, Clone)]
-pub(super) struct Links {
+#[derive(Clone)]
+pub(super) struct Links<'a> {
     base: String,
+    /// What the query of every URL begins with; with the key, if URLs carry that.
     query: String,
-    /// The part of the query that shows the key; empty without one.
+    /// The part of it that shows the key; empty without one.
     code: String,
+    target: &'a Target,
+    pass: Pass<'a>,
 }
 
 /// What a client can do with an instance: the body of every 202 of a start.
 ///
 /// `{eventName}` and `{text}` are placeholders that clients replace in the text, so their braces are not escaped.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct CheckStatus {
     id: String,
@@ -114,7 +130,7 @@ pub(super) struct CheckStatus {
 }
 
 /// What a client library needs to use a hub, as a worker gets it. In the management URLs the instance ID is the text `INSTANCEID`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Binding {
     task_hub_name: String,
@@ -128,51 +144,51 @@ pub(super) struct Binding {
 }
 
 /// Where instances are started. What stands in braces or brackets clients replace in the text.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct CreationUrls {
     create_new_instance_post_uri: String,
     create_and_wait_on_new_instance_post_uri: String,
 }
 
-impl Links {
-    /// `code`: the key that the URLs carry, if the server asks for keys.
-    pub(super) fn new(origin: &Origin, target: &Target, code: Option<&str>) -> Self {
+impl<'a> Links<'a> {
+    /// URLs of `target` that carry `pass`.
+    pub(super) fn new(origin: &Origin, target: &'a Target, pass: Pass<'a>) -> Self {
         let mut query = format!("taskHub={}&connection={}", escaped(target.hub.as_str()), escaped(target.connection));
-        let code = code.map(|code| format!("code={}", escaped(code))).unwrap_or_default();
-        if !code.is_empty() {
+        let mut code = String::new();
+        if let Pass::Code(key) = pass {
+            code = format!("code={}", escaped(key));
             query.push('&');
             query.push_str(&code);
         }
         let base = format!("{}://{}{}", origin.scheme, origin.authority, origin.prefix);
-        Self { base, query, code }
+        Self { base, query, code, target, pass }
     }
 
     /// Where to ask how an instance stands.
     pub(super) fn status(&self, instance: &InstanceId) -> String {
-        format!("{}?{}", self.instance(instance), self.query)
+        self.instance(instance)(Verb::Status, "?")
     }
 
     /// All that can be done with an instance.
     pub(super) fn check_status(&self, instance: &InstanceId) -> CheckStatus {
         let url = self.instance(instance);
-        let query = &self.query;
         CheckStatus {
             id: instance.to_string(),
-            status_query_get_uri: self.status(instance),
-            send_event_post_uri: format!("{url}/raiseEvent/{{eventName}}?{query}"),
-            terminate_post_uri: format!("{url}/terminate?reason={{text}}&{query}"),
-            purge_history_delete_uri: format!("{url}?{query}"),
-            restart_post_uri: format!("{url}/restart?{query}"),
-            suspend_post_uri: format!("{url}/suspend?reason={{text}}&{query}"),
-            resume_post_uri: format!("{url}/resume?reason={{text}}&{query}"),
-            rewind_post_uri: format!("{url}/rewind?reason={{text}}&{query}"),
+            status_query_get_uri: url(Verb::Status, "?"),
+            send_event_post_uri: url(Verb::Raise, "/raiseEvent/{eventName}?"),
+            terminate_post_uri: url(Verb::Terminate, "/terminate?reason={text}&"),
+            purge_history_delete_uri: url(Verb::Purge, "?"),
+            restart_post_uri: url(Verb::Restart, "/restart?"),
+            suspend_post_uri: url(Verb::Suspend, "/suspend?reason={text}&"),
+            resume_post_uri: url(Verb::Resume, "/resume?reason={text}&"),
+            rewind_post_uri: url(Verb::Rewind, "/rewind?reason={text}&"),
         }
     }
 
-    /// What a client library needs to use the hub of `target`. `workers`: host and port where workers are served, if they are.
-    pub(super) fn binding(&self, target: &Target, workers: Option<&str>) -> Binding {
-        let Self { base, code, .. } = self;
+    /// What a client library needs to use the hub. `workers`: host and port where workers are served, if they are.
+    pub(super) fn binding(&self, workers: Option<&str>) -> Binding {
+        let Self { base, code, target, .. } = self;
         let start = format!("{base}/orchestrators/{{functionName}}[/{{instanceId}}]");
         let wait = "timeout={timeoutInSeconds}&pollingInterval={intervalInSeconds}";
         let and_code = if code.is_empty() { String::new() } else { format!("&{code}") };
@@ -189,8 +205,16 @@ impl Links {
         }
     }
 
-    fn instance(&self, instance: &InstanceId) -> String {
-        format!("{}/instances/{}", self.base, escaped(instance.as_str()))
+    /// Makes the URLs of an instance: of each verb, by the end of its path and the beginning of its query.
+    fn instance(&self, instance: &InstanceId) -> impl Fn(Verb, &str) -> String {
+        let Self { base, query, target, pass, .. } = self;
+        let url = format!("{base}/instances/{}", escaped(instance.as_str()));
+        move |verb, rest| match pass {
+            Pass::Link { links, now_s } => {
+                format!("{url}{rest}{query}&{}", links.pass(target, verb, instance.as_str(), *now_s))
+            }
+            Pass::Code(_) | Pass::Nothing => format!("{url}{rest}{query}"),
+        }
     }
 }
 
@@ -202,6 +226,7 @@ fn escaped(text: &str) -> String {
 pub(super) mod tests {
     use hyper::Request;
 
+    use super::super::capability::tests::LINKS;
     use super::*;
 
     pub(in crate::api) fn request(text: &str) -> Parts {
@@ -222,9 +247,12 @@ pub(super) mod tests {
         Origin::of(&request(text), "127.0.0.1:7071".parse().unwrap())
     }
 
-    pub(in crate::api) fn links(code: Option<&str>) -> Links {
-        let target = Target { hub: "Bakery".parse().unwrap(), connection: "Storage" };
-        Links::new(&origin("GET / HTTP/1.1\nHost: oven.example:7071").unwrap(), &target, code)
+    fn bakery() -> Target {
+        Target { hub: "Bakery".parse().unwrap(), connection: "Storage" }
+    }
+
+    fn links<'a>(target: &'a Target, pass: Pass<'a>) -> Links<'a> {
+        Links::new(&origin("GET / HTTP/1.1\nHost: oven.example:7071").unwrap(), target, pass)
     }
 
     #[test]
@@ -263,7 +291,8 @@ pub(super) mod tests {
 
     #[test]
     fn the_check_status_object_is_that_of_the_contract() {
-        let seen = serde_json::to_string_pretty(&links(Some("k1")).check_status(&"loaf-17".parse().unwrap())).unwrap();
+        let seen =
+            serde_json::to_string_pretty(&links(&bakery(), Pass::Code("k1")).check_status(&"loaf-17".parse().unwrap())).unwrap();
         let base = "http://oven.example:7071/runtime/webhooks/durabletask/instances/loaf-17";
         let query = "taskHub=Bakery&connection=Storage&code=k1";
         let expected = format!(
@@ -287,20 +316,45 @@ pub(super) mod tests {
         for (id, path) in
             [("a b", "a%20b"), ("a:b@c", "a%3Ab%40c"), ("-_.!*()", "-_.!*()"), ("ü+%", "%C3%BC%2B%25"), ("é~'", "%C3%A9%7E%27")]
         {
-            let url = links(None).status(&id.parse().unwrap());
+            let url = links(&bakery(), Pass::Nothing).status(&id.parse().unwrap());
             let base = "http://oven.example:7071/runtime/webhooks/durabletask/instances/";
             assert_eq!(url, format!("{base}{path}?taskHub=Bakery&connection=Storage"));
         }
     }
+
+    #[test]
+    fn capability_links_differ_from_others_only_in_what_they_carry() {
+        let (target, id) = (bakery(), "loaf-17".parse().unwrap());
+        let signed = links(&target, Pass::Link { links: &LINKS, now_s: 1_000 });
+        let shown = |links: &Links<'_>| serde_json::to_value(links.check_status(&id)).unwrap();
+        let (seen, with_key) = (shown(&signed), shown(&links(&target, Pass::Code("k1"))));
+        let verbs = [
+            ("statusQueryGetUri", Verb::Status),
+            ("sendEventPostUri", Verb::Raise),
+            ("terminatePostUri", Verb::Terminate),
+            ("purgeHistoryDeleteUri", Verb::Purge),
+            ("restartPostUri", Verb::Restart),
+            ("suspendPostUri", Verb::Suspend),
+            ("resumePostUri", Verb::Resume),
+            ("rewindPostUri", Verb::Rewind),
+        ];
+        for (name, verb) in verbs {
+            let expected = with_key[name].as_str().unwrap().replace("code=k1", &LINKS.pass(&target, verb, "loaf-17", 1_000));
+            assert_eq!(seen[name], expected, "{name}");
+        }
+        assert_eq!((seen["id"].as_str(), seen.as_object().unwrap().len()), (Some("loaf-17"), verbs.len() + 1));
+        assert_eq!(signed.status(&id), seen["statusQueryGetUri"]);
+    }
+
     #[test]
     fn the_binding_document_is_that_of_the_contract() {
-        let target = Target { hub: "Bakery".parse().unwrap(), connection: "Storage" };
+        let target = bakery();
         let base = "http://oven.example:7071/runtime/webhooks/durabletask";
         let start = format!("{base}/orchestrators/{{functionName}}[/{{instanceId}}]");
         let wait = "timeout={timeoutInSeconds}&pollingInterval={intervalInSeconds}";
-        let shown = |code, workers| serde_json::to_value(links(code).binding(&target, workers)).unwrap();
+        let shown = |pass, workers| serde_json::to_value(links(&target, pass).binding(workers)).unwrap();
 
-        let with_key = shown(Some("k1"), None);
+        let with_key = shown(Pass::Code("k1"), None);
         assert_eq!(with_key["taskHubName"], "Bakery");
         assert_eq!(with_key["creationUrls"]["createNewInstancePostUri"], format!("{start}?code=k1"));
         assert_eq!(with_key["creationUrls"]["createAndWaitOnNewInstancePostUri"], format!("{start}?{wait}&code=k1"));
@@ -311,7 +365,7 @@ pub(super) mod tests {
         assert_eq!((&with_key["baseUrl"], &with_key["requiredQueryStringParameters"]), (&base.into(), &"code=k1".into()));
         assert_eq!(with_key.get("rpcBaseUrl"), None);
 
-        let open = shown(None, Some("127.0.0.1:17071"));
+        let open = shown(Pass::Nothing, Some("127.0.0.1:17071"));
         assert_eq!(open["creationUrls"]["createNewInstancePostUri"], format!("{start}?"));
         assert_eq!(open["creationUrls"]["createAndWaitOnNewInstancePostUri"], format!("{start}?{wait}"));
         assert_eq!(open["requiredQueryStringParameters"], "");

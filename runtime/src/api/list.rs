@@ -3,11 +3,12 @@
 use hyper::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 
+use super::description::{Answer, Body, Family, Header, Kind, Operation, Parameter};
 use super::error::ApiError;
 use super::history_view::Show;
-use super::query::Query;
+use super::query::{Query, STATUSES};
 use super::reply::Reply;
-use super::status::StatusPayload;
+use super::status::{self, StatusPayload};
 use crate::engine::{Hub, InstancePage};
 use crate::store::{Filter, Position};
 
@@ -50,6 +51,31 @@ impl ListCall {
         Ok(Self { filter, after: after.transpose()?, top: top.unwrap_or(TOP).min(TOP_MAX), show_input })
     }
 }
+
+pub(super) static LIST: Operation = Operation {
+    summary: "List instances",
+    family: Family::Contract,
+    takes: &[
+        Parameter::query("createdTimeFrom", Kind::Time, "Created at this time or later."),
+        Parameter::query("createdTimeTo", Kind::Time, "Created at this time or earlier."),
+        Parameter::query("runtimeStatus", Kind::SomeOf(&STATUSES), "In one of these states."),
+        Parameter::query("instanceIdPrefix", Kind::Text, "With an ID that begins so."),
+        Parameter::query("tags", Kind::Labels, "With all of these labels, `tag.NAME=VALUE` each."),
+        Parameter::query("top", Kind::Whole, "How many on a page: 100 by default, 1000 at most."),
+        status::SHOW_INPUT,
+        Parameter::header(
+            TOKEN,
+            Kind::Matching("^([0-9a-f]{2})*$", 4_096),
+            "What the page before gave; without it the first page.",
+        ),
+    ],
+    body: Body::None,
+    answers: &[
+        Answer::json::<Vec<StatusPayload<'static>>>(200, "A page; none are on it if nothing matches.")
+            .with(&[Header::ContinuationToken]),
+        Answer::long(400, "The token is none of this server, or a label can be none."),
+    ],
+};
 
 /// `GET {prefix}/instances`: a page of the instances of a hub, and in the header `x-ms-continuation-token` what leads to the next; empty
 /// at the end.

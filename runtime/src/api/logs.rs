@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use hyper::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::description::{Answer, Body, Family, Kind, Operation, Parameter};
 use super::error::ApiError;
 use super::query::Query;
 use super::reply::Reply;
@@ -12,22 +14,39 @@ use crate::engine::Hub;
 use crate::model::{LogLevel, LogRecord, TaskId, time};
 
 /// Lines of an instance.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct LogPayload<'a> {
     lines: Vec<Line<'a>>,
     /// What to ask for next with `after`.
     next: u64,
 }
 
-#[derive(Debug, Serialize)]
+/// What was said at once.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "LogLine")]
 struct Line<'a> {
     number: u64,
+    #[schemars(extend("format" = "date-time"))]
     time: String,
+    #[schemars(with = "String")]
     level: LogLevel,
     target: &'a str,
+    /// Of an activity: the number of its task.
+    #[schemars(with = "Option<u32>")]
     task: Option<TaskId>,
     message: &'a str,
 }
+
+pub(super) static LOGS: Operation = Operation {
+    summary: "What an instance and its activities have said",
+    family: Family::Contract,
+    takes: &[Parameter::query("after", Kind::Whole, "The number of the first line to show.")],
+    body: Body::None,
+    answers: &[
+        Answer::json::<LogPayload<'static>>(200, "The lines, the oldest first."),
+        Answer::empty(404, "There is no such instance."),
+    ],
+};
 
 /// `GET {prefix}/instances/{instance}/logs`: what an instance and its activities have said, through all its executions, the oldest
 /// line that is kept first.

@@ -6,13 +6,17 @@
 
 pub mod auth;
 mod body;
+pub mod capability;
 mod control;
+mod description;
 mod error;
 mod history_view;
+pub mod keys;
 mod links;
 mod list;
 mod logs;
 mod modules;
+mod openapi;
 mod operations;
 mod patience;
 mod purge;
@@ -33,10 +37,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use hyper::body::{Body, Incoming};
 use hyper::http::request::Parts;
 use hyper::server::conn::http1;
@@ -48,9 +53,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use self::auth::{Access, Need};
+use self::auth::{Access, Caller, Need};
 use self::body::Room;
+use self::capability::Verb;
 use self::control::RaiseCall;
+use self::description::Operation;
 use self::error::ApiError;
 use self::links::{Links, Origin, Target};
 use self::list::ListCall;
@@ -63,6 +70,7 @@ use self::start::{StartCall, Waiting};
 use self::status::Wanted;
 pub use self::status::{Edition, UnknownEdition};
 use self::stream::Streams;
+use crate::clock::Clock;
 use crate::engine::{Engine, Existing, Hub};
 use crate::model::HubName;
 
@@ -92,6 +100,8 @@ pub struct Api {
     settings: ApiSettings,
     room: Room,
     streams: Arc<Streams>,
+    /// What it does, for programs; made when somebody first asks.
+    document: OnceLock<Bytes>,
 }
 
 /// How a server presents itself over HTTP.
@@ -116,13 +126,15 @@ impl Api {
     pub fn new(engine: Arc<Engine>, settings: ApiSettings) -> Self {
         let room = Room::with(engine.limits().module_bytes_max.max(engine.limits().payload_bytes_max));
         let streams = Arc::new(Streams::at_most(engine.limits().event_streams_max));
-        Self { engine, settings, room, streams }
+        Self { engine, settings, room, streams, document: OnceLock::new() }
     }
 
     /// The same for workers of this machine, by their prefix alone and without a key: for a loopback listener beside this one.
     pub fn for_workers(&self) -> Self {
         let settings = ApiSettings { access: Access::Workers, use_forwarded_host: false, workers: None, ..self.settings.clone() };
-        Self { engine: self.engine.clone(), settings, room: self.room.clone(), streams: self.streams.clone() }
+        let Self { engine, room, streams, .. } = self;
+        let (engine, room, streams) = (engine.clone(), room.clone(), streams.clone());
+        Self { engine, settings, room, streams, document: OnceLock::new() }
     }
 }
 
@@ -209,16 +221,21 @@ async fn respond(
 ) -> Result<Response<ReplyBody>, Infallible> {
     let began = Instant::now();
     let (parts, mut body) = request.into_parts();
-    let mut endpoint = "none";
-    let answered = unpanicked(api.answer(&parts, &mut body, local, draining, &mut endpoint)).await;
+    let mut found = None;
+    let answered = unpanicked(api.answer(&parts, &mut body, local, draining, &mut found)).await;
     let reply = answered.unwrap_or_else(|panic| Err(ApiError::internal(panic))).unwrap_or_else(ApiError::into_reply);
     // Who asks before sending will not send what we do not want.
     if !body.is_end_stream() && !parts.headers.contains_key(header::EXPECT) {
         body::discard(&mut body).await;
     }
-    api.engine.metrics().request(endpoint, reply.status().as_u16(), began.elapsed());
+    let status = reply.status().as_u16();
+    let endpoint = found.map_or("none", |(name, operation)| {
+        debug_assert!(operation.gives(status), "{name} answers {status}: add it to the answers in its description");
+        name
+    });
+    api.engine.metrics().request(endpoint, status, began.elapsed());
     // Not the query: it may hold a key.
-    tracing::debug!(method = %parts.method, path = parts.uri.path(), status = reply.status().as_u16(), "answered");
+    tracing::debug!(method = %parts.method, path = parts.uri.path(), status, "answered");
     Ok(reply.into_response())
 }
 
@@ -238,28 +255,31 @@ fn message(panic: &(dyn Any + Send)) -> &str {
 }
 
 impl Api {
-    /// Finds the endpoint, checks that the client may use it, reads the body if there is one to read, and calls the handler. `name` becomes
-    /// that of the endpoint, once the client is let in.
+    /// Finds the endpoint, checks that the client may use it, reads the body if there is one to read, and calls the handler. `found` becomes
+    /// the name of the endpoint and its description, once the client is let in.
     async fn answer(
         &self,
         request: &Parts,
         body: &mut Incoming,
         local: SocketAddr,
         draining: &Draining,
-        name: &mut &'static str,
+        found: &mut Option<(&'static str, &'static Operation)>,
     ) -> Result<Reply, ApiError> {
-        let Api { engine, settings, room, streams } = self;
+        let Api { engine, settings, room, streams, document } = self;
         let limits = engine.limits();
         let origin = Origin::of(request, local)
             .ok_or_else(|| ApiError::ours_bad_request("there must be one Host, and it must be a host"))?;
         let query = Query::parse(request.uri.query().unwrap_or_default());
 
         // Before anything is said about paths: who has no key learns nothing.
-        let endpoint = route(&request.method, request.uri.path(), settings.access.doors());
-        let need = endpoint.as_ref().map_or(Need::System, Endpoint::need);
-        settings.access.check(need, &request.headers, &query, &origin)?;
-        let endpoint = endpoint?;
-        *name = endpoint.name();
+        let routed = route(&request.method, request.uri.path(), settings.access.doors());
+        let need = routed.as_ref().map_or(Need::System, |(endpoint, _)| endpoint.need());
+        let now_s = Clock.now_ms() / 1_000;
+        let default_hub = &settings.default_hub;
+        let caller = Caller { headers: &request.headers, query: &query, origin: &origin, default_hub, now_s };
+        settings.access.check(need, caller)?;
+        let (endpoint, operation) = routed?;
+        *found = Some((endpoint.name(), operation));
 
         let here = origin.authority().to_string();
         let origin = if settings.use_forwarded_host { origin.forwarded(&request.headers) } else { origin };
@@ -272,7 +292,7 @@ impl Api {
                 let read = room.read(body, limits.payload_bytes_max, "payload_bytes_max", ApiError::unavailable);
                 let call = call.with_body(read.await?)?;
                 let wanted = Wanted::of(&query, settings.edition, Door::Webhooks);
-                let links = Links::new(&origin, &target, settings.access.link_code());
+                let links = Links::new(&origin, &target, settings.access.instance_pass(now_s));
                 start::start(self.hub(&target), call, &links, Waiting { wanted, draining, metrics: engine.metrics() }).await
             }
             Endpoint::Status { instance, door } => {
@@ -303,7 +323,7 @@ impl Api {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
                 let call = RestartCall::of(&instance, &query)?;
                 let wanted = Wanted::of(&query, settings.edition, Door::Webhooks);
-                let links = Links::new(&origin, &target, settings.access.link_code());
+                let links = Links::new(&origin, &target, settings.access.instance_pass(now_s));
                 restart::restart(self.hub(&target), call, &links, Waiting { wanted, draining, metrics: engine.metrics() }).await
             }
             Endpoint::Raise { instance, event } => {
@@ -358,14 +378,18 @@ impl Api {
             }
             Endpoint::Binding => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
-                let links = Links::new(&origin, &target, settings.access.link_code());
+                let links = Links::new(&origin, &target, settings.access.hub_pass());
                 let elsewhere = settings.workers.map(|address| address.to_string());
                 let workers = if settings.access.doors().contains(&Door::Rpc) { Some(here) } else { elsewhere };
-                Ok(Reply::json(StatusCode::OK, &links.binding(&target, workers.as_deref())))
+                Ok(Reply::json(StatusCode::OK, &links.binding(workers.as_deref())))
             }
             Endpoint::Health => Ok(operations::health()),
             Endpoint::Ready => Ok(operations::ready(engine, draining.has_begun())),
             Endpoint::Metrics => operations::metrics(engine.clone()).await,
+            Endpoint::Document => {
+                let document = document.get_or_init(|| openapi::document(&settings.access));
+                Ok(Reply::bytes("application/json; charset=utf-8", document.clone()))
+            }
         }
     }
 
@@ -380,14 +404,20 @@ impl Api {
 }
 
 impl Endpoint {
-    /// What a request has to show to be let in.
-    fn need(&self) -> Need {
+    /// What a request has to show to be let in. What the URLs of a check-status object are for says so here, with its verb.
+    fn need(&self) -> Need<'_> {
         match self {
             Self::Health | Self::Ready => Need::Nothing,
-            Self::Start { .. } | Self::Status { .. } | Self::List | Self::Binding | Self::Metrics => Need::System,
-            Self::Raise { .. } | Self::Terminate { .. } | Self::Suspend { .. } | Self::Resume { .. } => Need::System,
-            Self::Rewind { .. } | Self::Logs { .. } | Self::Query { .. } | Self::Why { .. } => Need::System,
-            Self::Purge { .. } | Self::PurgeMany | Self::Restart { .. } | Self::MakePrimary => Need::System,
+            Self::Start { .. } | Self::List | Self::Binding | Self::Metrics | Self::Document => Need::System,
+            Self::Logs { .. } | Self::Query { .. } | Self::Why { .. } | Self::PurgeMany | Self::MakePrimary => Need::System,
+            Self::Status { instance, .. } => Need::Instance { verb: Verb::Status, instance },
+            Self::Raise { instance, .. } => Need::Instance { verb: Verb::Raise, instance },
+            Self::Terminate { instance } => Need::Instance { verb: Verb::Terminate, instance },
+            Self::Suspend { instance } => Need::Instance { verb: Verb::Suspend, instance },
+            Self::Resume { instance } => Need::Instance { verb: Verb::Resume, instance },
+            Self::Rewind { instance } => Need::Instance { verb: Verb::Rewind, instance },
+            Self::Restart { instance } => Need::Instance { verb: Verb::Restart, instance },
+            Self::Purge { instance } => Need::Instance { verb: Verb::Purge, instance },
             Self::Upload { .. } | Self::Modules | Self::Module { .. } | Self::ModuleBytes { .. } => Need::Master,
             Self::DeleteModule { .. } => Need::Master,
         }

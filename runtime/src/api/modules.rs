@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::description::{Answer, Body, Family, Header, Operation};
 use super::error::ApiError;
 use super::reply::Reply;
 use crate::engine::{DeleteError, Engine, Hub, ModuleVersion, ModuleView, UploadError};
@@ -13,21 +15,24 @@ use crate::model::time;
 use crate::model::{Digest, HubName, ModuleName};
 
 /// A module in listings.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Module<'a> {
     name: &'a str,
     /// The digest that new instances run on.
+    #[schemars(with = "String")]
     current: Digest,
     /// The newest upload first.
     versions: Vec<Version<'a>>,
 }
 
 /// One version of a module.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Version<'a> {
+    #[schemars(with = "String")]
     digest: Digest,
+    #[schemars(extend("format" = "date-time"))]
     uploaded_time: String,
     bytes: u64,
     generator: &'a str,
@@ -37,20 +42,37 @@ struct Version<'a> {
 }
 
 /// What an upload has made current.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct Uploaded<'a> {
+    #[schemars(with = "String")]
     name: &'a ModuleName,
+    #[schemars(with = "String")]
     task_hub: &'a HubName,
     #[serde(flatten)]
     version: Version<'a>,
 }
 
 /// What a deletion has taken away.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Deleted {
+    #[schemars(with = "Vec<String>")]
     deleted: Vec<Digest>,
 }
+
+pub(super) static UPLOAD: Operation = Operation {
+    summary: "Upload a module, or make a known version of it current again",
+    family: Family::Ours,
+    takes: &[],
+    body: Body::Module,
+    answers: &[
+        Answer::json::<Uploaded<'static>>(200, "This version is known; it is the current one again."),
+        Answer::json::<Uploaded<'static>>(201, "This version is new, and the current one."),
+        Answer::ours(400, "The name breaks its rules, or the bytes are no module that can run here: `invalid_module`."),
+        Answer::ours(409, "`function_taken`: another module of the hub has one of its functions."),
+        Answer::ours(503, "There is no room for it now.").with(&[Header::RetryAfter]),
+    ],
+};
 
 /// `PUT /admin/modules/{name}`: takes a module and makes it the current version under its name.
 ///
@@ -63,17 +85,44 @@ pub(super) async fn upload(engine: &Arc<Engine>, hub: &HubName, name: &ModuleNam
     Ok(Reply::json(code, &Uploaded { name, task_hub: hub, version: (&uploaded.version).into() }))
 }
 
+pub(super) static MODULES: Operation = Operation {
+    summary: "List the modules of a hub",
+    family: Family::Ours,
+    takes: &[],
+    body: Body::None,
+    answers: &[Answer::json::<Vec<Module<'static>>>(200, "All of them; none if the hub is unknown.")],
+};
+
 /// `GET /admin/modules`: 200 with all modules of a hub; none of an unknown one.
 pub(super) async fn list(hub: Option<&Hub>) -> Result<Reply, ApiError> {
     let views = all(hub).await?;
     Ok(Reply::json(StatusCode::OK, &views.iter().map(Module::from).collect::<Vec<_>>()))
 }
 
+pub(super) static MODULE: Operation = Operation {
+    summary: "One module with its versions",
+    family: Family::Ours,
+    takes: &[],
+    body: Body::None,
+    answers: &[Answer::json::<Module<'static>>(200, "The module."), Answer::ours(404, "There is none of this name.")],
+};
+
 /// `GET /admin/modules/{name}`: 200 with one module, 404 if there is none of this name.
 pub(super) async fn one(hub: Option<&Hub>, name: &str) -> Result<Reply, ApiError> {
     let view = find(hub, name).await?;
     Ok(Reply::json(StatusCode::OK, &Module::from(&view)))
 }
+
+pub(super) static MODULE_BYTES: Operation = Operation {
+    summary: "The bytes of one version of a module",
+    family: Family::Ours,
+    takes: &[],
+    body: Body::None,
+    answers: &[
+        Answer::other(200, "application/wasm", "The bytes as they were uploaded."),
+        Answer::ours(404, "The module has no such version."),
+    ],
+};
 
 /// `GET /admin/modules/{name}/versions/{digest}`: 200 with the bytes as they were uploaded, 404 if the module has no such
 /// version.
@@ -85,6 +134,18 @@ pub(super) async fn bytes(hub: Option<&Hub>, name: &str, digest: &str) -> Result
     let bytes = hub.module_bytes(digest).await.map_err(ApiError::ours_internal)?.ok_or_else(unknown)?;
     Ok(Reply::bytes("application/wasm", bytes.into()))
 }
+
+pub(super) static DELETE_MODULE: Operation = Operation {
+    summary: "Take a module away, or one version of it",
+    family: Family::Ours,
+    takes: &[],
+    body: Body::None,
+    answers: &[
+        Answer::json::<Deleted>(200, "These digests are gone."),
+        Answer::ours(404, "There is no such module or version."),
+        Answer::ours(409, "`in_use`: instances that have not ended run on it. `current`: it is the current one of several."),
+    ],
+};
 
 /// `DELETE /admin/modules/{name}` and `DELETE /admin/modules/{name}/versions/{digest}`: takes a module away, or one version of it.
 ///

@@ -4,30 +4,57 @@
 use std::sync::Arc;
 
 use hyper::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::description::{Answer, Body, Family, Operation};
 use super::error::ApiError;
 use super::reply::Reply;
 use crate::engine::{Engine, Unready};
 use crate::metrics::CONTENT_TYPE;
 
 /// Whether a server does its work.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Readiness {
+    /// `ok` or `ready`; else what it waits for: `stopping`, `read_only` or `recovering`.
     status: &'static str,
+    /// A sentence on each thing that it waits for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     reasons: Vec<String>,
 }
 
+pub(super) static HEALTH: Operation = Operation {
+    summary: "Whether the server is alive",
+    family: Family::Server,
+    takes: &[],
+    body: Body::None,
+    answers: &[Answer::json::<Readiness>(200, "It answers.")],
+};
+
 /// `GET /healthz`: 200 while the server answers at all. Asks for no key.
 pub(super) fn health() -> Reply {
-    Reply::json(StatusCode::OK, &serde_json::json!({ "status": "ok" }))
+    Reply::json(StatusCode::OK, &Readiness { status: "ok", reasons: Vec::new() })
 }
+
+pub(super) static MAKE_PRIMARY: Operation = Operation {
+    summary: "Does nothing: there is no lease that could move",
+    family: Family::Server,
+    takes: &[],
+    body: Body::None,
+    answers: &[Answer::empty(200, "Always.")],
+};
 
 /// `{prefix}/makeprimary`: 200 with an empty body. There is no lease that could move.
 pub(super) fn make_primary() -> Reply {
     Reply::empty(StatusCode::OK)
 }
+pub(super) static READY: Operation = Operation {
+    summary: "Whether the server does all of its work, and why not",
+    family: Family::Server,
+    takes: &[],
+    body: Body::None,
+    answers: &[Answer::json::<Readiness>(200, "It does."), Answer::json::<Readiness>(503, "It does not, or not yet.")],
+};
 
 /// `GET /readyz`: 200 when the server goes on with everything that is open, and its store takes writes; else 503 with what it waits for:
 /// `stopping`, `read_only` or `recovering`, and a sentence on each. Asks for no key, and costs nothing.
@@ -48,6 +75,17 @@ fn readiness(unready: &[Unready]) -> Reply {
         }
     }
 }
+
+pub(super) static METRICS: Operation = Operation {
+    summary: "Counters and gauges for Prometheus",
+    family: Family::Server,
+    takes: &[],
+    body: Body::None,
+    answers: &[
+        Answer::other(200, CONTENT_TYPE, "All of them, as OpenMetrics text."),
+        Answer::ours(500, "They could not be read; the message has the number under which the server logged the cause."),
+    ],
+};
 
 /// `GET /metrics`: 200 with counters and gauges in the text format that Prometheus reads.
 pub(super) async fn metrics(engine: Arc<Engine>) -> Result<Reply, ApiError> {

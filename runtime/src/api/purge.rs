@@ -2,21 +2,56 @@
 
 use hyper::StatusCode;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Draining;
+use super::description::{Answer, Body, Family, Header, Kind, Operation, Parameter};
 use super::error::{self, ApiError};
-use super::query::Query;
+use super::query::{Query, STATUSES};
 use super::reply::Reply;
 use crate::engine::{Hub, PurgeError, Purged};
 use crate::store::Filter;
 
 /// How many instances went.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct PurgeResult {
     instances_deleted: usize,
 }
+
+pub(super) static PURGE: Operation = Operation {
+    summary: "Delete an instance that has ended",
+    family: Family::Contract,
+    takes: &[],
+    body: Body::None,
+    answers: &[
+        Answer::json::<PurgeResult>(200, "It is gone, with all that it has left."),
+        Answer::empty(404, "There is no such instance."),
+        Answer::json::<String>(412, "It has not ended."),
+        Answer::long(503, "It could not be recorded now.").with(&[Header::RetryAfter]),
+    ],
+};
+
+pub(super) static PURGE_MANY: Operation = Operation {
+    summary: "Delete all ended instances that a filter lets through",
+    family: Family::Contract,
+    takes: &[
+        Parameter { is_required: true, ..Parameter::query("createdTimeFrom", Kind::Time, "Created at this time or later.") },
+        Parameter::query("createdTimeTo", Kind::Time, "Created at this time or earlier."),
+        Parameter::query("runtimeStatus", Kind::SomeOf(&STATUSES), "In one of these states."),
+        Parameter::query("instanceIdPrefix", Kind::Text, "With an ID that begins so."),
+        Parameter::query("tags", Kind::Labels, "With all of these labels, `tag.NAME=VALUE` each."),
+    ],
+    body: Body::None,
+    answers: &[
+        Answer::json::<PurgeResult>(200, "So many are gone."),
+        Answer::json::<String>(400, "`createdTimeFrom` is missing or no time."),
+        Answer::long(400, "A label can be none."),
+        Answer::empty(404, "None had to go."),
+        Answer::long(503, "Not all of it could be recorded now.").with(&[Header::RetryAfter]),
+    ],
+};
 
 /// `DELETE {prefix}/instances/{instance}`: an instance that has ended is there no longer, nor is anything that it has left. Instances that it
 /// has started stay.

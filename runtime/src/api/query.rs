@@ -11,7 +11,7 @@ use crate::model::{HubName, RuntimeStatus, TagError, Tags};
 const CONNECTION: &str = "Storage";
 
 /// The statuses by their numbers on the wire, those too that nothing here ever has.
-const STATUSES: [&str; 8] =
+pub(super) const STATUSES: [&str; 8] =
     ["Running", "Completed", "ContinuedAsNew", "Failed", "Canceled", "Terminated", "Pending", "Suspended"];
 
 /// What the names of parameters begin with that are labels.

@@ -3,18 +3,35 @@
 use std::sync::Arc;
 
 use hyper::StatusCode;
+use serde_json::Value;
 
+use super::description::{Answer, Body, Family, Header, Kind, Operation, Parameter};
 use super::error::ApiError;
 use super::query::Query;
 use super::reply::Reply;
 use crate::engine::{Hub, QueryError};
 use crate::model::Payload;
 
+pub(super) static QUERY: Operation = Operation {
+    summary: "Ask an orchestration a question",
+    family: Family::Ours,
+    takes: &[Parameter::query("input", Kind::Json, "What the question is about; `null` without it.")],
+    body: Body::None,
+    answers: &[
+        Answer::json::<Value>(200, "The answer."),
+        Answer::ours(404, "`not_found`: there is no such instance. `unknown_query`: it knows no question of this name."),
+        Answer::ours(409, "`not_run`: none of its code has run yet."),
+        Answer::ours(422, "`query_failed`: its code refuses the question, for the reason given."),
+        Answer::ours(500, "`query_faulted`: its guest is at fault. `diverged`: it does not repeat its history."),
+        Answer::ours(503, "Too many ask at once.").with(&[Header::RetryAfter]),
+    ],
+};
+
 /// `GET {prefix}/instances/{instance}/query/{name}?input={JSON}`: asks an orchestration a question, which changes nothing. One that has
 /// ended answers too, about how it stood.
 ///
-/// 200 with the answer as bare JSON. 400 if the input is not JSON, the hub name ill-formed or the connection unknown. 404 with an empty
-/// body if there is no such instance, and with `unknown_query` if it answers no question of this name. 409 if none of its code has run
+/// 200 with the answer as bare JSON. 400 if the input is not JSON, the hub name ill-formed or the connection unknown. 404 with
+/// `not_found` if there is no such instance, and with `unknown_query` if it answers no question of this name. 409 if none of its code has run
 /// yet. 422 with kind and message if its code refuses the question. 500 with `query_faulted` if its guest is at fault on the way, and
 /// with `diverged` if it does not repeat its history. 503 if too many ask.
 pub(super) async fn ask(hub: Option<Arc<Hub>>, instance: &str, name: String, query: &Query) -> Result<Reply, ApiError> {
@@ -34,7 +51,7 @@ impl From<QueryError> for ApiError {
     fn from(error: QueryError) -> Self {
         let message = error.to_string();
         match error {
-            QueryError::NotFound => Self::empty(StatusCode::NOT_FOUND),
+            QueryError::NotFound => Self::ours(StatusCode::NOT_FOUND, "not_found", message),
             QueryError::Unknown(failure) => Self::ours_of_guest(StatusCode::NOT_FOUND, "unknown_query", message, failure),
             QueryError::NotRun(_) => Self::ours(StatusCode::CONFLICT, "not_run", message),
             QueryError::Failed(failure) => {
@@ -81,7 +98,7 @@ mod tests {
             assert!(seen.starts_with(expected), "{seen}");
         };
         let failure = |kind: &str, message: &str| Failure::new(kind, message);
-        check(QueryError::NotFound, "404  ");
+        check(QueryError::NotFound, r#"404  {"error":{"code":"not_found""#);
         check(
             QueryError::Unknown(failure("UnknownQuery", "there are \"far\" and \"near\"")),
             r#"404  {"error":{"code":"unknown_query","message":"there are \"far\" and \"near\"","kind":"UnknownQuery"}}"#,

@@ -3,11 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+
+use super::description::{Answer, Body, Family, Header, Kind, Operation, Parameter};
 use super::error::ApiError;
-use super::links::Links;
+use super::links::{CheckStatus, Links};
 use super::query::Query;
 use super::reply::Reply;
 use super::start::{self, Waiting, begin};
+use super::status;
 use crate::engine::{Hub, StartRequest};
 use crate::model::InstanceId;
 
@@ -39,6 +43,35 @@ impl RestartCall {
     }
 }
 
+pub(super) static RESTART: Operation = Operation {
+    summary: "Start the same again, and perhaps wait for its end",
+    family: Family::Contract,
+    takes: &[
+        Parameter::query(
+            "restartWithNewInstanceId",
+            Kind::Flag,
+            "Whether the new instance gets an ID of its own; it does by default.",
+        ),
+        Parameter::query("timeout", Kind::Seconds, "How long to wait for the end; without it the answer comes at once."),
+        Parameter::query("pollingInterval", Kind::Seconds, "Is only checked: it must not be longer than `timeout`."),
+        status::SHOW_HISTORY,
+        status::SHOW_HISTORY_OUTPUT,
+        status::SHOW_INPUT,
+    ],
+    body: Body::None,
+    answers: &[
+        Answer::json::<CheckStatus>(202, "The new instance is recorded and has not ended.")
+            .with(&[Header::Location, Header::RetryAfter]),
+        Answer::json::<Value>(
+            200,
+            "It has ended while the request waited: its output if it is Completed, else its status object.",
+        ),
+        Answer::long(400, "There is no such instance, its orchestrator is not there any more, or an argument breaks its rules."),
+        Answer::long(409, "The instance is to be replaced and has not ended."),
+        Answer::long(503, "It could not be taken or recorded now.").with(&[Header::RetryAfter]),
+    ],
+};
+
 /// `POST {prefix}/instances/{instance}/restart`: starts the same orchestrator with the same input and tags, on its current code, as an
 /// instance with an ID of its own; with `restartWithNewInstanceId=false`, in the place of this one, which must have ended.
 ///
@@ -48,7 +81,7 @@ impl RestartCall {
 pub(super) async fn restart(
     hub: Option<Arc<Hub>>,
     call: RestartCall,
-    links: &Links,
+    links: &Links<'_>,
     waiting: Waiting<'_>,
 ) -> Result<Reply, ApiError> {
     let RestartCall { id, id_of_new, wait } = call;

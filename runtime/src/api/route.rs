@@ -1,11 +1,15 @@
 //! Which endpoint does a path mean? Every path and alias of the server, in one table.
 //!
 //! The wire contract's rules fit no router: literal parts match in any case, the path is form-decoded before it is split, slashes
-//! at both ends do not count, and a wrong GET, POST or DELETE is a 404. Pure; called by the server for each request.
+//! at both ends do not count, and a wrong GET, POST or DELETE is a 404. Pure; called by the server for each request, and by `openapi`,
+//! which documents each line.
 
 use std::borrow::Cow;
 
 use hyper::Method;
+
+use super::description::Operation;
+use super::{control, list, logs, modules, openapi, operations, purge, question, restart, start, status, why};
 
 /// What a request asks for, with the variable parts of its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +62,8 @@ pub(super) enum Endpoint {
     Metrics,
     /// What a client needs to know to use a hub.
     Binding,
+    /// What there is to know of all of these.
+    Document,
 }
 
 impl Endpoint {
@@ -88,6 +94,7 @@ impl Endpoint {
             Self::Ready => "ready",
             Self::Metrics => "metrics",
             Self::Binding => "binding",
+            Self::Document => "document",
         }
     }
 }
@@ -118,59 +125,120 @@ const PREFIXES: [(&str, Door); 4] = [
     ("durabletask", Door::Rpc),
 ];
 
-/// A line of the table: method, path with `{}` for each variable part, and what to make of the parts.
-type Line = (Method, &'static str, fn(&[&str], Door) -> Endpoint);
+/// A line of the table: method, path with a name in braces for each variable part, the operation's ID and description in the OpenAPI
+/// document, and what to make of the parts.
+type Line = (Method, &'static str, &'static str, &'static Operation, fn(&[&str], Door) -> Endpoint);
 
 /// Behind the prefixes of the wire contract.
 static OPERATIONS: [Line; 20] = [
-    (Method::POST, "orchestrators/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: None }),
-    (Method::POST, "orchestrators/{}/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: Some(part[1].into()) }),
-    (Method::GET, "", |_, _| Endpoint::Binding),
-    (Method::GET, "instances", |_, _| Endpoint::List),
-    (Method::GET, "instances/{}", |part, door| Endpoint::Status { instance: part[0].into(), door }),
-    (Method::DELETE, "instances", |_, _| Endpoint::PurgeMany),
-    (Method::DELETE, "instances/{}", |part, _| Endpoint::Purge { instance: part[0].into() }),
-    (Method::POST, "instances/{}/restart", |part, _| Endpoint::Restart { instance: part[0].into() }),
-    (Method::GET, "makeprimary", |_, _| Endpoint::MakePrimary),
-    (Method::POST, "makeprimary", |_, _| Endpoint::MakePrimary),
-    (Method::DELETE, "makeprimary", |_, _| Endpoint::MakePrimary),
-    (Method::POST, "instances/{}/raiseEvent/{}", |part, _| Endpoint::Raise { instance: part[0].into(), event: part[1].into() }),
-    (Method::POST, "instances/{}/terminate", |part, _| Endpoint::Terminate { instance: part[0].into() }),
-    (Method::DELETE, "instances/{}/terminate", |part, _| Endpoint::Terminate { instance: part[0].into() }),
-    (Method::POST, "instances/{}/suspend", |part, _| Endpoint::Suspend { instance: part[0].into() }),
-    (Method::POST, "instances/{}/resume", |part, _| Endpoint::Resume { instance: part[0].into() }),
-    (Method::POST, "instances/{}/rewind", |part, _| Endpoint::Rewind { instance: part[0].into() }),
-    (Method::GET, "instances/{}/logs", |part, _| Endpoint::Logs { instance: part[0].into() }),
-    (Method::GET, "instances/{}/why", |part, _| Endpoint::Why { instance: part[0].into() }),
-    (Method::GET, "instances/{}/query/{}", |part, _| Endpoint::Query { instance: part[0].into(), name: part[1].into() }),
-];
-
-/// Ours, from the root.
-static OURS: [Line; 11] = [
-    (Method::POST, "api/orchestrators/{}", |part, _| Endpoint::Start { function: part[0].into(), instance: None }),
-    (Method::POST, "api/orchestrators/{}/{}", |part, _| Endpoint::Start {
+    (Method::POST, "orchestrators/{functionName}", "start", &start::START, |part, _| Endpoint::Start {
+        function: part[0].into(),
+        instance: None,
+    }),
+    (Method::POST, "orchestrators/{functionName}/{instanceId}", "start_as", &start::START, |part, _| Endpoint::Start {
         function: part[0].into(),
         instance: Some(part[1].into()),
     }),
-    (Method::GET, "admin/modules", |_, _| Endpoint::Modules),
-    (Method::PUT, "admin/modules/{}", |part, _| Endpoint::Upload { module: part[0].into() }),
-    (Method::GET, "admin/modules/{}", |part, _| Endpoint::Module { module: part[0].into() }),
-    (Method::GET, "admin/modules/{}/versions/{}", |part, _| Endpoint::ModuleBytes {
-        module: part[0].into(),
-        digest: part[1].into(),
+    (Method::GET, "", "binding", &openapi::BINDING, |_, _| Endpoint::Binding),
+    (Method::GET, "instances", "list", &list::LIST, |_, _| Endpoint::List),
+    (Method::GET, "instances/{instanceId}", "status", &status::STATUS, |part, door| Endpoint::Status {
+        instance: part[0].into(),
+        door,
     }),
-    (Method::DELETE, "admin/modules/{}", |part, _| Endpoint::DeleteModule { module: part[0].into(), digest: None }),
-    (Method::DELETE, "admin/modules/{}/versions/{}", |part, _| Endpoint::DeleteModule {
-        module: part[0].into(),
-        digest: Some(part[1].into()),
+    (Method::POST, "instances/{instanceId}/raiseEvent/{eventName}", "raise", &control::RAISE, |part, _| Endpoint::Raise {
+        instance: part[0].into(),
+        event: part[1].into(),
     }),
-    (Method::GET, "healthz", |_, _| Endpoint::Health),
-    (Method::GET, "readyz", |_, _| Endpoint::Ready),
-    (Method::GET, "metrics", |_, _| Endpoint::Metrics),
+    (Method::POST, "instances/{instanceId}/terminate", "terminate", &control::TERMINATE, |part, _| Endpoint::Terminate {
+        instance: part[0].into(),
+    }),
+    (Method::DELETE, "instances/{instanceId}/terminate", "terminate_by_delete", &control::TERMINATE, |part, _| {
+        Endpoint::Terminate { instance: part[0].into() }
+    }),
+    (Method::POST, "instances/{instanceId}/suspend", "suspend", &control::SUSPEND, |part, _| Endpoint::Suspend {
+        instance: part[0].into(),
+    }),
+    (Method::POST, "instances/{instanceId}/resume", "resume", &control::RESUME, |part, _| Endpoint::Resume {
+        instance: part[0].into(),
+    }),
+    (Method::POST, "instances/{instanceId}/rewind", "rewind", &control::REWIND, |part, _| Endpoint::Rewind {
+        instance: part[0].into(),
+    }),
+    (Method::POST, "instances/{instanceId}/restart", "restart", &restart::RESTART, |part, _| Endpoint::Restart {
+        instance: part[0].into(),
+    }),
+    (Method::DELETE, "instances/{instanceId}", "purge", &purge::PURGE, |part, _| Endpoint::Purge { instance: part[0].into() }),
+    (Method::DELETE, "instances", "purge_many", &purge::PURGE_MANY, |_, _| Endpoint::PurgeMany),
+    (Method::GET, "makeprimary", "make_primary_by_get", &operations::MAKE_PRIMARY, |_, _| Endpoint::MakePrimary),
+    (Method::POST, "makeprimary", "make_primary", &operations::MAKE_PRIMARY, |_, _| Endpoint::MakePrimary),
+    (Method::DELETE, "makeprimary", "make_primary_by_delete", &operations::MAKE_PRIMARY, |_, _| Endpoint::MakePrimary),
+    (Method::GET, "instances/{instanceId}/why", "why", &why::WHY, |part, _| Endpoint::Why { instance: part[0].into() }),
+    (Method::GET, "instances/{instanceId}/logs", "logs", &logs::LOGS, |part, _| Endpoint::Logs { instance: part[0].into() }),
+    (Method::GET, "instances/{instanceId}/query/{queryName}", "query", &question::QUERY, |part, _| Endpoint::Query {
+        instance: part[0].into(),
+        name: part[1].into(),
+    }),
 ];
 
-/// Finds the endpoint that `path`, as it was sent, names for `method`, behind one of the doors that are open.
-pub(super) fn route(method: &Method, path: &str, open: &[Door]) -> Result<Endpoint, Miss> {
+/// Ours, from the root.
+static OURS: [Line; 12] =
+    [
+        (Method::POST, "api/orchestrators/{functionName}", "api_start", &start::START, |part, _| Endpoint::Start {
+            function: part[0].into(),
+            instance: None,
+        }),
+        (Method::POST, "api/orchestrators/{functionName}/{instanceId}", "api_start_as", &start::START, |part, _| {
+            Endpoint::Start { function: part[0].into(), instance: Some(part[1].into()) }
+        }),
+        (Method::GET, "admin/modules", "modules", &modules::MODULES, |_, _| Endpoint::Modules),
+        (Method::PUT, "admin/modules/{moduleName}", "upload", &modules::UPLOAD, |part, _| Endpoint::Upload {
+            module: part[0].into(),
+        }),
+        (Method::GET, "admin/modules/{moduleName}", "module", &modules::MODULE, |part, _| Endpoint::Module {
+            module: part[0].into(),
+        }),
+        (Method::GET, "admin/modules/{moduleName}/versions/{digest}", "module_bytes", &modules::MODULE_BYTES, |part, _| {
+            Endpoint::ModuleBytes { module: part[0].into(), digest: part[1].into() }
+        }),
+        (Method::DELETE, "admin/modules/{moduleName}", "delete_module", &modules::DELETE_MODULE, |part, _| {
+            Endpoint::DeleteModule { module: part[0].into(), digest: None }
+        }),
+        (Method::DELETE, "admin/modules/{moduleName}/versions/{digest}", "delete_version", &modules::DELETE_MODULE, |part, _| {
+            Endpoint::DeleteModule { module: part[0].into(), digest: Some(part[1].into()) }
+        }),
+        (Method::GET, "healthz", "health", &operations::HEALTH, |_, _| Endpoint::Health),
+        (Method::GET, "readyz", "ready", &operations::READY, |_, _| Endpoint::Ready),
+        (Method::GET, "metrics", "metrics", &operations::METRICS, |_, _| Endpoint::Metrics),
+        (Method::GET, "openapi.json", "document", &openapi::DOCUMENT, |_, _| Endpoint::Document),
+    ];
+
+/// A line of the table as the OpenAPI document needs it.
+pub(super) struct Described {
+    pub(super) method: &'static Method,
+    /// Which prefix it stands behind, if it does behind one.
+    pub(super) prefix: Option<&'static str>,
+    /// What follows the prefix; each variable part has its name in braces.
+    pub(super) path: &'static str,
+    pub(super) id: &'static str,
+    pub(super) operation: &'static Operation,
+    /// The endpoint with some texts as its variable parts.
+    pub(super) endpoint: Endpoint,
+}
+
+/// Every line of the table, once for each prefix behind the doors that are open.
+pub(super) fn table(open: &[Door]) -> impl Iterator<Item = Described> {
+    let describe = |(method, path, id, operation, make): &'static Line, prefix, door| {
+        let endpoint = make(&path.split('/').filter(|part| is_variable(part)).collect::<Vec<_>>(), door);
+        Described { method, prefix, path, id, operation, endpoint }
+    };
+    let prefixes = PREFIXES.into_iter().filter(|(_, door)| open.contains(door));
+    let behind_prefixes =
+        prefixes.flat_map(move |(prefix, door)| OPERATIONS.iter().map(move |line| describe(line, Some(prefix), door)));
+    behind_prefixes.chain(OURS.iter().map(move |line| describe(line, None, Door::Webhooks)))
+}
+
+/// Finds the endpoint that `path`, as it was sent, names for `method`, behind one of the doors that are open, and its description.
+pub(super) fn route(method: &Method, path: &str, open: &[Door]) -> Result<(Endpoint, &'static Operation), Miss> {
     let path = decode(path).ok_or(Miss::NotFound)?;
     let path = path.strip_prefix('/').ok_or(Miss::NotFound)?;
     for (prefix, door) in PREFIXES.into_iter().filter(|(_, door)| open.contains(door)) {
@@ -178,7 +246,8 @@ pub(super) fn route(method: &Method, path: &str, open: &[Door]) -> Result<Endpoi
             return if [Method::GET, Method::POST, Method::DELETE].contains(method) {
                 OPERATIONS.iter().find_map(|line| make(line, method, rest, door)).ok_or(Miss::NotFound)
             } else {
-                Err(Miss::Method { allow: "GET, POST, DELETE".into() })
+                // What the contract has no path for could still be named by one of its verbs.
+                Err(Miss::Method { allow: methods(&OPERATIONS, rest).unwrap_or_else(|| "GET, POST, DELETE".into()) })
             };
         }
     }
@@ -186,13 +255,14 @@ pub(super) fn route(method: &Method, path: &str, open: &[Door]) -> Result<Endpoi
         return Err(Miss::NotFound);
     }
     let found = OURS.iter().find_map(|line| make(line, method, path, Door::Webhooks));
-    found.ok_or_else(|| {
-        let here = OURS.iter().filter(|(_, pattern, _)| parts(pattern, path).is_some());
-        match here.map(|(method, ..)| method.as_str()).collect::<Vec<_>>().join(", ") {
-            none if none.is_empty() => Miss::NotFound,
-            allow => Miss::Method { allow },
-        }
-    })
+    found.ok_or_else(|| methods(&OURS, path).map_or(Miss::NotFound, |allow| Miss::Method { allow }))
+}
+
+/// The methods that are understood at `path`. `None` if there is no such path.
+fn methods(lines: &[Line], path: &str) -> Option<String> {
+    let here = lines.iter().filter(|(_, pattern, ..)| parts(pattern, path).is_some());
+    let methods: Vec<_> = here.map(|(method, ..)| method.as_str()).collect();
+    (!methods.is_empty()).then(|| methods.join(", "))
 }
 
 /// Decodes `%XX` and `+`, once. `None` if a `%` has no two hex digits behind it, or the bytes are not UTF-8.
@@ -214,12 +284,17 @@ fn behind<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     (start.eq_ignore_ascii_case(prefix) && (rest.is_empty() || rest.starts_with('/'))).then_some(rest)
 }
 
-/// The endpoint of `line`, if it is this method and path.
-fn make((wanted, pattern, make): &Line, method: &Method, path: &str, door: Door) -> Option<Endpoint> {
+/// The endpoint of a line and its description, if it is this method and path.
+fn make(
+    (wanted, pattern, _, operation, make): &Line,
+    method: &Method,
+    path: &str,
+    door: Door,
+) -> Option<(Endpoint, &'static Operation)> {
     if wanted != method {
         return None;
     }
-    parts(pattern, path).map(|parts| make(&parts, door))
+    parts(pattern, path).map(|parts| (make(&parts, door), *operation))
 }
 
 /// The variable parts of `path`, if it has the form of `pattern`. No part is empty; slashes at the ends do not count.
@@ -228,13 +303,17 @@ fn parts<'a>(pattern: &str, path: &'a str) -> Option<Vec<&'a str>> {
     let mut wanted = pattern.split('/');
     for part in path.trim_matches('/').split('/') {
         match wanted.next()? {
-            "{}" if part.is_empty() => return None,
-            "{}" => variable.push(part),
+            name if is_variable(name) && part.is_empty() => return None,
+            name if is_variable(name) => variable.push(part),
             literal if literal.eq_ignore_ascii_case(part) => (),
             _ => return None,
         }
     }
     wanted.next().is_none().then_some(variable)
+}
+
+fn is_variable(part: &str) -> bool {
+    part.starts_with('{')
 }
 
 #[cfg(test)]
@@ -243,7 +322,7 @@ mod tests {
 
     fn shown(request: &str, open: &[Door]) -> String {
         let (method, path) = request.split_once(' ').unwrap();
-        match route(&method.parse().unwrap(), path, open) {
+        match route(&method.parse().unwrap(), path, open).map(|(endpoint, _)| endpoint) {
             Ok(Endpoint::Start { function, instance }) => format!("start {function:?} {instance:?}"),
             Ok(Endpoint::Status { instance, door }) => format!("status {instance:?} {door:?}"),
             Ok(other) => format!("{other:?}"),
@@ -298,6 +377,7 @@ mod tests {
         check("GET /healthz", "Health");
         check("GET /readyz", "Ready");
         check("GET /metrics", "Metrics");
+        check("GET /openapi.json", "Document");
     }
 
     #[test]
@@ -335,8 +415,9 @@ mod tests {
         check(&format!("DELETE {path}/instances/a/b"), "404");
         check(&format!("POST {path}/makebread"), "404");
         for method in ["PUT", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT", "BREW"] {
-            check(&format!("{method} {path}/instances/a"), "405 GET, POST, DELETE");
-            check(&format!("{method} {path}"), "405 GET, POST, DELETE");
+            check(&format!("{method} {path}/instances/a/terminate"), "405 POST, DELETE");
+            check(&format!("{method} {path}"), "405 GET");
+            check(&format!("{method} {path}/nothing"), "405 GET, POST, DELETE");
         }
         check("DELETE /admin/modules", "405 GET");
         check("POST /admin/modules/bakery", "405 PUT, GET, DELETE");

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::{HeaderMap, StatusCode};
+use serde_json::Value;
 
 use super::body::{Received, Share};
+use super::description::{Answer, Body, Family, Header, Kind, Operation, Parameter};
 use super::error::{self, ApiError};
-use super::links::Links;
+use super::links::{CheckStatus, Links};
 use super::query::Query;
 use super::reply::Reply;
 use super::status::{self, StatusPayload, Wanted};
@@ -87,6 +89,35 @@ pub(super) struct Waiting<'a> {
     pub(super) draining: &'a Draining,
     pub(super) metrics: &'a Metrics,
 }
+pub(super) static START: Operation = Operation {
+    summary: "Start an instance, and perhaps wait for its end",
+    family: Family::Contract,
+    takes: &[
+        Parameter::query("timeout", Kind::Seconds, "How long to wait for the end; without it the answer comes at once."),
+        Parameter::query("pollingInterval", Kind::Seconds, "Is only checked: it must not be longer than `timeout`."),
+        Parameter::query("tags", Kind::Labels, "Labels of the instance, `tag.NAME=VALUE` each, by which lists can be filtered."),
+        status::SHOW_HISTORY,
+        status::SHOW_HISTORY_OUTPUT,
+        status::SHOW_INPUT,
+        Parameter::header(
+            "Idempotency-Key",
+            Kind::Matching("^[\\u0020-\\u007e]{1,255}$", 255),
+            "Who sends the same start again with the same key is answered with the same instance.",
+        ),
+    ],
+    body: Body::Input,
+    answers: &[
+        Answer::json::<CheckStatus>(202, "The instance is recorded and has not ended.")
+            .with(&[Header::Location, Header::RetryAfter]),
+        Answer::json::<Value>(
+            200,
+            "It has ended while the request waited: its output if it is Completed, else its status object.",
+        ),
+        Answer::long(400, "The orchestrator is unknown, the body is no JSON, or an argument breaks its rules."),
+        Answer::short(409, "An instance of this ID exists and has not ended, or the key was used for another start."),
+        Answer::long(503, "It could not be taken or recorded now.").with(&[Header::RetryAfter]),
+    ],
+};
 
 /// `POST {prefix}/orchestrators/{function}[/{instance}]` and `POST /api/orchestrators/…`: starts an instance.
 ///
@@ -101,7 +132,7 @@ pub(super) struct Waiting<'a> {
 pub(super) async fn start(
     hub: Option<Arc<Hub>>,
     call: StartCall,
-    links: &Links,
+    links: &Links<'_>,
     waiting: Waiting<'_>,
 ) -> Result<Reply, ApiError> {
     let StartCall { request, wait, share, .. } = call;
@@ -115,7 +146,7 @@ pub(super) async fn begin(
     request: StartRequest,
     wait: Option<Duration>,
     share: Option<Share>,
-    links: &Links,
+    links: &Links<'_>,
     waiting: Waiting<'_>,
 ) -> Result<Reply, ApiError> {
     let starting = hub.clone();

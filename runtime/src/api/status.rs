@@ -4,12 +4,15 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use hyper::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::Draining;
+use super::description::{Answer, Body, Family, Header, Kind, Operation, Parameter};
 use super::error::ApiError;
 use super::history_view::{self, HistoryEvent, Show};
-use super::query::Query;
+use super::query::{Query, STATUSES};
 use super::reply::Reply;
 use super::route::Door;
 use crate::engine::{Hub, InstanceView};
@@ -79,17 +82,28 @@ impl Wanted {
 }
 
 /// An instance as clients see it. The order of the keys is part of the contract.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct StatusPayload<'a> {
+    /// The orchestrator, as the start spelled it.
     name: &'a str,
+    #[schemars(with = "String")]
     instance_id: &'a InstanceId,
+    #[schemars(extend("enum" = STATUSES))]
     runtime_status: &'static str,
+    /// `null` too if it is not to be shown.
+    #[schemars(with = "Value")]
     input: Option<&'a Payload>,
+    #[schemars(with = "Value")]
     custom_status: Option<&'a Payload>,
+    /// The return value, why it failed, or the reason for which it was ended.
+    #[schemars(with = "Value")]
     output: Option<Payload>,
+    #[schemars(extend("format" = "date-time"))]
     created_time: String,
+    #[schemars(extend("format" = "date-time"))]
     last_updated_time: String,
+    /// If it is asked for, and some of the code has run.
     #[serde(skip_serializing_if = "Option::is_none")]
     history_events: Option<Vec<HistoryEvent<'a>>>,
 }
@@ -137,6 +151,43 @@ pub(super) fn long_poll<'a>(
     let longest = query.seconds("wait")?.clamp(0.0, limits.status_wait_s_max as f64);
     Some(LongPoll { longest: Duration::from_secs_f64(longest), draining, metrics })
 }
+pub(super) const SHOW_INPUT: Parameter =
+    Parameter::query("showInput", Kind::Flag, "Whether inputs are shown; they are by default.");
+pub(super) const SHOW_HISTORY: Parameter = Parameter::query("showHistory", Kind::Flag, "Whether the history comes along.");
+pub(super) const SHOW_HISTORY_OUTPUT: Parameter =
+    Parameter::query("showHistoryOutput", Kind::Flag, "Whether the events of the history show results.");
+
+pub(super) static STATUS: Operation = Operation {
+    summary: "How an instance stands",
+    family: Family::Contract,
+    takes: &[
+        SHOW_HISTORY,
+        SHOW_HISTORY_OUTPUT,
+        SHOW_INPUT,
+        Parameter::query("returnInternalServerErrorOnFailure", Kind::Flag, "Whether a Failed instance is answered with 500."),
+        Parameter::query("edition", Kind::OneOf(&["2018", "current"]), "Whose status codes ended instances have."),
+        Parameter::query(
+            "wait",
+            Kind::Seconds,
+            "How long to wait for a change of what is shown; without it the answer comes at once.",
+        ),
+        Parameter::header("Last-Event-ID", Kind::Text, "Of a stream: the ID of the event that it goes on behind."),
+    ],
+    body: Body::None,
+    answers: &[
+        Answer::json::<StatusPayload<'static>>(200, "It is Completed; in the edition `current` it has ended in whatever way."),
+        Answer::other(200, "text/event-stream", "Asked for with `Accept`: what happens, as it happens, until it has ended."),
+        Answer::empty(204, "Of a stream: nothing comes behind the event with that ID."),
+        Answer::json::<StatusPayload<'static>>(202, "It has not ended.").with(&[Header::Location, Header::RetryAfter]),
+        Answer::json::<StatusPayload<'static>>(400, "Edition `2018`: it is Terminated, or Failed with an error of its code."),
+        Answer::json::<StatusPayload<'static>>(
+            500,
+            "It is Failed, and that is to be a 500; in the edition `2018`, its guest was at fault.",
+        ),
+        Answer::empty(404, "There is no such instance."),
+        Answer::long(503, "As many streams are open as may be.").with(&[Header::RetryAfter]),
+    ],
+};
 
 /// `GET {prefix}/instances/{instance}`: how an instance stands. `url` is the absolute one of this request.
 ///

@@ -3,8 +3,11 @@
 use std::borrow::Cow;
 
 use hyper::StatusCode;
+use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::Value;
 
+use super::description::{Answer, Body, Family, Operation};
 use super::error::ApiError;
 use super::reply::Reply;
 use crate::clock::Clock;
@@ -12,10 +15,11 @@ use crate::engine::{Bound, Child, Hub, Open, OpenTask, Stage, Unread, What, Why,
 use crate::model::{InstanceId, Payload, RuntimeStatus, TaskId, time};
 
 /// What an instance waits for.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct WhyPayload<'a> {
     name: &'a str,
+    #[schemars(with = "String")]
     instance_id: &'a InstanceId,
     runtime_status: &'static str,
     /// For people.
@@ -35,7 +39,7 @@ struct WhyPayload<'a> {
 }
 
 /// How many tasks are open.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct OpenPayload {
     activities: usize,
@@ -46,15 +50,16 @@ struct OpenPayload {
 }
 
 /// An open task.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct TaskPayload<'a> {
+    #[schemars(with = "u32")]
     task: TaskId,
     since: String,
     #[serde(flatten)]
     what: WhatPayload<'a>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 enum WhatPayload<'a> {
     Activity {
@@ -64,6 +69,7 @@ enum WhatPayload<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         behind: Option<&'static str>,
         #[serde(skip_serializing_if = "Option::is_none")]
+        #[schemars(with = "Value")]
         progress: Option<&'a Payload>,
     },
     HttpRequest {
@@ -81,13 +87,14 @@ enum WhatPayload<'a> {
     },
     SubOrchestration {
         name: &'a str,
+        #[schemars(with = "String")]
         instance_id: &'a InstanceId,
         attempt: u32,
     },
 }
 
 /// Events of one name.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct UnreadPayload<'a> {
     name: &'a str,
@@ -97,11 +104,13 @@ struct UnreadPayload<'a> {
     hint: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 struct ChildPayload<'a> {
+    #[schemars(with = "u32")]
     task: TaskId,
     name: &'a str,
+    #[schemars(with = "String")]
     instance_id: &'a InstanceId,
     since: String,
     /// `null` if it is not there yet, or not any more.
@@ -109,6 +118,17 @@ struct ChildPayload<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     failure: Option<&'a str>,
 }
+
+pub(super) static WHY: Operation = Operation {
+    summary: "What an instance waits for",
+    family: Family::Contract,
+    takes: &[],
+    body: Body::None,
+    answers: &[
+        Answer::json::<WhyPayload<'static>>(200, "What it waits for at the moment."),
+        Answer::empty(404, "There is no such instance."),
+    ],
+};
 
 /// `GET {prefix}/instances/{instance}/why`: what an instance waits for at the moment.
 ///

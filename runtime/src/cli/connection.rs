@@ -10,7 +10,7 @@ use etcetera::BaseStrategy as _;
 
 use super::client::Client;
 use super::exit::Exit;
-use crate::api::auth::Keys;
+use crate::api::keys::Keys;
 
 /// Where a server listens that was told nothing.
 const SERVER: &str = "http://127.0.0.1:7071";

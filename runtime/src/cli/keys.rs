@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 
 use super::output::say;
-use crate::api::auth::{self, Keys as ServerKeys};
+use crate::api::keys::{self, Keys as ServerKeys};
 
 const ABOUT: &str = "\
 The master key opens everything; the system key opens everything but /admin/modules, and is part of
@@ -32,7 +32,7 @@ pub(super) struct Keys {
 
 impl Keys {
     pub(super) fn run(self) -> Result<()> {
-        let path = self.data.join(auth::FILE);
+        let path = self.data.join(keys::FILE);
         // To be asked before it is read: a server that has none yet makes them, we do not.
         let found = fs::metadata(&path).with_context(|| {
             format!("look for {}; a server makes it when it first starts with --data and without --no-auth", path.display())

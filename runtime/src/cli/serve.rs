@@ -11,7 +11,9 @@ use anyhow::{Context, Result};
 use super::server::Server;
 use super::{start_logging, tell};
 use crate::api::ApiSettings;
-use crate::api::auth::{self, Access, Keys};
+use crate::api::auth::Access;
+use crate::api::capability::CapabilityLinks;
+use crate::api::keys::{self, Keys};
 use crate::config::Config;
 use crate::host::SurroundingsByHub;
 
@@ -49,6 +51,15 @@ pub(super) struct Serve {
     rpc_listen: Option<SocketAddr>,
 
     /// Settings and limits, in TOML; all have defaults
+    /// Hand out links that need no key
+    ///
+    /// Each URL in the answer to a start then carries a signature for one operation on that one
+    /// instance in place of the system key, and opens it for so many seconds. 0: none does.
+    /// Without this the configuration decides.
+    #[arg(long, value_name = "SECS", env = "DACAPO_CAPABILITY_LINKS", hide_env_values = true, verbatim_doc_comment)]
+    capability_links: Option<u32>,
+
+    /// Settings and limits in TOML; all have defaults
     #[arg(long, value_name = "FILE", env = "DACAPO_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
 }
@@ -61,6 +72,9 @@ impl Serve {
                 "--no-auth works only with a loopback address: on {} everybody who reaches this machine could upload and run code",
                 self.listen
             ));
+        }
+        if self.no_auth && self.capability_links.is_some_and(|seconds| seconds > 0) {
+            return Err("--capability-links needs keys: with --no-auth every URL opens everything".to_owned());
         }
         match self.rpc_listen {
             Some(address) if !address.ip().is_loopback() => Err(format!(
@@ -84,7 +98,13 @@ impl Serve {
             (Access::Open { hosts: config.hosts }, "open to this machine without keys".to_owned())
         } else {
             let keys = Keys::load_or_create(&self.data).context("load the keys")?;
-            (Access::Keys(keys), format!("keys in {}", self.data.join(auth::FILE).display()))
+            let links = match self.capability_links.unwrap_or(config.capability_links_s) {
+                0 => None,
+                seconds => {
+                    Some(CapabilityLinks::load_or_create(&self.data, seconds).context("load the key of capability links")?)
+                }
+            };
+            (Access::Keys { keys, links }, format!("keys in {}", self.data.join(keys::FILE).display()))
         };
         let workers = self.rpc_listen.map(|address| TcpListener::bind(address).with_context(|| format!("listen on {address}")));
         let workers = workers.transpose()?;
