@@ -232,7 +232,7 @@ mod tests {
         let limits: toml::Table = toml::from_str(&toml::to_string(&Limits::default()).unwrap()).unwrap();
         let file: toml::Table = toml::from_str(&file).unwrap();
         assert_eq!(file["limits"].as_table(), Some(&limits));
-        assert_eq!(file.len(), 6);
+        assert_eq!(file.len(), 7);
     }
 
     #[test]

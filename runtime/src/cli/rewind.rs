@@ -7,9 +7,9 @@ use super::connection::Connection;
 use super::output::hint;
 
 const ABOUT: &str = "\
-Its failed activities and sub-orchestrations are tried again, but for those whose failure its code has dealt with.
-If the current version of its module repeats what it has done so far, it goes on with that: mend the module, deploy it,
-and rewind.
+Its failed activities and sub-orchestrations are tried again, but for those whose failure its code
+has dealt with. If the current version of its module repeats what it has done so far, it goes on
+with that: mend the module, deploy it, and rewind.
 
 Example:
   dacapo rewind loaf-17 --reason 'oven fixed'";

@@ -7,7 +7,8 @@ use super::connection::Connection;
 use super::output::hint;
 
 const ABOUT: &str = "\
-Activities and timers that it has asked for go on; what they give, and events that are raised, waits until it is resumed.
+Activities and timers that it has asked for go on; what they give, and events that are raised,
+waits until it is resumed.
 
 Example:
   dacapo suspend loaf-17 --reason lunch";

@@ -7,7 +7,8 @@ use super::connection::Connection;
 use super::output::hint;
 
 const ABOUT: &str = "\
-Activities that run now run on, and their results are dropped; sub-orchestrations go on, unless --recursive is given.
+Activities that run now run on, and their results are dropped; sub-orchestrations go on, unless
+--recursive is given.
 
 Example:
   dacapo terminate loaf-17 --reason 'power cut'";

@@ -34,6 +34,7 @@ mod step;
 mod turns;
 mod verify;
 mod views;
+mod wants;
 mod watch;
 mod why;
 

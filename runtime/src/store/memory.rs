@@ -342,7 +342,7 @@ impl Store for MemoryStore {
 
     fn live_instances(&self, hub: HubKey) -> Result<Vec<(Digest, u64)>, StoreError> {
         let mut counts = BTreeMap::new();
-        for row in self.open_instances(hub, None, usize::MAX)? {
+        for row in self.disk().rows(hub, None).filter(|row| !row.status.is_ended()) {
             *counts.entry(row.module).or_default() += 1;
         }
         Ok(counts.into_iter().collect())
@@ -352,11 +352,6 @@ impl Store for MemoryStore {
         let disk = self.disk();
         let key = disk.rest.ids.get(&(hub, id.clone()));
         Ok(key.map(|key| disk.rest.instances[key].1.clone()))
-    }
-
-    fn open_instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError> {
-        let disk = self.disk();
-        Ok(disk.rows(hub, after).filter(|row| !row.status.is_ended()).take(max).cloned().collect())
     }
 
     fn instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError> {

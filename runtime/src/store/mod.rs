@@ -521,13 +521,9 @@ pub trait Store: Send + Sync + 'static {
     /// One instance by its ID.
     fn instance(&self, hub: HubKey, id: &InstanceId) -> Result<Option<InstanceRow>, StoreError>;
 
-    /// Instances of a hub that have not ended, ascending by key from behind `after`, at most `max`. A row that is damaged is left out,
-    /// and told to the log: the others must go on. Every page looks at all of them: [`Store::due`] is for many.
-    fn open_instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError>;
-
     /// Instances of a hub that have not ended and have to be looked at later than `from_ms` and not later than `until_ms`, both in milliseconds since
     /// 1970; `None` for all that are due up to then, also those at once. Ascending by time and key from behind `after`, at most `max`; an empty
-    /// page says that there is no more. Rows that are damaged are left out, as above.
+    /// page says that there is no more. A row that is damaged is left out, and told to the log: the others must go on.
     fn due(
         &self,
         hub: HubKey,

@@ -1,6 +1,7 @@
 //! Do all stores behave alike? Every case here runs against each of them; what is particular to one is tested beside it.
 
 mod deletion;
+mod pauses;
 mod purge;
 mod relations;
 
@@ -13,6 +14,7 @@ use deletion::{
     a_deleted_module_gets_no_new_instances, a_version_goes_when_no_open_instance_needs_it,
     bytes_go_when_no_hub_and_no_instance_needs_them, the_current_version_goes_only_with_its_module,
 };
+use pauses::{a_suspended_instance_is_open_and_says_why, only_what_has_failed_is_opened_again};
 use purge::{
     a_number_is_not_given_out_again_when_all_of_it_is_gone, a_purged_id_is_free_and_its_history_is_swept,
     an_ended_id_stays_if_the_new_instance_replaces_nothing, only_what_has_ended_and_stands_still_is_purged,
@@ -59,7 +61,6 @@ cases![
     a_stale_owner_writes_nothing,
     everything_is_there_after_reopening,
     instances_page_by_key_within_their_hub,
-    open_instances_are_those_that_have_not_ended,
     a_suspended_instance_is_open_and_says_why,
     only_what_has_failed_is_opened_again,
     a_list_goes_by_time_and_then_id_or_with_a_prefix_by_id,
@@ -471,67 +472,6 @@ fn instances_page_by_key_within_their_hub(place: &(impl Place + ?Sized)) {
     assert_eq!(keys(store.instances(world.hub, None, 0).unwrap()), NONE);
 }
 
-fn a_suspended_instance_is_open_and_says_why(place: &(impl Place + ?Sized)) {
-    let store = place.open();
-    let world = World::new(&*store);
-    store.commit(&[world.create(1, "loaf")]).unwrap();
-    let suspend = |length, new: RuntimeStatus, why: Option<&str>| {
-        let mut commit = world.end(1, length, new);
-        let Change::Advance { reason, .. } = &mut commit.change else { unreachable!() };
-        *reason = why.map(str::to_owned);
-        commit
-    };
-    let seen = || {
-        let row = world.row(&*store, "loaf");
-        (row.status, row.reason, store.due(world.hub, None, 0, None, 9).unwrap().len())
-    };
-    let (suspended, running) = (RuntimeStatus::Suspended, RuntimeStatus::Running);
-    store.commit(&[waking(suspend(1, suspended, Some("lunch")), Wake::AT_ONCE)]).unwrap();
-    assert_eq!(seen(), (suspended, Some("lunch".into()), 1));
-    // What comes meanwhile need not know why.
-    store.commit(&[suspend(2, suspended, None)]).unwrap();
-    assert_eq!(seen(), (suspended, Some("lunch".into()), 1));
-    store.commit(&[suspend(3, running, None)]).unwrap();
-    assert_eq!(seen(), (running, None, 1));
-}
-
-fn only_what_has_failed_is_opened_again(place: &(impl Place + ?Sized)) {
-    let store = place.open();
-    let world = World::new(&*store);
-    store.commit(&[world.create(1, "loaf")]).unwrap();
-    let reopen = |length, digest| {
-        let (status, wake) = (RuntimeStatus::Running, Wake::AT_ONCE);
-        let change = Change::Reopen { expected_length: length, status, module: digest, updated_ms: 5_000, wake };
-        Commit { change, ..world.end(1, length, status) }
-    };
-    let module = Digest::of(MODULE);
-    let is_conflict = |commit| matches!(store.commit(&[commit]), Err(StoreError::Conflict { .. }));
-    assert!(is_conflict(reopen(1, module)));
-    store.commit(&[world.end(1, 1, RuntimeStatus::Failed)]).unwrap();
-    assert!(is_conflict(reopen(1, module)));
-    let other = Digest::of(b"other");
-    assert!(matches!(store.commit(&[reopen(2, other)]), Err(StoreError::NoModule(digest)) if digest == other));
-    store.commit(&[reopen(2, module)]).unwrap();
-    let row = world.row(&*store, "loaf");
-    assert_eq!((row.status, row.length, row.updated_ms), (RuntimeStatus::Running, 3, 5_000));
-    assert_eq!(store.due(world.hub, None, 0, None, 9).unwrap().len(), 1);
-    store.commit(&[world.end(1, 3, RuntimeStatus::Completed)]).unwrap();
-    assert!(is_conflict(reopen(4, module)));
-}
-
-fn open_instances_are_those_that_have_not_ended(place: &(impl Place + ?Sized)) {
-    let store = place.open();
-    let world = World::new(&*store);
-    let ids = ["a", "b", "c", "d"];
-    commit(&*store, &[0, 1, 2, 3].map(|n| world.create(n, ids[usize::try_from(n).unwrap()])));
-    commit(&*store, &[world.advance(1, 1), world.end(2, 1, RuntimeStatus::Completed)]);
-    commit(&*store, &[world.end(3, 1, RuntimeStatus::Failed)]);
-    assert_eq!(keys(store.open_instances(world.hub, None, 9).unwrap()), [0, 1]);
-    assert_eq!(keys(store.open_instances(world.hub, Some(world.key(0)), 9).unwrap()), [1]);
-    assert_eq!(keys(store.open_instances(world.hub, None, 1).unwrap()), [0]);
-    assert_eq!(keys(store.open_instances(HubKey(9), None, 9).unwrap()), NONE);
-}
-
 /// The IDs of a list that is read in pages of `max`, and how many pages it took.
 fn listed(store: &dyn Store, hub: HubKey, filter: &Filter, max: usize) -> (String, usize) {
     let (mut after, mut ids, mut pages) = (None, Vec::new(), 0);
@@ -834,7 +774,6 @@ proptest! {
                 store.save_progress(&[progress]).unwrap();
                 let said = store.commit(&batch.iter().map(make).collect::<Vec<_>>()).map_err(|error| error.to_string());
                 let rows = store.instances(world.hub, None, usize::MAX).unwrap();
-                let open = store.open_instances(world.hub, None, usize::MAX).unwrap();
                 let due = store.due(world.hub, None, u64::MAX, None, usize::MAX).unwrap();
                 let histories = (0..36).map(|n| store.history(world.execution(n)).unwrap()).collect::<Vec<_>>();
                 let last = store.last_execution(world.execution(0), world.execution(99)).unwrap();
@@ -843,7 +782,7 @@ proptest! {
                 let purged = store.purge(&seen.collect::<Vec<_>>()).unwrap();
                 stale[at] = rows.last().cloned();
                 let swept = (purged, store.sweep(1).unwrap(), store.sweep_progress(1).unwrap());
-                (said, rows, (open, due), histories, last, world.inbox(store), store.live_instances(world.hub).unwrap(), swept)
+                (said, rows, due, histories, last, world.inbox(store), store.live_instances(world.hub).unwrap(), swept)
             });
             prop_assert_eq!(sqlite, memory);
         }

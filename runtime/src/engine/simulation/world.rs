@@ -208,7 +208,7 @@ impl<P: Programs> World<P> {
         self.run_out();
         // What waits for events gets them.
         for (round, name) in P::EVENTS.iter().cycle().enumerate() {
-            let open = self.store.open_instances(self.hub, None, usize::MAX).unwrap();
+            let open = self.open();
             if open.is_empty() {
                 break;
             }
@@ -297,7 +297,7 @@ impl<P: Programs> World<P> {
         self.random.fill_bytes(&mut started.generation.0);
         started.input = input;
         started.not_before_ms = self.chance(8).then_some(self.now_ms + 15);
-        let replaces = if self.chance(4) { Replaces::Nothing } else { Replaces::Ended };
+        let replaces = if self.chance(3) { Replaces::Nothing } else { Replaces::Ended };
         if replaces == Replaces::Nothing {
             started.idempotency = Some(Idempotency::of("once".parse().unwrap(), function, &started.input));
         }
@@ -344,10 +344,17 @@ impl<P: Programs> World<P> {
         self.raise(id, name);
     }
 
+    /// What has not ended.
+    fn open(&self) -> Vec<InstanceRow> {
+        let mut rows = self.store.instances(self.hub, None, usize::MAX).unwrap();
+        rows.retain(|row| !row.status.is_ended());
+        rows
+    }
+
     /// An instance that clients may know of.
     fn somebody(&mut self) -> InstanceId {
         if P::MEDDLING && self.chance(3) {
-            let open = self.store.open_instances(self.hub, None, usize::MAX).unwrap();
+            let open = self.open();
             if !open.is_empty() {
                 return open[self.below(open.len() as u64) as usize].id.clone();
             }

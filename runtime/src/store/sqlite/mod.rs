@@ -199,10 +199,6 @@ impl Store for SqliteStore {
         read::instance(&*self.readers.take()?, hub, id)
     }
 
-    fn open_instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError> {
-        read::open_instances(&*self.readers.take()?, hub, after, max)
-    }
-
     fn instances(&self, hub: HubKey, after: Option<InstanceKey>, max: usize) -> Result<Vec<InstanceRow>, StoreError> {
         read::instances(&*self.readers.take()?, hub, after, max)
     }

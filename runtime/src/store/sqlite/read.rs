@@ -144,24 +144,6 @@ pub(super) fn instance(conn: &Connection, hub: HubKey, id: &InstanceId) -> Resul
     Ok(all(conn, &sql, params![hub.0, id.as_str()], instance_row)?.pop())
 }
 
-/// As [`crate::store::Store::open_instances`]. The index has them by time, so that all of them are looked at for every page.
-pub(super) fn open_instances(
-    conn: &Connection,
-    hub: HubKey,
-    after: Option<InstanceKey>,
-    max: usize,
-) -> Result<Vec<InstanceRow>, StoreError> {
-    let sql = format!(
-        "{INSTANCE} INDEXED BY instance_open LEFT JOIN blob ON blob.id = instance.module
-        WHERE hub = ?1 AND {OPEN} AND key > ?2 ORDER BY key LIMIT ?3"
-    );
-    readable_page(after.map_or(i64::MIN, |key| key.0), |after| {
-        all(conn, &sql, params![hub.0, after, limit(max)], |row| {
-            Ok((row.get(0)?, readable("an open instance is left as it is, since its row is damaged", instance_row(row))?))
-        })
-    })
-}
-
 /// The query of [`due`]. Its place in the index is a time and a number, which SQLite finds only in two steps: the rest of the one time, where
 /// a million may be due at once, and what is later.
 pub(super) fn due_sql() -> String {

@@ -76,19 +76,6 @@ fn a_file_that_is_no_database_is_damaged() {
 }
 
 #[test]
-fn a_damaged_row_does_not_keep_the_other_open_instances_from_going_on() {
-    let (dir, store) = store();
-    let world = World::new(&store);
-    store.commit(&[world.create(1, "loaf"), world.create(2, "roll"), world.create(3, "bun")]).unwrap();
-    outside(&dir).execute_batch("UPDATE instance SET custom_status = '{' WHERE id = 'roll'").unwrap();
-    let open = store.open_instances(world.hub, None, 9).unwrap();
-    assert_eq!(open.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["loaf", "bun"]);
-    // Also where a whole page is damaged.
-    let behind = store.open_instances(world.hub, Some(open[0].key), 1).unwrap();
-    assert_eq!(behind.iter().map(|row| row.id.as_str()).collect::<Vec<_>>(), ["bun"]);
-}
-
-#[test]
 fn damaged_rows_are_errors() {
     let damages = [
         "UPDATE history SET events = 'x' WHERE seq = 1",
@@ -124,7 +111,6 @@ fn damaged_rows_are_errors() {
             store.first_event(world.execution(1)).err(),
             store.last_event(world.execution(1)).err(),
             store.instances(world.hub, None, 9).err(),
-            store.open_instances(world.hub, None, 9).err(),
             store.hubs().err(),
             store.modules(world.hub).err(),
         ];

@@ -31,7 +31,7 @@ pub(super) fn an_instance_goes_on_as_another_execution(place: &(impl Place + ?Si
     assert_eq!(world.row(&*store, "loaf"), expected);
     assert_eq!(expected.custom_status, Some(Payload::of(&"mixing")));
     assert_eq!(store.history(world.execution(5)).unwrap(), [Event::Started(started())]);
-    assert_eq!(keys(store.open_instances(world.hub, None, 9).unwrap()), [1, 2]);
+    assert_eq!(keys(store.instances(world.hub, None, 9).unwrap()), [1, 2]);
     assert_eq!(listed(&*store, world.hub, &Filter { created_from_ms: Some(4_000), ..Filter::default() }, 9).0, "loaf");
     let at_two = Commit { execution: world.execution(5), ..world.advance(1, 1) };
     commit(&*store, &[at_two]);
