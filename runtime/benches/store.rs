@@ -131,7 +131,8 @@ impl Load {
             })
         } else {
             let status = if steps + 1 == STEPS { RuntimeStatus::Completed } else { RuntimeStatus::Running };
-            Change::Advance { expected_length: 4 * steps, status, updated_ms: 1_700_000_000_002, custom_status: None, wake: None }
+            let (expected_length, updated_ms) = (4 * steps, 1_700_000_000_002);
+            Change::Advance { expected_length, status, updated_ms, custom_status: None, wake: None, reason: None }
         };
         self.instances[at].1 += 1;
         if self.instances[at].1 == STEPS {

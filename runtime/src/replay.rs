@@ -465,7 +465,7 @@ mod tests {
         };
         let rewind = rewound(&history(&first));
         let mix = || asks([call("Mix")]);
-        check(&[&first[..], &[rewind.clone()]].concat(), [mix()], "begin BakeBread; 1000 []");
+        check(&[&first[..], std::slice::from_ref(&rewind)].concat(), [mix()], "begin BakeBread; 1000 []");
         let again = [&first[..], &[rewind, turn_started(3_000, 0), resolved(0), turn_started(3_500, 1), ended()]].concat();
         check(&again, [mix(), asks([]), end()], "begin BakeBread; 1000 []; 3000 []; 3500 [0]");
         // A turn that asked for something has to ask for it again, and may then ask for more.

@@ -327,7 +327,7 @@ impl Partition {
                 let mut looks_for_code = false;
                 let mut inputs = inputs.into_iter();
                 while let Some(input) = inputs.next() {
-                    let order = if self.by_id.contains_key(&id) { Err(input) } else { RewindOrder::of(input) };
+                    let order = if self.by_id.contains_key(&id) { Err(Box::new(input)) } else { RewindOrder::of(input) };
                     let input = match order {
                         // It has ended, or was never there; what comes behind waits until that is known.
                         Ok(order) => {
@@ -335,7 +335,7 @@ impl Partition {
                             self.sought.insert(id, inputs.collect());
                             return;
                         }
-                        Err(input) => input,
+                        Err(input) => *input,
                     };
                     match input {
                         // It is the one that this asked for: the commit went through after all.

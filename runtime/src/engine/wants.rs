@@ -64,7 +64,7 @@ impl Starter {
 
 impl RewindOrder {
     /// What `input` wants rewound, if it wants that; else `input` itself.
-    pub(super) fn of(input: Input) -> Result<Self, Input> {
+    pub(super) fn of(input: Input) -> Result<Self, Box<Input>> {
         match input {
             Input::Control { caller, instance, wish: Wish::Rewind, reason } => {
                 Ok(Self { instance, by: Rewinder::Caller(caller), reason })
@@ -74,9 +74,9 @@ impl RewindOrder {
                     let (parent, reason) = (parent.clone(), reason.clone());
                     Ok(Self { instance: message.to.clone(), by: Rewinder::Parent(message, parent), reason })
                 }
-                _ => Err(Input::Message(message)),
+                _ => Err(Box::new(Input::Message(message))),
             },
-            input => Err(input),
+            input => Err(Box::new(input)),
         }
     }
 }
