@@ -505,7 +505,8 @@ mod tests {
 
     #[test]
     fn how_a_turn_begins_is_checked_and_only_the_rest_is_new() {
-        let again = Again { asks: vec![call("Mix")], next_task: TaskId(0), at_ms: Some(1_000), is_of_other_code: false };
+        let again =
+            Again { asks: vec![call("Mix")], next_task: TaskId(0), at_ms: Some(1_000), inputs: 0, is_of_other_code: false };
         let play = |asked: Vec<Ask>| {
             let mut guest = Scripted { turns: vec![asks(asked)], given: Vec::new() };
             turn(&mut guest, 1_000, &[], TaskId(0), Some(&Recorded::beginning(&again)))

@@ -61,6 +61,18 @@ fn activities_run_to_their_end_and_timers_fire_while_it_is_suspended() {
 }
 
 #[test]
+fn more_than_a_guest_can_hold_comes_to_it_in_several_turns() {
+    let server = Server::start();
+    server.start_as("a", "Count", "30");
+    until_status(&server, "a", "Running");
+    told(&server, "a", "suspend");
+    let large = format!("\"{}\"", "x".repeat(3 << 20));
+    (0..30).for_each(|_| server.raise("a", "item", &large));
+    told(&server, "a", "resume");
+    assert_eq!(completed(&server, "a"), 30 * (3 << 20));
+}
+
+#[test]
 fn it_can_be_suspended_once_and_resumed_once_and_terminated_meanwhile() {
     let server = Server::start();
     for what in ["suspend", "resume"] {

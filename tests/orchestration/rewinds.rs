@@ -179,3 +179,30 @@ fn a_rewind_does_not_wait_for_code_that_is_gone() {
     rewound(&server, "a", "");
     assert_eq!(completed(&server, "a"), json!([0]));
 }
+
+#[test]
+fn a_rewind_that_nothing_agrees_with_changes_nothing() {
+    let server = Server::start();
+    // It has dealt with the failure of its activity, and then never comes to an end of its turn.
+    let status = failed(&server, "a", "CompensatesForEver", "");
+    let details = &history(&status).last().unwrap()["FailureDetails"];
+    assert_eq!(details["ErrorType"], "LimitExceeded", "{status}");
+    rewound(&server, "a", "");
+    let status = once(&server, "a", "the same failure", |status| {
+        of_type(status, "ExecutionRewound").len() == 1 && status["runtimeStatus"] == "Failed"
+    });
+    assert_eq!(history(&status).last().unwrap()["FailureDetails"]["ErrorType"], "LimitExceeded", "{status}");
+    server.upload(HUB, "guests", &second_edition());
+    rewound(&server, "a", "");
+    assert_eq!(completed(&server, "a"), "undone");
+}
+
+#[test]
+fn a_child_that_could_not_be_started_is_started_by_the_rewind() {
+    let server = Server::start();
+    let child = json!({"function": "E1_HelloSequence", "input": null, "id": "child"});
+    failed(&server, "parent", "CallChild", &child.to_string());
+    server.upload(HUB, "hello", crate::support::guests::hello_sequence());
+    rewound(&server, "parent", "");
+    assert_eq!(completed(&server, "parent"), json!(["Hello Tokyo!", "Hello Seattle!", "Hello London!"]));
+}

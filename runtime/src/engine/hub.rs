@@ -155,8 +155,11 @@ impl Hub {
     ///
     /// # Errors
     /// As [`ControlError`] says; [`ControlError::Ended`] if it has ended in another way, [`ControlError::Unfit`] if it has not ended,
-    /// [`ControlError::Refused`] if its code is gone.
+    /// [`ControlError::Refused`] if its code is gone, or none repeats what it has done so far.
     pub async fn rewind(&self, id: &InstanceId, reason: Option<String>) -> Result<(), ControlError> {
+        if self.shell.machinery.is_overloaded() {
+            return Err(ControlError::Overloaded);
+        }
         self.control(id, Wish::Rewind, reason).await
     }
 

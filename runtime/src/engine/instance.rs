@@ -14,8 +14,8 @@ use super::orders::{
 };
 use super::partition::Moment;
 use super::step::{
-    Arrival, LINES_BYTES_MAX, STEP_BYTES_MAX, Step, answer, answered_task, asked, cancelled_task, fitting, gone, messages, next,
-    terminations,
+    Arrival, LINES_BYTES_MAX, STEP_BYTES_MAX, Step, TURN_BYTES_MAX, answer, answered_task, asked, cancelled_task, fitting, gone,
+    messages, next, ready, terminations,
 };
 use super::wants::Starter;
 use crate::model::{
@@ -75,8 +75,9 @@ pub(super) enum Phase {
     Loading,
     /// Nothing: it waits for its tasks.
     Idle,
-    /// A turn at this time, with `taken` out of `arrived`. Until it has `begun` it stands in line, perhaps for long.
-    Turn { at_ms: u64, taken: Vec<Arrival>, begun: bool },
+    /// A turn at this time, with the first `ready` of what is recorded and unread, and `taken` out of `arrived`. Until it has `begun` it stands in
+    /// line, perhaps for long.
+    Turn { at_ms: u64, ready: usize, taken: Vec<Arrival>, begun: bool },
     /// A commit.
     Committing(Box<Committing>),
     /// A rest until this time, in milliseconds since 1970, after something failed on our side. If that was the store, nobody knows what it
@@ -132,6 +133,27 @@ impl Instance {
         }
     }
 
+    /// Whether `input` has to wait until it is known how what is in flight comes out: whether it is open at all, or has just ended.
+    pub(super) fn parks(&self, input: &PartitionInput) -> bool {
+        let is_start = matches!(input, PartitionInput::Start(..) | PartitionInput::StartChild(..));
+        let is_control = matches!(input, PartitionInput::Control { .. });
+        match &self.phase {
+            Phase::Starting { .. } | Phase::Reopening(_) => !is_start && !matches!(input, PartitionInput::Forget(..)),
+            Phase::Loading => is_control,
+            Phase::Committing(step) if matches!(step.events.last(), Some(Event::Ended { .. })) => {
+                is_control || matches!(input, PartitionInput::Message(message) if matches!(message.body, Body::Terminate { .. }))
+            }
+            _ => false,
+        }
+    }
+
+    /// Nothing more is known of it for long: tells those who wait to know more that it cannot be said.
+    pub(super) fn refuse_parked(&mut self, why: &Arc<StoreError>, moment: &mut Moment<'_>) {
+        for caller in self.parked.extract_if(.., |input| input.caller().is_some()).filter_map(|input| input.caller()) {
+            moment.reply(caller, Answer::Failed(why.clone()));
+        }
+    }
+
     pub(super) fn status(&self) -> RuntimeStatus {
         match &self.execution {
             Some(execution) if execution.is_suspended => RuntimeStatus::Suspended,
@@ -167,6 +189,7 @@ impl Instance {
     /// The one who waited has gone.
     pub(super) fn forget(&mut self, token: Token) {
         self.waiters.retain(|waiter| *waiter != token);
+        self.parked.retain(|input| !matches!(input, PartitionInput::Wait(waiter, _) if *waiter == token));
         self.contenders.iter_mut().for_each(|(_, start)| start.forget(token));
     }
 
@@ -309,7 +332,7 @@ impl Instance {
     }
 
     /// Whether nothing can be recorded now; `caller` is told why.
-    fn refuses(&self, caller: Token, moment: &mut Moment<'_>) -> bool {
+    pub(super) fn refuses(&self, caller: Token, moment: &mut Moment<'_>) -> bool {
         let (Phase::Resting { unknown: Some(why), .. } | Phase::Halted { why }) = &self.phase else { return false };
         moment.reply(caller, Answer::Failed(why.clone()));
         true
@@ -353,7 +376,12 @@ impl Instance {
         }
         let again = execution.again.clone();
         let is_at_its_own_time = again.as_ref().is_some_and(|again| again.at_ms.is_some());
-        let taken = if is_at_its_own_time { Vec::new() } else { next(&mut self.arrived, execution, moment) };
+        let ready = ready(execution);
+        let taken = if is_at_its_own_time || ready < execution.unread.len() {
+            Vec::new()
+        } else {
+            next(&mut self.arrived, execution, TURN_BYTES_MAX, moment)
+        };
         if taken.is_empty() && execution.unread.is_empty() && execution.turns > 0 && again.is_none() {
             return;
         }
@@ -373,11 +401,11 @@ impl Instance {
             turns: execution.turns,
             started: (execution.length == 1).then(|| execution.started.clone()),
             at_ms,
-            inputs: execution.unread.iter().cloned().chain(new_inputs).collect(),
+            inputs: execution.unread.iter().take(ready).cloned().chain(new_inputs).collect(),
             next_task: again.as_ref().map_or(execution.next_task, |again| again.next_task),
             again,
         })));
-        self.phase = Phase::Turn { at_ms, taken, begun: false };
+        self.phase = Phase::Turn { at_ms, ready, taken, begun: false };
     }
 
     /// Whether its first turn may not begin yet.
@@ -406,7 +434,7 @@ impl Instance {
         };
         let Some(execution) = &self.execution else { return };
         if turn_waits && self.arrived.iter().any(|arrival| arrival.caller.is_some()) {
-            let taken = next(&mut self.arrived, execution, moment);
+            let taken = next(&mut self.arrived, execution, STEP_BYTES_MAX, moment);
             self.commit(Step { before: taken, ..Step::default() }, moment);
         }
     }
@@ -465,9 +493,9 @@ impl Instance {
 
     /// Commits a turn: what it took, that it was, and what it brought about.
     fn commit_turn(&mut self, progress: Progress, lines: Vec<LogLine>, moment: &mut Moment<'_>) {
-        let (at_ms, taken) = self.turn_to_record();
+        let (at_ms, ready, taken) = self.turn_to_record();
         let execution = self.execution.as_ref().expect("only what is loaded has turns");
-        let consumes = u32::try_from(execution.unread.len() + taken.len()).expect("the limit on history is below");
+        let consumes = u32::try_from(ready + taken.len()).expect("the limit on history is below");
         let mut turn = vec![Event::TurnStarted { at_ms, consumes }];
         turn.extend(asked(progress.asks, execution.next_task));
         let mut after = Vec::new();
@@ -476,7 +504,7 @@ impl Instance {
         } else if self.arrived.iter().any(|arrival| arrival.caller.is_some()) {
             // Who waits for an event to be recorded need not wait for the next turn.
             let dropped: BTreeSet<TaskId> = turn.iter().filter_map(cancelled_task).collect();
-            after = next(&mut self.arrived, execution, moment);
+            after = next(&mut self.arrived, execution, STEP_BYTES_MAX, moment);
             // Answers to what this turn drops stay where they are: if it cannot be recorded, they count after all.
             let is_dropped = |arrival: &mut Arrival| answered_task(&arrival.event).is_some_and(|task| dropped.contains(&task));
             self.arrived.extend(after.extract_if(.., is_dropped));
@@ -485,12 +513,12 @@ impl Instance {
         self.commit(Step { before: taken, turn, after, lines, custom_status: progress.custom_status }, moment);
     }
 
-    /// The turn that has been played: its time, and what it took.
-    fn turn_to_record(&mut self) -> (u64, Vec<Arrival>) {
-        let Phase::Turn { at_ms, taken, .. } = &mut self.phase else {
+    /// The turn that has been played: its time, how many of the recorded inputs it took, and what it took besides.
+    fn turn_to_record(&mut self) -> (u64, usize, Vec<Arrival>) {
+        let Phase::Turn { at_ms, ready, taken, .. } = &mut self.phase else {
             panic!("instance {} has no turn to record in {:?}", self.id, self.phase)
         };
-        (*at_ms, std::mem::take(taken))
+        (*at_ms, *ready, std::mem::take(taken))
     }
 
     /// Commits that the instance goes on as a new execution. Of the turn that said so nothing is written: with the old execution it is given
@@ -503,7 +531,7 @@ impl Instance {
         lines: Vec<LogLine>,
         moment: &mut Moment<'_>,
     ) {
-        let (turn_at_ms, mut taken) = self.turn_to_record();
+        let (turn_at_ms, ready, mut taken) = self.turn_to_record();
         let execution = self.execution.as_ref().expect("only what is loaded has turns");
         let at_ms = moment.now_ms.max(turn_at_ms);
         let (generation, seed) = execution.started.successor();
@@ -521,9 +549,14 @@ impl Instance {
         };
         let mut events = vec![Event::Started(started)];
         events.extend(next.kept.into_iter().map(|(name, payload)| Event::Raised { at_ms, name, payload }));
+        let raised = |input: &Input| match input {
+            Input::Raised { name, payload, .. } => Some(Event::Raised { at_ms, name: name.clone(), payload: payload.clone() }),
+            Input::Resolved { .. } => None,
+        };
+        events.extend(execution.unread.iter().skip(ready).filter_map(raised));
         // Events that have come since are handed on; answers are of no use any more. What is too much comes with a later step.
         let mut late = std::mem::take(&mut self.arrived);
-        self.arrived = late.split_off(fitting(&late));
+        self.arrived = late.split_off(fitting(&late, STEP_BYTES_MAX));
         events.extend(late.iter().filter_map(|arrival| match &arrival.event {
             Event::Raised { name, payload, .. } => Some(Event::Raised { at_ms, name: name.clone(), payload: payload.clone() }),
             _ => None,

@@ -76,6 +76,7 @@ use guest_log::GuestLog;
 use pool::TurnPool;
 use post::Post;
 use residents::Residents;
+use rewind::Plans;
 use shell::{Machinery, Shell};
 
 /// How many rows of superseded histories are deleted at once: little enough that live work does not notice.
@@ -163,6 +164,7 @@ impl Engine {
             activities: Activities::new(runtime.handle().clone(), limits.activities_running_max, store.clone(), metrics.clone()),
             alarms: Alarms::new(Clock)?,
             post: Post::new()?,
+            plans: Plans::default(),
             changes: Arc::default(),
             discarded: Mutex::default(),
             handle: runtime.handle().clone(),

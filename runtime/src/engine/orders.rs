@@ -92,6 +92,18 @@ pub enum Input {
     Alarm,
 }
 
+impl Input {
+    /// Who waits for an answer to it.
+    pub(super) fn caller(&self) -> Option<Token> {
+        match self {
+            Self::Start(caller, _) | Self::Wait(caller, _) | Self::Raise { caller, .. } | Self::Control { caller, .. } => {
+                Some(*caller)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// What an operator can want of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {

@@ -233,8 +233,7 @@ impl Partition {
     /// Hands an input to an instance that is in memory.
     fn hand_over(&mut self, now_ms: u64, key: ExecutionKey, input: Input, effects: &mut Vec<Effect>) {
         if let Some(instance) = self.instances.get_mut(&key)
-            && matches!(instance.phase, Phase::Starting { .. } | Phase::Reopening(_))
-            && !matches!(input, Input::Start(..) | Input::StartChild(..) | Input::Forget(..))
+            && instance.parks(&input)
         {
             return instance.parked.push(input);
         }
@@ -248,6 +247,7 @@ impl Partition {
                 Wish::Terminate { recursive } => instance.terminate(Asker::Caller(caller), recursive, reason, moment),
                 Wish::Suspend => instance.pause(caller, true, reason, moment),
                 Wish::Resume => instance.pause(caller, false, reason, moment),
+                Wish::Rewind if instance.refuses(caller, moment) => (),
                 Wish::Rewind => moment.reply(caller, Answer::Unfit(instance.status())),
             },
             Input::Message(message) => instance.receive(*message, moment),
@@ -327,7 +327,11 @@ impl Partition {
                 let mut looks_for_code = false;
                 let mut inputs = inputs.into_iter();
                 while let Some(input) = inputs.next() {
-                    let order = if self.by_id.contains_key(&id) { Err(Box::new(input)) } else { RewindOrder::of(input) };
+                    let order = if looks_for_code || self.by_id.contains_key(&id) {
+                        Err(Box::new(input))
+                    } else {
+                        RewindOrder::of(input)
+                    };
                     let input = match order {
                         // It has ended, or was never there; what comes behind waits until that is known.
                         Ok(order) => {
@@ -361,14 +365,9 @@ impl Partition {
                 let why = unreadable(&id);
                 let mut left = Vec::new();
                 for input in inputs {
-                    match input {
-                        Input::Start(token, _)
-                        | Input::Wait(token, _)
-                        | Input::Raise { caller: token, .. }
-                        | Input::Control { caller: token, .. } => {
-                            effects.push(Effect::Reply(token, Answer::Failed(why.clone())));
-                        }
-                        input => left.push(input),
+                    match input.caller() {
+                        Some(caller) => effects.push(Effect::Reply(caller, Answer::Failed(why.clone()))),
+                        None => left.push(input),
                     }
                 }
                 // If it is damaged, nothing that we could do would be right. Its messages stay in the store, for people to look at.
@@ -424,6 +423,7 @@ impl Partition {
                     let why = unreadable(&instance.id);
                     instance.answer_contenders(&Answer::Failed(why.clone()), moment);
                     instance.refuse_callers(&Answer::Failed(why.clone()), moment);
+                    instance.refuse_parked(&why, moment);
                     instance.phase = match error {
                         LoadError::Passing => Phase::Resting { until_ms: now_ms + RETRY_MS, unknown: Some(why) },
                         LoadError::Damaged => Phase::Halted { why },
@@ -441,9 +441,15 @@ impl Partition {
         unrecorded: &[MessageKey],
         effects: &mut Vec<Effect>,
     ) {
-        self.with(now_ms, key, effects, |instance, moment| instance.loaded(row.wake, execution, unrecorded, moment));
+        let parked = self.with(now_ms, key, effects, |instance, moment| {
+            instance.loaded(row.wake, execution, unrecorded, moment);
+            std::mem::take(&mut instance.parked)
+        });
         if !self.finish(now_ms, key, effects) {
             self.still_open(now_ms, key, effects);
+        }
+        for input in parked.into_iter().flatten() {
+            self.take_for(now_ms, row.id.clone(), input, effects);
         }
     }
 
@@ -531,6 +537,7 @@ impl Partition {
     fn commit_failed(&mut self, now_ms: u64, key: ExecutionKey, error: Arc<StoreError>, effects: &mut Vec<Effect>) {
         let Some(instance) = self.instances.get_mut(&key) else { return };
         let may_pass = !matches!(*error, StoreError::Fenced { .. } | StoreError::Poisoned(_));
+        let refusal = error.clone();
         let mut moment = Moment { now_ms, effects, numbers: &mut self.numbers };
         instance.answer_contenders(&Answer::Failed(error.clone()), &mut moment);
         if let Phase::Starting { .. } | Phase::Reopening(_) = &instance.phase {
@@ -544,6 +551,9 @@ impl Partition {
             // It may be there after all, and somebody has to run it then.
             if may_pass {
                 self.seek_later(now_ms, id, again.into_iter().chain(rest).collect());
+            } else {
+                let callers = rest.iter().filter_map(Input::caller);
+                effects.extend(callers.map(|caller| Effect::Reply(caller, Answer::Failed(refusal.clone()))));
             }
             return;
         }
@@ -551,6 +561,7 @@ impl Partition {
         instance.take_back();
         moment.push(Effect::Evict(key));
         instance.refuse_callers(&Answer::Failed(error.clone()), &mut moment);
+        instance.refuse_parked(&error, &mut moment);
         instance.phase = if may_pass {
             Phase::Resting { until_ms: now_ms + RETRY_MS, unknown: Some(error) }
         } else {
@@ -585,11 +596,12 @@ impl Partition {
 
     /// Forgets an instance; its ID is free for who waits for it.
     fn drop_instance(&mut self, now_ms: u64, key: ExecutionKey, answer: &Answer, effects: &mut Vec<Effect>) {
-        let instance = self.forget(key);
-        let id = instance.id.clone();
+        let mut instance = self.forget(key);
+        let (id, parked) = (instance.id.clone(), std::mem::take(&mut instance.parked));
         let mut moment = Moment { now_ms, effects, numbers: &mut self.numbers };
-        for (starter, start) in instance.dismiss(answer, &mut moment) {
-            self.take_for(now_ms, id.clone(), starter.input(start), effects);
+        let starts = instance.dismiss(answer, &mut moment).into_iter().map(|(starter, start)| starter.input(start));
+        for input in parked.into_iter().chain(starts) {
+            self.take_for(now_ms, id.clone(), input, effects);
         }
     }
 

@@ -27,7 +27,7 @@ use super::partition::{Numbers, Partition};
 use super::pool::TurnPool;
 use super::post::Post;
 use super::residents::Residents;
-use super::rewind;
+use super::rewind::{self, Plans};
 use super::turns::{self, TurnContext};
 use crate::clock::Clock;
 use crate::host::{Catalog, Host, Surroundings, SurroundingsByHub};
@@ -49,6 +49,7 @@ pub(super) struct Machinery {
     pub guest_log: GuestLog,
     pub alarms: Alarms,
     pub post: Post,
+    pub plans: Plans,
     /// Who listens to what instances do.
     pub changes: Arc<Changes>,
     /// Messages that nobody takes any more.
@@ -334,12 +335,15 @@ impl Shell {
     }
 
     fn plan_rewind(self: &Arc<Self>, partition: u32, order: Box<RewindOrder>) {
-        let shell = self.clone();
-        self.machinery.turns.submit_other(move || {
+        let (shell, machinery) = (self.clone(), self.machinery.clone());
+        let work = move || {
             let planned = catch_unwind(AssertUnwindSafe(|| rewind::plan(&shell, &order)));
             let plan = planned.unwrap_or_else(|_| Err(NoRewind::Refused("the host panicked; its log has more".into())));
             shell.deliver(partition, Input::Planned(order, plan));
-        });
+            let Machinery { plans, turns, .. } = &*machinery;
+            plans.done(|next| turns.submit_other(next));
+        };
+        self.machinery.plans.submit(Box::new(work), |plan| self.machinery.turns.submit_other(plan));
     }
 
     /// An instance as it is stored, if it is open.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::orders::{Effect, Token};
 use super::partition::Moment;
 use crate::model::{
-    Action, Ask, Body, ChildCall, ChildStart, End, Event, Execution, ExecutionKey, Failure, InstanceId, LogLine, LogRecord,
-    Message, MessageKey, Outcome, Parent, Payload, SentEvent, Started, TaskId,
+    Action, Ask, Body, ChildCall, ChildStart, End, Event, Execution, ExecutionKey, Failure, Input as Given, InstanceId, LogLine,
+    LogRecord, Message, MessageKey, Outcome, Parent, Payload, SentEvent, Started, TaskId,
 };
 
 /// An input with what belongs to it.
@@ -50,25 +50,40 @@ impl Arrival {
 /// left goes with the next step.
 pub(super) const STEP_BYTES_MAX: usize = 64 << 20;
 
+/// The most bytes of inputs that one turn takes, if they are several: a guest has to hold them all at once. What is left goes with the next turn.
+pub(super) const TURN_BYTES_MAX: usize = 8 << 20;
+
+/// How many of the inputs that no turn has taken yet the next one takes.
+pub(super) fn ready(execution: &Execution) -> usize {
+    let mut bytes = 0;
+    let fits = |input: &&Given| {
+        bytes += input.bytes();
+        bytes <= TURN_BYTES_MAX
+    };
+    let count = execution.unread.iter().take_while(fits).count().max(1).min(execution.unread.len());
+    execution.again.as_ref().filter(|again| again.at_ms.is_some()).map_or(count, |again| again.inputs.min(count))
+}
+
 /// The most bytes of lines that wait with the inputs of one instance; activities that say more meanwhile are not heard.
 pub(super) const LINES_BYTES_MAX: usize = 1 << 20;
 
-/// Takes the inputs of the next step out of `arrived`. Those of tasks that the guest has dropped since are of no use any more.
-pub(super) fn next(arrived: &mut Vec<Arrival>, execution: &Execution, moment: &mut Moment<'_>) -> Vec<Arrival> {
+/// Takes the inputs of the next step out of `arrived`, of `bytes_max` bytes if they are several. Those of tasks that the guest has dropped since
+/// are of no use any more.
+pub(super) fn next(arrived: &mut Vec<Arrival>, execution: &Execution, bytes_max: usize, moment: &mut Moment<'_>) -> Vec<Arrival> {
     let is_useless =
         |arrival: &mut Arrival| answered_task(&arrival.event).is_some_and(|task| !execution.open.contains_key(&task));
     let useless = arrived.extract_if(.., is_useless);
     moment.effects.extend(useless.filter_map(|arrival| arrival.message).map(Effect::Discard));
-    let rest = arrived.split_off(fitting(arrived));
+    let rest = arrived.split_off(fitting(arrived, bytes_max));
     std::mem::replace(arrived, rest)
 }
 
 /// How many of them one step takes.
-pub(super) fn fitting(arrived: &[Arrival]) -> usize {
+pub(super) fn fitting(arrived: &[Arrival], bytes_max: usize) -> usize {
     let mut bytes = 0;
     let fits = |arrival: &&Arrival| {
         bytes += arrival.event.bytes();
-        bytes <= STEP_BYTES_MAX
+        bytes <= bytes_max
     };
     arrived.iter().take_while(fits).count().max(1).min(arrived.len())
 }
@@ -179,7 +194,7 @@ pub(super) fn terminations(
 }
 
 /// The children that an execution waits for, with their tasks.
-fn children(execution: &Execution) -> impl Iterator<Item = (TaskId, InstanceId)> {
+pub(super) fn children(execution: &Execution) -> impl Iterator<Item = (TaskId, InstanceId)> {
     execution.open.iter().filter_map(|(task, action)| match action {
         Action::SubOrchestration(ChildCall { instance, .. }) => {
             Some((*task, instance.clone().unwrap_or_else(|| execution.started.child_id(*task))))

@@ -106,10 +106,8 @@ impl Event {
         match self {
             Self::Started(Started { input, .. }) => input.text().len(),
             Self::Scheduled { action, .. } => action.bytes(),
-            Self::Resolved { outcome: Outcome::Completed(payload), .. } | Self::Raised { payload, .. } => payload.text().len(),
-            Self::Resolved { outcome: Outcome::Failed(failure), .. } => {
-                failure.details.as_ref().map_or(0, |details| details.text().len())
-            }
+            Self::Resolved { outcome, .. } => outcome.bytes(),
+            Self::Raised { payload, .. } => payload.text().len(),
             Self::Ended { end: End::Completed(payload), .. } => payload.text().len(),
             _ => 0,
         }
@@ -207,6 +205,17 @@ pub enum Outcome {
     Failed(Failure),
     /// The timer is due.
     Fired,
+}
+
+impl Outcome {
+    /// How many bytes of values it holds, about.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Completed(payload) => payload.text().len(),
+            Self::Failed(failure) => failure.details.as_ref().map_or(0, |details| details.text().len()),
+            Self::Fired => 0,
+        }
+    }
 }
 
 /// How an execution ended.

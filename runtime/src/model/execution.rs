@@ -42,6 +42,16 @@ impl Input {
     }
 }
 
+impl Input {
+    /// How many bytes of values it holds, about.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Resolved { outcome, .. } => outcome.bytes(),
+            Self::Raised { payload, .. } => payload.text().len(),
+        }
+    }
+}
+
 /// An execution as its history so far describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Execution {
@@ -65,7 +75,7 @@ pub struct Execution {
     pub timers: BTreeSet<(u64, TaskId)>,
     /// How many of them this server has to work on.
     pub work: usize,
-    /// How many bytes of values it holds: the input, and what open tasks were asked with.
+    /// How many bytes of values it holds: the input, what open tasks were asked with, and what no turn has taken yet.
     pub bytes: usize,
     /// What is recorded, but no turn has taken yet; the oldest first.
     pub unread: VecDeque<Input>,
@@ -86,6 +96,8 @@ pub struct Again {
     pub next_task: TaskId,
     /// The time of that turn, in milliseconds since 1970, if it has to be the same.
     pub at_ms: Option<u64>,
+    /// How many inputs it had that still stand.
+    pub inputs: usize,
     /// Other code asked for it.
     pub is_of_other_code: bool,
 }
@@ -159,7 +171,7 @@ impl Execution {
                 if consumes > self.unread.len() {
                     return corrupt(format!("it takes {consumes} inputs of {}", self.unread.len()));
                 }
-                self.unread.drain(..consumes);
+                self.bytes -= self.unread.drain(..consumes).map(|input| input.bytes()).sum::<usize>();
                 self.turns += 1;
                 self.turn_at_ms = *at_ms;
                 self.again = None;
@@ -203,8 +215,9 @@ impl Execution {
             }
             Event::Rewound { turn_at_ms, module, .. } => {
                 let next_task = self.next_task;
-                let none = Again { asks: Vec::new(), next_task, at_ms: None, is_of_other_code: false };
+                let none = Again { asks: Vec::new(), next_task, at_ms: None, inputs: usize::MAX, is_of_other_code: false };
                 let again = self.again.get_or_insert(none);
+                again.inputs = again.inputs.min(self.unread.len());
                 again.at_ms = *turn_at_ms;
                 if let Some(module) = module {
                     again.is_of_other_code = true;
@@ -217,10 +230,13 @@ impl Execution {
                 self.open.clear();
                 self.timers.clear();
                 self.work = 0;
-                self.bytes = self.started.input.text().len();
+                self.bytes = self.started.input.text().len() + self.unread.iter().map(Input::bytes).sum::<usize>();
             }
         }
-        self.unread.extend(Input::of(event, &mut self.raised));
+        if let Some(input) = Input::of(event, &mut self.raised) {
+            self.bytes += input.bytes();
+            self.unread.push_back(input);
+        }
         self.latest_ms = self.latest_ms.max(event.at_ms());
         self.length += 1;
         Ok(())

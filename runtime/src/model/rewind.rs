@@ -19,12 +19,11 @@ pub fn to_reopen(history: &[Event]) -> Vec<TaskId> {
     let mut asks_again = false;
     for (position, event) in standing.iter().enumerate() {
         match event {
-            Event::Rewound { .. } => asks_again = matches!(standing.get(position + 1), Some(Event::Scheduled { .. })),
+            Event::Rewound { .. } => asks_again |= asks_for_something(asks_behind(&standing, position)),
             Event::TurnStarted { consumes, .. } => {
-                let is_ask = |event: &&Event| matches!(event, Event::Scheduled { .. } | Event::Cancelled { .. });
-                let mut asks = standing[position + 1..].iter().take_while(is_ask);
-                let reacts = std::mem::take(&mut asks_again) || asks.any(|ask| matches!(ask, Event::Scheduled { .. }));
-                failures.extend(unread.drain(..*consumes as usize).flatten().map(|task| (task, reacts)));
+                let reacts = std::mem::take(&mut asks_again) || asks_for_something(asks_behind(&standing, position));
+                let taken = unread.drain(..(*consumes as usize).min(unread.len()));
+                failures.extend(taken.flatten().map(|task| (task, reacts)));
             }
             event if is_input(event) => unread.push_back(failed_task(event)),
             _ => (),
@@ -35,6 +34,19 @@ pub fn to_reopen(history: &[Event]) -> Vec<TaskId> {
     let ignored: BTreeSet<TaskId> = failures.iter().filter(is_ignored).map(|(task, _)| *task).collect();
     let all = || failures.iter().map(|(task, _)| *task).collect();
     if ignored.is_empty() { all() } else { ignored }.into_iter().collect()
+}
+
+/// The tasks that failed because no instance could be started for them, in the words of the host.
+pub fn refused(history: &[Event]) -> BTreeSet<TaskId> {
+    let is_refusal = |event: &Event| match event {
+        Event::Resolved { task, outcome: Outcome::Failed(failure), .. }
+            if ["UnknownOrchestrator", "InstanceExists"].contains(&failure.kind.as_str()) =>
+        {
+            Some(*task)
+        }
+        _ => None,
+    };
+    history.iter().filter_map(is_refusal).collect()
 }
 
 /// The tasks that the last turn of `history` asked for.
@@ -104,7 +116,7 @@ fn take_back(events: &mut Vec<Event>, reopened: &[TaskId]) -> Vec<Event> {
             taken.push(event);
         } else if let Event::TurnStarted { at_ms, consumes } = event {
             if Some(position) != last {
-                let hidden = unread.drain(..consumes as usize).filter(|is_reopened| *is_reopened).count();
+                let hidden = unread.drain(..(consumes as usize).min(unread.len())).filter(|is_reopened| *is_reopened).count();
                 let consumes = consumes - u32::try_from(hidden).expect("it is part of a u32");
                 rest.push(Event::TurnStarted { at_ms, consumes });
             }
@@ -126,7 +138,11 @@ fn last_turn(events: &[Event]) -> Option<usize> {
     events.iter().rposition(|event| matches!(event, Event::TurnStarted { .. }))
 }
 
-/// What the turn at `position` asked for.
+fn asks_for_something(asks: &[Event]) -> bool {
+    asks.iter().any(|ask| matches!(ask, Event::Scheduled { .. }))
+}
+
+/// What the turn at `position` asked for, or one before a rewind there.
 fn asks_behind(events: &[Event], position: usize) -> &[Event] {
     let behind = &events[position + 1..];
     let is_ask = |event: &Event| matches!(event, Event::Scheduled { .. } | Event::Cancelled { .. });

@@ -36,16 +36,18 @@ use network::{
 };
 use questions::shelf;
 use retries::{flaky, flaky_child, hopeless, retry_child, retry_flaky, retry_hopeless, retry_timeout};
-use rewinding::{after_mended, all_mended, compensates, mended, mended_itself};
+use rewinding::{after_mended, all_mended, compensates, compensates_for_ever, mended, mended_itself};
 use versions::{call_others, child_edition, editions, next_edition, tell_edition};
 use waiting::{
-    announce, echo_text, fan_out_texts, race_activity, race_timer, sleep_until, wait_for_all, wait_for_any, wait_twice,
+    announce, count, echo_text, fan_out_texts, race_activity, race_timer, sleep_until, wait_for_all, wait_for_any, wait_twice,
 };
 
 dacapo_guest::module!(
     after_mended,
     all_mended,
     compensates,
+    count,
+    compensates_for_ever,
     mended,
     mended_itself,
     sequence,

@@ -59,3 +59,15 @@ pub(crate) async fn compensates(ctx: Context) -> Result<String> {
         }
     }
 }
+
+/// Undoes what it did when an activity fails, and then loops.
+#[orchestrator(name = "CompensatesForEver")]
+pub(crate) async fn compensates_for_ever(ctx: Context) -> Result<String> {
+    if ctx.call(mended, 1_u32).await.is_err() {
+        ctx.call(echo, 1_u32).await?;
+        while !is_mended() {
+            std::hint::spin_loop();
+        }
+    }
+    Ok("undone".into())
+}

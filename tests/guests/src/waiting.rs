@@ -79,3 +79,13 @@ pub(crate) async fn sleep_until(ctx: Context, at_ms: u64) -> Result<bool> {
     ctx.sleep_until(at).await?;
     Ok(ctx.now() >= at)
 }
+
+/// Waits for so many texts, one after the other, and returns how long they are together.
+#[orchestrator(name = "Count")]
+pub(crate) async fn count(ctx: Context, count: u32) -> Result<usize> {
+    let mut bytes = 0;
+    for _ in 0..count {
+        bytes += ctx.event::<String>("item").await?.len();
+    }
+    Ok(bytes)
+}

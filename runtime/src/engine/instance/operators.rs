@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Instance, Phase, has_run};
 use crate::engine::orders::{Answer, CommitOrder, Effect, RewindPlan, Rewinder, Token};
 use crate::engine::partition::Moment;
-use crate::engine::step::{Arrival, Step, adoptions, next};
+use crate::engine::step::{Arrival, STEP_BYTES_MAX, Step, adoptions, next};
 use crate::model::{Event, Execution, Message, MessageKey, RuntimeStatus};
 use crate::store::Change;
 
@@ -101,7 +101,7 @@ impl Instance {
     /// Records what has arrived without a turn. What comes after it is resumed waits for the next step, so that each has a status of its own.
     pub(super) fn append_while_suspended(&mut self, moment: &mut Moment<'_>) {
         let execution = self.execution.as_ref().expect("only what is loaded goes on");
-        let mut taken = next(&mut self.arrived, execution, moment);
+        let mut taken = next(&mut self.arrived, execution, STEP_BYTES_MAX, moment);
         let is_resume = |arrival: &Arrival| matches!(arrival.event, Event::Resumed { .. });
         if let Some(resume) = taken.iter().position(is_resume) {
             let rest = taken.split_off(resume + 1);

@@ -623,14 +623,19 @@ impl<P: Programs> World<P> {
             return Err(NoRewind::Ended(end.clone()));
         }
         let (module, now_ms) = (row.module, self.now_ms);
-        rewind::choose(row, history, &[module], now_ms, order.reason.clone(), |history, _| {
+        let plan = rewind::choose(row, history, &[module], now_ms, order.reason.clone(), |history, _| {
             let mut guest = P::Guest::default();
             let Ok(execution) = replay(history, &mut guest) else { return Ok(false) };
             let again = execution.again.as_ref().expect("it has just been rewound");
-            let inputs: Vec<_> = execution.unread.iter().cloned().collect();
+            let inputs: Vec<_> = execution.unread.iter().take(again.inputs).cloned().collect();
             let at_ms = again.at_ms.unwrap_or(now_ms.max(execution.latest_ms));
             let played = turn(&mut guest, at_ms, &inputs, again.next_task, Some(&Recorded::beginning(again)));
             Ok(!matches!(played, Err(TurnError::Diverged(_))))
+        });
+        rewind::with_unstarted(plan?, history, |child, parent| {
+            let Some(row) = self.store.instance(self.hub, child).unwrap() else { return Ok(false) };
+            let first = self.store.first_event(row.execution).unwrap();
+            Ok(matches!(first, Some(Event::Started(started)) if started.parent.as_ref() == Some(parent)))
         })
     }
 
