@@ -21,6 +21,7 @@ mod logs;
 mod modules;
 mod moment;
 mod new;
+mod operated;
 mod output;
 mod purge;
 mod query;

@@ -1,10 +1,9 @@
 //! `dacapo resume`: an instance goes on after a pause.
 
 use anyhow::Result;
-use clap::builder::NonEmptyStringValueParser;
 
-use super::connection::Connection;
-use super::output::hint;
+use super::client::Client;
+use super::operated::Operated;
 
 const ABOUT: &str = "\
 All that has come meanwhile reaches it in the order in which it came.
@@ -16,22 +15,12 @@ Example:
 #[derive(Debug, clap::Args)]
 #[command(after_help = ABOUT)]
 pub(super) struct Resume {
-    /// The instance
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    id: String,
-
-    /// Why; it stands in the history
-    #[arg(long, value_name = "TEXT")]
-    reason: Option<String>,
-
     #[command(flatten)]
-    connection: Connection,
+    instance: Operated,
 }
 
 impl Resume {
     pub(super) fn run(self) -> Result<()> {
-        self.connection.client()?.resume(&self.id, self.reason.as_deref())?;
-        hint(format_args!("Instance {} is resumed", self.id));
-        Ok(())
+        self.instance.ask(Client::resume, "is resumed")
     }
 }

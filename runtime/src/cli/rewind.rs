@@ -1,10 +1,9 @@
 //! `dacapo rewind`: a failed instance goes on from before its failure.
 
 use anyhow::Result;
-use clap::builder::NonEmptyStringValueParser;
 
-use super::connection::Connection;
-use super::output::hint;
+use super::client::Client;
+use super::operated::Operated;
 
 const ABOUT: &str = "\
 Its failed activities and sub-orchestrations are tried again, but for those whose failure its code
@@ -18,22 +17,12 @@ Example:
 #[derive(Debug, clap::Args)]
 #[command(after_help = ABOUT)]
 pub(super) struct Rewind {
-    /// The instance
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    id: String,
-
-    /// Why; it stands in the history
-    #[arg(long, value_name = "TEXT")]
-    reason: Option<String>,
-
     #[command(flatten)]
-    connection: Connection,
+    instance: Operated,
 }
 
 impl Rewind {
     pub(super) fn run(self) -> Result<()> {
-        self.connection.client()?.rewind(&self.id, self.reason.as_deref())?;
-        hint(format_args!("Instance {} goes on", self.id));
-        Ok(())
+        self.instance.ask(Client::rewind, "goes on")
     }
 }
