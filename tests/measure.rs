@@ -8,8 +8,8 @@ use crate::support::server::PROGRAM;
 fn sleepers_are_measured_through_a_kill_and_wake_when_they_are_due() {
     let folder = tempfile::tempdir().expect("make a folder");
     let data = folder.path().to_str().expect("a path of text");
-    let line = ["dacapo-sleepers", "--instances", "40", "--due", "10", "--after", "4", "--clients", "4"];
-    let report = dacapo_bench::sleepers::report(line.into_iter().chain(["--data", data, "--server-binary", PROGRAM]));
+    let line = ["dacapo-trial", "sleepers", "--instances", "40", "--due", "10", "--after", "4", "--clients", "4"];
+    let report = dacapo_bench::trial::report(line.into_iter().chain(["--data", data, "--server-binary", PROGRAM]));
     let report = report.expect("every sleeper wakes");
     assert!(report.starts_with("40 instances asleep\n") && report.contains("\n10 due in one second: late by p50 "), "{report}");
     assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
@@ -19,8 +19,8 @@ fn sleepers_are_measured_through_a_kill_and_wake_when_they_are_due() {
 fn a_crowd_is_looked_through_and_purged_while_others_run() {
     let folder = tempfile::tempdir().expect("make a folder");
     let data = folder.path().to_str().expect("a path of text");
-    let line = "dacapo-crowd --fill 3000 --purge 700 --reads 20 --clients 3 --seconds 1";
-    let report = dacapo_bench::crowd::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
+    let line = "dacapo-trial crowd --fill 3000 --purge 700 --reads 20 --clients 3 --seconds 1";
+    let report = dacapo_bench::trial::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
     let report = report.expect("every answer is right");
     assert!(report.starts_with("3000 ended instances, ") && report.contains("\n700 purged in "), "{report}");
     for what in ["page of 100", "status by ID", "sequence-3 before", "sequence-3 during", "sequence-3 afterwards"] {

@@ -1,17 +1,16 @@
 //! How fast is the server? The built program, on a disk, under clients that start an orchestration, wait for its result, check it,
 //! and start the next one.
 //!
-//! `sleepers` is a program of its own, about instances that wait, and `crowd` one about those that have ended. The rest in reading order: `workload` is what can be run; `server` starts the program and reads what it uses; `load` are the clients, on
+//! `trial` is a program of its own, for all that is not a workload in a loop. The rest in reading order: `workload` is what can be run; `server` starts the program and reads what it uses; `load` are the clients, on
 //! `http`; `report` makes figures of what was measured and never shows them without `machine` and settings, where they come from.
 //! Each run has a server and a data directory of its own.
 
-pub mod crowd;
 mod http;
 mod load;
 mod machine;
 mod report;
 mod server;
-pub mod sleepers;
+pub mod trial;
 mod workload;
 
 use std::ffi::OsString;

@@ -1,23 +1,16 @@
 //! What do instances cost that sleep? Many are put to sleep, the server is killed and started again, and some of them are due in one second.
 
-use std::ffi::OsString;
-use std::fs;
 use std::net::SocketAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::PathBuf;
-use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use clap::Parser;
 use futures::future::try_join_all;
 use hdrhistogram::Histogram;
 use serde_json::Value;
 
+use super::{Place, mib, now_ms};
 use crate::http::{self, Connection};
-use crate::machine::{self, Machine};
-use crate::server::{self, Server};
-use crate::{print, workload};
 
 /// How long the others sleep, in milliseconds: far longer than this runs.
 const DAY_MS: u64 = 24 * 3_600_000;
@@ -25,13 +18,9 @@ const DAY_MS: u64 = 24 * 3_600_000;
 /// How long to go on asking for a server that starts, and for those that were due.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Measure what sleeping orchestrations cost a dacapo server
-///
-/// To be run in the root of a checkout, after `cargo build --release -p dacapo`. Starts instances that sleep, most of
-/// them for a day, kills the server, starts it again, and looks how late those wake that are due in one second.
-#[derive(Debug, Parser)]
-#[command(name = "dacapo-sleepers", version, verbatim_doc_comment)]
-struct Arguments {
+/// Start instances that sleep, kill the server, start it again, and look how late those wake that are due in one second
+#[derive(Debug, clap::Args)]
+pub(super) struct Sleepers {
     /// How many instances sleep
     #[arg(long, value_name = "N", default_value = "100000")]
     instances: NonZeroU64,
@@ -47,49 +36,12 @@ struct Arguments {
     /// How many clients start them, each with a connection of its own
     #[arg(long, value_name = "C", default_value = "64")]
     clients: NonZeroUsize,
-
-    /// Where to put the data directory, which should be a disk
-    #[arg(long, value_name = "DIR", default_value = "target")]
-    data: PathBuf,
-
-    /// The server to measure
-    #[arg(long, value_name = "PATH", default_value = "target/release/dacapo")]
-    server_binary: PathBuf,
 }
 
-/// The whole program.
-pub fn main() -> ExitCode {
-    print(Arguments::parse().report())
-}
-
-/// What the program prints to standard output with these arguments, of which the first is its own name.
-///
-/// # Errors
-/// If an answer was not what it should be, or an instance did not wake.
-pub fn report(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<String> {
-    Arguments::try_parse_from(arguments)?.report()
-}
-
-impl Arguments {
-    fn report(&self) -> Result<String> {
-        let version = server::version(&self.server_binary)?;
-        fs::create_dir_all(&self.data).with_context(|| format!("make {}", self.data.display()))?;
-        let module = workload::build_module()?;
-        let folder = tempfile::Builder::new().prefix("dacapo-sleepers-").tempdir_in(&self.data).context("make a folder")?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the clients")?;
-        let measured = runtime.block_on(self.run(&module, &folder))?;
-        let (file_system, checkout) = (machine::file_system(&self.data)?, machine::checkout());
-        let Machine { cores, cpu, kernel } = Machine::this();
-        Ok(format!(
-            "{measured}\n{version}, checkout {checkout}; {cores} cores of {cpu}, Linux {kernel}; data on {file_system}, clients on the same machine"
-        ))
-    }
-
-    async fn run(&self, module: &[u8], folder: &tempfile::TempDir) -> Result<String> {
-        let server = Server::start(&self.server_binary, folder.path())?;
-        let upload = http::request("PUT", "/admin/modules/bench", server.address, "application/wasm", module);
-        let uploaded = Connection::open(server.address).await?.ask(&upload).await.context("upload the guests")?;
-        ensure!(uploaded.status == 201, "the guests were not taken: {uploaded}");
+impl Sleepers {
+    pub(super) async fn run(&self, place: &Place<'_>) -> Result<String> {
+        let server = place.start()?;
+        place.upload(&server).await?;
         let empty = server.usage()?;
 
         // Those that are due are started last, so that it can be told by then when that may be.
@@ -103,13 +55,12 @@ impl Arguments {
         drop(server); // Killed.
 
         let began = Instant::now();
-        let server = Server::start(&self.server_binary, folder.path())?;
+        let server = place.start()?;
         let ready = self.ready(server.address).await.map(|()| began.elapsed())?;
         let started = server.usage()?;
         let lateness_ms = self.lateness_ms(server.address, spread).await?;
         let woken = server.usage()?;
 
-        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let [p50, p99, max] = [0.5, 0.99, 1.0].map(|quantile| lateness_ms.value_at_quantile(quantile));
         Ok(format!(
             "{} instances asleep\n\
@@ -181,11 +132,6 @@ impl Arguments {
         }
         Ok(lateness_ms)
     }
-}
-
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Milliseconds since the full hour, of a time as the server prints it: `2026-11-22T03:52:50.954Z`.

@@ -3,28 +3,23 @@
 //! A few instances are run to their end; then, with the server stopped, copies of what they left are written into its file.
 
 use std::cell::Cell;
-use std::ffi::OsString;
-use std::fs;
 use std::net::SocketAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime};
+use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use clap::Parser;
 use comfy_table::{CellAlignment, Table, presets};
 use hdrhistogram::Histogram;
 use jiff::Timestamp;
 use rusqlite::Connection as File;
 use serde_json::Value;
 
+use super::{Place, mib, now_ms};
 use crate::http::{self, Connection};
 use crate::load::{Amount, Clients};
-use crate::machine::{self, Machine};
-use crate::server::{self, Server};
+use crate::tell;
 use crate::workload::{self, Workload};
-use crate::{print, tell};
 
 /// Where the operations of the wire contract are.
 const INSTANCES: &str = "/runtime/webhooks/durabletask/instances";
@@ -44,13 +39,9 @@ const NUMBERS_TAKEN: u64 = 1_000_000;
 /// How long a purge may take, in seconds.
 const PURGE_S_MAX: u64 = 3_600;
 
-/// Measure what ended instances cost a dacapo server, and what it costs to purge many of them
-///
-/// To be run in the root of a checkout, after `cargo build --release -p dacapo`. Fills a store with ended instances, looks
-/// for some of them, and purges the oldest while small orchestrations run.
-#[derive(Debug, Parser)]
-#[command(name = "dacapo-crowd", version, verbatim_doc_comment)]
-struct Arguments {
+/// Fill a store with ended instances, look for some of them, and purge the oldest while small orchestrations run
+#[derive(Debug, clap::Args)]
+pub(super) struct Crowd {
     /// How many ended instances there are
     #[arg(long, value_name = "N", default_value = "1000000")]
     fill: NonZeroU64,
@@ -70,37 +61,16 @@ struct Arguments {
     /// How long they run before the purge, and after it
     #[arg(long, value_name = "S", default_value = "10")]
     seconds: u64,
-
-    /// Where to put the data directory, which should be a disk
-    #[arg(long, value_name = "DIR", default_value = "target")]
-    data: PathBuf,
-
-    /// The server to measure
-    #[arg(long, value_name = "PATH", default_value = "target/release/dacapo")]
-    server_binary: PathBuf,
-}
-
-/// The whole program.
-pub fn main() -> ExitCode {
-    print(Arguments::parse().report())
-}
-
-/// What the program prints to standard output with these arguments, of which the first is its own name.
-///
-/// # Errors
-/// If an answer was not what it should be.
-pub fn report(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<String> {
-    Arguments::try_parse_from(arguments)?.report()
 }
 
 /// When the copies have begun.
 #[derive(Clone, Copy)]
-struct Crowd {
+struct Copies {
     count: u64,
     begin_ms: u64,
 }
 
-impl Crowd {
+impl Copies {
     fn of(count: u64) -> Self {
         Self { count, begin_ms: now_ms() - SPAN_MS }
     }
@@ -125,32 +95,18 @@ struct Row {
     per_second: Option<f64>,
 }
 
-impl Arguments {
-    fn report(&self) -> Result<String> {
-        let version = server::version(&self.server_binary)?;
-        fs::create_dir_all(&self.data).with_context(|| format!("make {}", self.data.display()))?;
-        let module = workload::build_module()?;
-        let folder = tempfile::Builder::new().prefix("dacapo-crowd-").tempdir_in(&self.data).context("make a folder")?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the clients")?;
-        let measured = runtime.block_on(self.run(&module, folder.path()))?;
-        let (file_system, checkout) = (machine::file_system(&self.data)?, machine::checkout());
-        let Machine { cores, cpu, kernel } = Machine::this();
-        Ok(format!(
-            "{measured}\n{version}, checkout {checkout}; {cores} cores of {cpu}, Linux {kernel}; data on {file_system}, {} clients on the same machine",
-            self.clients
-        ))
-    }
-
-    async fn run(&self, module: &[u8], folder: &Path) -> Result<String> {
-        let crowd = Crowd::of(self.fill.get());
-        let mut server = Server::start(&self.server_binary, folder)?;
-        run_models(server.address, module).await?;
+impl Crowd {
+    pub(super) async fn run(&self, place: &Place<'_>) -> Result<String> {
+        let crowd = Copies::of(self.fill.get());
+        let mut server = place.start()?;
+        place.upload(&server).await?;
+        run_models(server.address).await?;
         server.stop()?;
         let began = Instant::now();
-        fill(&folder.join("data/dacapo.db"), crowd)?;
+        fill(&place.folder.join("data/dacapo.db"), crowd)?;
         tell(format_args!("{} instances written in {:.1} s", crowd.count, began.elapsed().as_secs_f64()));
 
-        let mut server = Server::start(&self.server_binary, folder)?;
+        let mut server = place.start()?;
         let filled = server.usage()?;
         let mut rows = vec![
             Row::of("page of 100 by status and time", self.pages(server.address, crowd).await?),
@@ -184,9 +140,10 @@ impl Arguments {
         server.stop()?;
 
         Ok(format!(
-            "{} ended instances, {:.2} KiB each on disk; server memory {:.0} MiB after the start, {:.0} MiB at the end\n\
+            "{} ended instances, {} clients; {:.2} KiB each on disk; server memory {:.0} MiB after the start, {:.0} MiB at the end\n\
              {purged} purged in {:.1} s, {:.0}/s\n{}",
             crowd.count,
+            self.clients,
             filled.disk_bytes as f64 / 1_024.0 / crowd.count as f64,
             mib(filled.resident_bytes),
             mib(end.resident_bytes),
@@ -197,7 +154,7 @@ impl Arguments {
     }
 
     /// Asks for pages of failed instances from some time on.
-    async fn pages(&self, server: SocketAddr, crowd: Crowd) -> Result<Histogram<u64>> {
+    async fn pages(&self, server: SocketAddr, crowd: Copies) -> Result<Histogram<u64>> {
         // From the last tenth on, a page may have fewer rows than it should.
         let pages = (0..self.reads).map(|read| {
             let from = time(crowd.created_ms(scattered(read) % (crowd.count * 9 / 10).max(1)))?;
@@ -208,13 +165,13 @@ impl Arguments {
     }
 
     /// Asks for the statuses of some.
-    async fn statuses(&self, server: SocketAddr, crowd: Crowd) -> Result<Histogram<u64>> {
+    async fn statuses(&self, server: SocketAddr, crowd: Copies) -> Result<Histogram<u64>> {
         let ids = (0..self.reads).map(|read| Ok(format!("{INSTANCES}/{}?edition=current", id(scattered(read) % crowd.count))));
         measure(server, ids, |status| status["name"] == "Sequence").await
     }
 
     /// Purges the oldest; how many went.
-    async fn purge(&self, server: SocketAddr, crowd: Crowd) -> Result<u64> {
+    async fn purge(&self, server: SocketAddr, crowd: Copies) -> Result<u64> {
         let (from, to) = (time(crowd.begin_ms)?, time(crowd.created_ms(self.purge.min(crowd.count)) - 1)?);
         let path = format!("{INSTANCES}?createdTimeFrom={from}&createdTimeTo={to}");
         let request = http::request("DELETE", &path, server, "application/json", b"");
@@ -225,12 +182,9 @@ impl Arguments {
     }
 }
 
-/// Uploads the guests and runs the instances that are copied: one that completes, one that fails.
-async fn run_models(server: SocketAddr, module: &[u8]) -> Result<()> {
+/// Runs the instances that are copied: one that completes, one that fails.
+async fn run_models(server: SocketAddr) -> Result<()> {
     let mut connection = Connection::open(server).await?;
-    let upload = http::request("PUT", "/admin/modules/bench", server, "application/wasm", module);
-    let uploaded = connection.ask(&upload).await.context("upload the guests")?;
-    ensure!(uploaded.status == 201, "the guests were not taken: {uploaded}");
     for (id, input) in [("model-of-completed", "3"), ("model-of-failed", r#""three""#)] {
         let path = format!("/api/orchestrators/Sequence/{id}?timeout=30");
         let answer = connection.ask(&http::request("POST", &path, server, "application/json", input.as_bytes())).await?;
@@ -240,7 +194,7 @@ async fn run_models(server: SocketAddr, module: &[u8]) -> Result<()> {
 }
 
 /// Writes copies of the models into the file of a stopped server.
-fn fill(path: &Path, crowd: Crowd) -> Result<()> {
+fn fill(path: &Path, crowd: Copies) -> Result<()> {
     let mut file = File::open(path).context("open the store")?;
     // If this does not come to its end, nobody uses the file.
     file.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -500000")?;
@@ -346,22 +300,13 @@ fn time(ms: u64) -> Result<Timestamp> {
     Timestamp::from_millisecond(i64::try_from(ms)?).context("print a time")
 }
 
-fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn mib(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn copies_begin_one_after_the_other_over_the_whole_span() {
-        let crowd = Crowd { count: 1_000_000, begin_ms: 7 };
+        let crowd = Copies { count: 1_000_000, begin_ms: 7 };
         assert_eq!([0, 1, 999_999].map(|number| crowd.created_ms(number)), [7, 7 + 2_592, 7 + SPAN_MS - 2_592]);
     }
 

@@ -1,0 +1,7 @@
+//! The `dacapo-trial` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dacapo_bench::trial::main()
+}

@@ -1,0 +1,115 @@
+//! What does the server bear? Each trial asks one question of that kind of the built program, and answers with figures.
+
+mod crowd;
+mod sleepers;
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+
+use crate::http::{self, Connection};
+use crate::machine::{self, Machine};
+use crate::server::{self, Server};
+use crate::{print, workload};
+
+/// Put a dacapo server on trial
+///
+/// To be run in the root of a checkout, after `cargo build --release -p dacapo`. The server is
+/// started and stopped by this program and shares the machine with it, so nothing else should run.
+///
+/// Figures go to standard output, progress to standard error. Exit status: 0 if the server did
+/// all that it promises, 1 if it did not or nothing could be measured, 2 if the command line is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "dacapo-trial", version, verbatim_doc_comment)]
+struct Arguments {
+    #[command(subcommand)]
+    trial: Trial,
+
+    /// Where to put the data directory, which should be a disk
+    #[arg(long, value_name = "DIR", default_value = "target", global = true)]
+    data: PathBuf,
+
+    /// The server to put on trial
+    #[arg(long, value_name = "PATH", default_value = "target/release/dacapo", global = true)]
+    server_binary: PathBuf,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Trial {
+    Crowd(crowd::Crowd),
+    Sleepers(sleepers::Sleepers),
+}
+
+/// Where a trial takes place.
+pub(crate) struct Place<'a> {
+    /// The program.
+    program: &'a Path,
+    /// A folder that goes with the trial.
+    folder: &'a Path,
+    /// The guests of all workloads.
+    module: Vec<u8>,
+}
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    print(Arguments::parse().report())
+}
+
+/// What the program prints to standard output with these arguments, of which the first is its own name.
+///
+/// # Errors
+/// If the server did not do what it promises.
+pub fn report(arguments: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<String> {
+    Arguments::try_parse_from(arguments)?.report()
+}
+
+impl Arguments {
+    fn report(&self) -> Result<String> {
+        let version = server::version(&self.server_binary)?;
+        fs::create_dir_all(&self.data).with_context(|| format!("make {}", self.data.display()))?;
+        let folder = tempfile::Builder::new().prefix("dacapo-trial-").tempdir_in(&self.data).context("make a folder")?;
+        let place = Place { program: &self.server_binary, folder: folder.path(), module: workload::build_module()? };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the clients")?;
+        let shown = runtime.block_on(async {
+            match &self.trial {
+                Trial::Crowd(trial) => trial.run(&place).await,
+                Trial::Sleepers(trial) => trial.run(&place).await,
+            }
+        })?;
+        let (file_system, checkout) = (machine::file_system(&self.data)?, machine::checkout());
+        let Machine { cores, cpu, kernel } = Machine::this();
+        Ok(format!(
+            "{shown}\n{version}, checkout {checkout}; {cores} cores of {cpu}, Linux {kernel}; data on {file_system}, clients on the same machine"
+        ))
+    }
+}
+
+impl Place<'_> {
+    /// Starts the server, on the data that the last one left.
+    fn start(&self) -> Result<Server> {
+        Server::start(self.program, self.folder)
+    }
+
+    /// Uploads the guests.
+    async fn upload(&self, server: &Server) -> Result<()> {
+        let upload = http::request("PUT", "/admin/modules/bench", server.address, "application/wasm", &self.module);
+        let uploaded = Connection::open(server.address).await?.ask(&upload).await.context("upload the guests")?;
+        ensure!(uploaded.status == 201, "the guests were not taken: {uploaded}");
+        Ok(())
+    }
+}
+
+/// So many bytes in MiB.
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// Now, in milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
