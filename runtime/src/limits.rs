@@ -43,7 +43,7 @@ pub struct Limits {
     /// How many activities and HTTP requests of orchestrations run at once; the others wait, and hubs, functions and instances
     /// take turns. Each activity that runs holds a slot of guest memory.
     pub activities_running_max: u32,
-    /// How many guests stay alive in memory between their turns. Each takes four to six memory mappings, of which Linux
+    /// How many guests stay alive in memory between their turns, in all stores. Each takes four to six memory mappings, of which Linux
     /// allows a process 65,530 by default; the server lowers the bound to what `vm.max_map_count` allows.
     pub residents_max: u32,
     /// How much memory the guests that stay alive may have, in bytes, all together. The first 2 MiB of each do not count: of what

@@ -29,6 +29,8 @@ pub(super) struct Serve {
     /// The data directory
     ///
     /// Modules, histories and keys are kept there; it is made if it is not there.
+    ///
+    /// Further stores, each in a directory of its own, stand in the configuration.
     #[arg(long, value_name = "DIR", env = "DACAPO_DATA", hide_env_values = true, default_value = "./dacapo-data")]
     data: PathBuf,
 
@@ -116,7 +118,7 @@ impl Serve {
             use_forwarded_host: config.use_forwarded_host,
         };
         let listener = TcpListener::bind(self.listen).with_context(|| format!("listen on {}", self.listen))?;
-        let server = Server::start(listener, workers, &self.data, config.limits, surroundings, settings)?;
+        let server = Server::start(listener, workers, &self.data, &config.stores, config.limits, surroundings, settings)?;
         let stop = server.stop_signal()?; // Before anybody knows where we are, so that nobody's signal comes too early.
 
         // For programs, which may have closed the other end.
