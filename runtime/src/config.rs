@@ -20,6 +20,7 @@
 //! turn_cpu_ms_max = 1_000
 //! tasks_max = 100_000
 //! history_events_max = 1_000_000
+//! unread_event_bytes_max = 134_217_728
 //! log_bytes_max = 262_144
 //! heartbeat_bytes_max = 65_536
 //! activity_ms_default = 600_000

@@ -103,7 +103,20 @@ impl Query {
     /// # Errors
     /// If they break the rules of labels, or one is given twice.
     pub(super) fn tags(&self) -> Result<Tags, TagError> {
-        Tags::new(self.0.iter().filter_map(|(name, value)| Some((tag_name(name)?.to_owned(), value.clone()))))
+        Tags::new(self.labels())
+    }
+
+    /// The labels of an instance that is to be started: those, and `version`, if the client gives one, as the contract has it.
+    ///
+    /// # Errors
+    /// As [`Self::tags`].
+    pub(super) fn tags_of_start(&self) -> Result<Tags, TagError> {
+        let version = self.text("version").filter(|version| !version.is_empty());
+        Tags::new(self.labels().chain(version.map(|version| ("version".to_owned(), version.to_owned()))))
+    }
+
+    fn labels(&self) -> impl Iterator<Item = (String, String)> {
+        self.0.iter().filter_map(|(name, value)| Some((tag_name(name)?.to_owned(), value.clone())))
     }
 
     /// Which hub and which of the `stores` are meant; blank or absent means the default one, which is the first store.
@@ -284,6 +297,18 @@ mod tests {
         check(&format!("tag.a={}", "x".repeat(257)), Err("may have 256"));
         let many: Vec<String> = (0..17).map(|number| format!("tag.n{number}=")).collect();
         check(&many.join("&"), Err("16 tags"));
+    }
+
+    #[test]
+    fn the_version_of_a_start_is_a_label() {
+        let shown = |query: &str| {
+            let tags = Query::parse(query).tags_of_start().map_err(|error| error.to_string())?;
+            Ok::<_, String>(tags.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(shown("VERSION=+2.0+&tag.shop=north"), Ok("shop=north version=2.0".into()));
+        assert_eq!(shown("version=+"), Ok(String::new()));
+        assert_eq!(shown("version=2&tag.version=2"), Err("tag \"version\" is given twice".into()));
+        assert_eq!(Query::parse("version=2").tags(), Ok(Tags::default()), "a list knows no version");
     }
 
     #[test]
