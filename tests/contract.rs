@@ -15,6 +15,7 @@ mod restart;
 mod routes;
 mod start;
 mod status;
+mod stores;
 mod stream;
 mod table;
 mod urls;

@@ -20,6 +20,7 @@
 //! turn_cpu_ms_max = 1_000
 //! tasks_max = 100_000
 //! history_events_max = 1_000_000
+//! unread_event_bytes_max = 134_217_728
 //! log_bytes_max = 262_144
 //! heartbeat_bytes_max = 65_536
 //! activity_ms_default = 600_000
@@ -33,7 +34,17 @@
 //! starts_queued_max = 10_000
 //! ```
 //!
-//! What the activities of a task hub get, which is nothing unless it stands here. The hub's name counts without regard to case:
+//! Further stores, each with task hubs and modules of its own, which requests name with `connection=NAME`. The name counts without regard to
+//! case; the store in `--data` is `Storage`. The bounds hold for each store alone, but for `residents_max` and `residents_bytes_max`, which
+//! all stores share evenly, and `event_streams_max`. Their metrics are added up:
+//!
+//! ```toml
+//! [stores.Archive]
+//! data = "/var/lib/dacapo-archive"      # its data directory, which is made if it is not there; as with --data, from where the server is started
+//! ```
+//!
+//! What the activities of a task hub get, which is nothing unless it stands here. The hub's name counts without regard to case, and
+//! means the hub of that name in every store:
 //!
 //! ```toml
 //! [hubs.DurableFunctionsHub.network]
@@ -66,10 +77,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, de};
 
 use crate::api::Edition;
-use crate::engine::Existing;
+use crate::engine::{Existing, StoreSettings};
 use crate::host::HubSettings;
 use crate::limits::Limits;
-use crate::model::HubName;
+use crate::model::{HubName, StoreName};
 
 /// The settings of a server. An unknown name is an error: a typing mistake must not pass for a setting.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -94,6 +105,9 @@ pub struct Config {
     pub capability_links_s: u32,
     /// The bounds, each with unit and reason in [`Limits`].
     pub limits: Limits,
+    /// The stores besides the one in the data directory. Default: none.
+    #[serde(deserialize_with = "stores")]
+    pub stores: Vec<(StoreName, StoreSettings)>,
     /// What each task hub gives its activities. Default: nothing.
     #[serde(deserialize_with = "hubs")]
     pub hubs: HashMap<HubName, HubSettings>,
@@ -109,6 +123,7 @@ impl Default for Config {
             use_forwarded_host: false,
             capability_links_s: 0,
             limits: Limits::default(),
+            stores: Vec::new(),
             hubs: HashMap::new(),
         }
     }
@@ -202,6 +217,24 @@ fn hubs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<HashMap<HubName, H
     Ok(hubs)
 }
 
+/// Two stores whose names differ in case only would be one to whoever asks for them; nor can one be called as that in the data directory is.
+fn stores<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(StoreName, StoreSettings)>, D::Error> {
+    let mut stores: Vec<(StoreName, StoreSettings)> = Vec::new();
+    for (name, settings) in BTreeMap::<String, StoreSettings>::deserialize(deserializer)? {
+        let store: StoreName = name.parse().map_err(de::Error::custom)?;
+        if store == StoreName::default_store() {
+            return Err(de::Error::custom(format!(
+                "{name:?} is the store in the data directory (--data); give this one another name"
+            )));
+        }
+        if stores.iter().any(|(known, _)| *known == store) {
+            return Err(de::Error::custom(format!("store {name:?} stands here twice (case does not count)")));
+        }
+        stores.push((store, settings));
+    }
+    Ok(stores)
+}
+
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;
@@ -210,8 +243,8 @@ mod tests {
     use crate::host::{NetworkSettings, SecretSource};
     use crate::limits::{FunctionLimit, WorkLimits};
 
-    /// The files in this module's own documentation: what holds by default, and what hubs may get.
-    fn documented() -> [String; 2] {
+    /// The files in this module's own documentation: what holds by default, further stores, and what hubs may get.
+    fn documented() -> [String; 3] {
         let lines = include_str!("config.rs").lines().map_while(|line| line.strip_prefix("//!"));
         let text: String = lines.map(|line| format!("{line}\n")).collect();
         let files: Vec<String> = text.split(" ```").skip(1).step_by(2).map(|file| file.replacen("toml", "", 1)).collect();
@@ -225,7 +258,7 @@ mod tests {
 
     #[test]
     fn the_documented_file_says_what_holds_without_one() {
-        let [file, _] = documented();
+        let [file, ..] = documented();
         assert_eq!(toml::from_str::<Config>(&file).unwrap(), Config::default());
         assert_eq!(toml::from_str::<Config>("").unwrap(), Config::default());
         // And it leaves nothing out.
@@ -236,8 +269,16 @@ mod tests {
     }
 
     #[test]
+    fn the_documented_store_is_one_besides_the_default_one() {
+        let [_, file, _] = documented();
+        let settings = StoreSettings { data: "/var/lib/dacapo-archive".into() };
+        let expected = Config { stores: vec![("archive".parse().unwrap(), settings)], ..Config::default() };
+        assert_eq!(toml::from_str::<Config>(&file).unwrap(), expected);
+    }
+
+    #[test]
     fn the_documented_hub_gets_what_is_said_there() {
-        let [_, file] = documented();
+        let [.., file] = documented();
         let allow = ["api.example.com", "*.example.org:443", "10.1.0.0/16", "127.0.0.1:8080"];
         let expected = HubSettings {
             network: NetworkSettings { allow: allow.map(|entry| entry.parse().unwrap()).to_vec() },
@@ -270,6 +311,7 @@ mod tests {
             use_forwarded_host: true,
             capability_links_s: 60,
             limits: Limits { tasks_max: 7, ..Limits::default() },
+            stores: Vec::new(),
             hubs: HashMap::new(),
         };
         assert_eq!(config, expected);
@@ -297,6 +339,11 @@ mod tests {
         check_refused("[hubs.Bakery.secrets]\nKEY = 'rye-bread'", "line 2", "KEY");
         check_refused("[hubs.Bakery]\nnet.allow = []", "line 2", "unknown field `net`");
         check_refused("[hubs.Bakery]\n[hubs.BAKERY]", "line", "twice");
+        check_refused("[stores.A]\ndata = 'a'\n[stores.a]\ndata = 'b'", "line", "store \"a\" stands here twice");
+        check_refused("[stores.STORAGE]\ndata = 'a'", "line 1", "\"STORAGE\" is the store in the data directory");
+        check_refused("[stores.'a b']\ndata = 'a'", "line 1", "store name \"a b\" must be");
+        check_refused("[stores.A]\nfolder = 'a'", "line", "unknown field `folder`");
+        check_refused("[stores.A]", "line 1", "missing field `data`");
         check_refused("hosts = ['http://dev.example:80']", "line 1", "without scheme and port");
     }
 }

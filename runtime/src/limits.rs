@@ -32,6 +32,9 @@ pub struct Limits {
     pub tasks_max: u32,
     /// How many events one history may have. A turn of one activity has three.
     pub history_events_max: u32,
+    /// How much may be raised to an instance that none of its code has taken, in bytes, since it is suspended or has not begun; each event counts
+    /// with its name, its value and 256 bytes. More is refused with 503. All of it is in memory while the instance is.
+    pub unread_event_bytes_max: usize,
     /// How much of what an execution and its activities say is kept, in bytes; the oldest lines go first.
     pub log_bytes_max: usize,
     /// The largest report that an activity may make of its progress, in bytes. Each is kept in memory until it is saved, and copied.
@@ -43,7 +46,7 @@ pub struct Limits {
     /// How many activities and HTTP requests of orchestrations run at once; the others wait, and hubs, functions and instances
     /// take turns. Each activity that runs holds a slot of guest memory.
     pub activities_running_max: u32,
-    /// How many guests stay alive in memory between their turns. Each takes four to six memory mappings, of which Linux
+    /// How many guests stay alive in memory between their turns, in all stores. Each takes four to six memory mappings, of which Linux
     /// allows a process 65,530 by default; the server lowers the bound to what `vm.max_map_count` allows.
     pub residents_max: u32,
     /// How much memory the guests that stay alive may have, in bytes, all together. The first 2 MiB of each do not count: of what
@@ -112,6 +115,7 @@ impl Default for Limits {
             turn_cpu_ms_max: 1_000,
             tasks_max: 100_000,
             history_events_max: 1_000_000,
+            unread_event_bytes_max: 128 << 20,
             log_bytes_max: 256 << 10,
             heartbeat_bytes_max: 64 << 10,
             activity_ms_default: 600_000,

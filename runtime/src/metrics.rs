@@ -1,9 +1,11 @@
 //! What can an operator measure? Counters and gauges of a server, in the text format that Prometheus reads.
 //!
-//! Whoever does something counts it here; nobody decides by what is counted. No label holds what comes from outside (no instance,
-//! function or module), so that the number of series is bounded. Held by the engine, and given to those below it; calls nothing.
+//! Whoever does something counts it here; nobody decides by what is counted. All stores of a server count together. No label holds what
+//! comes from outside (no instance, function or module), so that the number of series is bounded. Held by the engines, and given to those
+//! below them; calls nothing.
 
 use std::fs;
+use std::iter::Sum;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -79,6 +81,19 @@ pub struct Sample {
     pub open_instances: usize,
     /// The store's write-ahead log, in bytes.
     pub wal_bytes: u64,
+}
+
+impl Sum for Sample {
+    fn sum<I: Iterator<Item = Self>>(samples: I) -> Self {
+        samples.fold(Self::default(), |sum, it| Self {
+            commits_queued: sum.commits_queued + it.commits_queued,
+            turns_queued: sum.turns_queued + it.turns_queued,
+            residents: sum.residents + it.residents,
+            resident_bytes: sum.resident_bytes + it.resident_bytes,
+            open_instances: sum.open_instances + it.open_instances,
+            wal_bytes: sum.wal_bytes + it.wal_bytes,
+        })
+    }
 }
 
 /// Why a guest's turn came to nothing.

@@ -164,6 +164,16 @@ fn an_id_has_to_follow_the_rules() {
 }
 
 #[test]
+fn the_version_of_a_start_is_a_label_of_the_instance() {
+    let server = Server::start();
+    for (id, query) in [("a", "version=1.5"), ("b", "Version=2"), ("c", "")] {
+        assert_eq!(server.post(&format!("{P3}/orchestrators/Forever/{id}?{query}"), "").status, 202);
+    }
+    let listed = server.get(&format!("{P3}/instances?tag.version=1.5")).json();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["instanceId"]), (1, &"a".into()));
+}
+
+#[test]
 fn tags_have_to_follow_the_rules() {
     let server = Server::start();
     let many: String = (0..17).map(|number| format!("&tag.n{number}=1")).collect();

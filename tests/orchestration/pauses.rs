@@ -1,5 +1,6 @@
 //! Suspended instances: none of their code runs, nothing that comes for them is lost. And the end of a whole family.
 
+use dacapo::limits::Limits;
 use serde_json::json;
 
 use super::{completed, forgetful, of_type, seen, types, until_status};
@@ -70,6 +71,35 @@ fn more_than_a_guest_can_hold_comes_to_it_in_several_turns() {
     (0..30).for_each(|_| server.raise("a", "item", &large));
     told(&server, "a", "resume");
     assert_eq!(completed(&server, "a"), 30 * (3 << 20));
+}
+
+#[test]
+fn events_beyond_what_may_lie_unread_are_refused_until_it_has_gone_on() {
+    let mut server = Setup::limits(Limits { unread_event_bytes_max: 2_000, ..Limits::default() }).start();
+    server.start_as("a", "Collect", "7");
+    until_status(&server, "a", "Running");
+    told(&server, "a", "suspend");
+    // 256 bytes for each, its name and its value.
+    let text = "x".repeat(98);
+    (0..6).for_each(|_| server.raise("a", "item", &format!("\"{text}\"")));
+    let refused = |server: &Server| {
+        let json = server.with_header("content-type", "application/json");
+        let reply = json.post(&format!("{P3}/instances/a/raiseEvent/item"), "1");
+        assert_eq!((reply.status, reply.header("retry-after")), (503, Some("1")), "{reply}");
+        let sentence =
+            "has 2160 bytes of events that its code has not taken, and gets no more beyond 2000 (limit unread_event_bytes_max)";
+        assert!(reply.text().contains(sentence), "{reply}");
+    };
+    refused(&server);
+    server.kill();
+    server.restart();
+    refused(&server);
+    told(&server, "a", "resume");
+    eventually("room", || {
+        let json = server.with_header("content-type", "application/json");
+        (json.post(&format!("{P3}/instances/a/raiseEvent/item"), "2").status == 202).then_some(())
+    });
+    assert_eq!(completed(&server, "a"), json!([text, text, text, text, text, text, 2]));
 }
 
 #[test]

@@ -8,10 +8,9 @@ use subtle::ConstantTimeEq;
 use super::capability::{CapabilityLinks, Verb};
 use super::error::ApiError;
 use super::keys::Keys;
-use super::links::{Origin, Pass};
+use super::links::{Origin, Pass, Target};
 use super::query::Query;
 use super::route::Door;
-use crate::model::HubName;
 
 /// What a request has to show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,8 +57,8 @@ pub(super) struct Caller<'a> {
     pub(super) headers: &'a HeaderMap,
     pub(super) query: &'a Query,
     pub(super) origin: &'a Origin,
-    /// The hub that is meant when the query names none.
-    pub(super) default_hub: &'a HubName,
+    /// The hub and the store that it is about, if there can be such.
+    pub(super) target: Option<&'a Target>,
     /// When it came, in seconds since 1970.
     pub(super) now_s: u64,
 }
@@ -123,9 +122,9 @@ impl Access {
 }
 
 /// Whether the query makes the request one of our links for what it needs.
-fn is_link(links: &CapabilityLinks, need: Need<'_>, Caller { query, default_hub, now_s, .. }: Caller<'_>) -> bool {
+fn is_link(links: &CapabilityLinks, need: Need<'_>, Caller { query, target, now_s, .. }: Caller<'_>) -> bool {
     let Need::Instance { verb, instance } = need else { return false };
-    query.target(default_hub).is_ok_and(|target| links.opens(query, &target, verb, instance, now_s))
+    target.is_some_and(|target| links.opens(query, target, verb, instance, now_s))
 }
 
 /// Whether a request is addressed to us by a name of ours and comes from no page of somebody else.
@@ -167,9 +166,9 @@ fn is_loopback(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::super::capability::tests::LINKS;
-    use super::super::links::Target;
     use super::super::links::tests::{origin, request};
     use super::*;
+    use crate::model::StoreName;
 
     fn keys(links: Option<CapabilityLinks>) -> Access {
         Access::Keys { keys: Keys { master: "mmm".into(), system: "sss".into() }, links }
@@ -178,8 +177,9 @@ mod tests {
     fn check(access: &Access, need: Need<'_>, text: &str, expected: &str) {
         let parts = request(text);
         let query = Query::parse(parts.uri.query().unwrap_or_default());
-        let (origin, default_hub) = (origin(text).unwrap(), "Bakery".parse().unwrap());
-        let caller = Caller { headers: &parts.headers, query: &query, origin: &origin, default_hub: &default_hub, now_s: 1_000 };
+        let (origin, names) = (origin(text).unwrap(), [StoreName::default_store()]);
+        let target = query.target(&"Bakery".parse().unwrap(), names.iter()).ok();
+        let caller = Caller { headers: &parts.headers, query: &query, origin: &origin, target: target.as_ref(), now_s: 1_000 };
         let seen = match access.check(need, caller) {
             Ok(()) => "ok".to_owned(),
             Err(error) => error.into_reply().shown(),
@@ -249,7 +249,7 @@ mod tests {
     fn a_link_opens_one_operation_on_one_instance() {
         let access = keys(Some(LINKS));
         let status = |instance| Need::Instance { verb: Verb::Status, instance };
-        let target = Target { hub: "Bakery".parse().unwrap(), connection: "Storage" };
+        let target = Target { hub: "Bakery".parse().unwrap(), connection: StoreName::default_store() };
         let link = LINKS.pass(&target, Verb::Status, "loaf-17", 1_000);
         let expired = LINKS.pass(&target, Verb::Status, "loaf-17", 900);
         let get = |query: &str, headers: &str| format!("GET /?{query} HTTP/1.1\nHost: anywhere.example{headers}");

@@ -102,11 +102,12 @@ pub(super) mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::model::StoreName;
 
     pub(in crate::api) const LINKS: CapabilityLinks = CapabilityLinks { key: [7; 32], valid_s: 60 };
 
     fn target(hub: &str) -> Target {
-        Target { hub: hub.parse().unwrap(), connection: "Storage" }
+        Target { hub: hub.parse().unwrap(), connection: StoreName::default_store() }
     }
 
     fn opens(query: &str, hub: &str, verb: Verb, instance: &str, now_s: u64) -> bool {

@@ -53,7 +53,7 @@ pub(super) static RAISE: Operation = Operation {
 /// `POST {prefix}/instances/{instance}/raiseEvent/{event}`: raises an event to an instance, which may wait for it now or later.
 ///
 /// 202 once the event is durable. 404, 410 and 400 as [`RaiseCall::of`] says; 400 if the body is empty or not JSON; 413 if it is
-/// too large; 503 if it could not be taken or recorded now.
+/// too large; 503 if it could not be taken or recorded now, or if the instance has too many events that its code has not taken.
 pub(super) async fn raise(call: RaiseCall, Received { bytes, share }: Received) -> Result<Reply, ApiError> {
     let RaiseCall { hub, id, name } = call;
     let body = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
@@ -215,7 +215,7 @@ impl From<ControlError> for ApiError {
             ControlError::NotFound => Self::empty(StatusCode::NOT_FOUND),
             ControlError::Ended(_) => Self::empty(StatusCode::GONE),
             ControlError::Unfit(_) | ControlError::Refused(_) => Self::invalid_operation(error),
-            ControlError::Overloaded | ControlError::ShuttingDown => Self::unavailable(error),
+            ControlError::Overloaded | ControlError::ShuttingDown | ControlError::Crowded { .. } => Self::unavailable(error),
             ControlError::Unreadable(_) => Self::internal(error),
             ControlError::Store(_) => {
                 let number = error::log_failure(&error);

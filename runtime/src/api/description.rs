@@ -87,6 +87,8 @@ pub(super) enum Kind {
     Time,
     /// JSON text.
     Json,
+    /// One of the server's stores, or nothing.
+    Store,
     /// Labels: any number of parameters `tag.NAME=VALUE`.
     Labels,
 }
@@ -159,7 +161,7 @@ impl Family {
             ),
             Parameter::query(
                 "connection",
-                Kind::OneOf(&["Storage", ""]),
+                Kind::Store,
                 "The store by its name in the configuration; without it the default one.",
             ),
         ];

@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::capability::{CapabilityLinks, Verb};
-use crate::model::{HubName, InstanceId};
+use crate::model::{HubName, InstanceId, StoreName};
 
 /// The prefix that generated URLs have, whichever the client came by.
 const PREFIX: &str = "/runtime/webhooks/durabletask";
@@ -27,8 +27,8 @@ const ESCAPED: &AsciiSet =
 pub(super) struct Target {
     /// The hub, as the client spelled it.
     pub(super) hub: HubName,
-    /// The name of the store.
-    pub(super) connection: &'static str,
+    /// The store, as the configuration spells it.
+    pub(super) connection: StoreName,
 }
 
 /// Whom the client believes to talk to.
@@ -154,7 +154,7 @@ struct CreationUrls {
 impl<'a> Links<'a> {
     /// URLs of `target` that carry `pass`.
     pub(super) fn new(origin: &Origin, target: &'a Target, pass: Pass<'a>) -> Self {
-        let mut query = format!("taskHub={}&connection={}", escaped(target.hub.as_str()), escaped(target.connection));
+        let mut query = format!("taskHub={}&connection={}", escaped(target.hub.as_str()), escaped(target.connection.as_str()));
         let mut code = String::new();
         if let Pass::Code(key) = pass {
             code = format!("code={}", escaped(key));
@@ -248,7 +248,7 @@ pub(super) mod tests {
     }
 
     fn bakery() -> Target {
-        Target { hub: "Bakery".parse().unwrap(), connection: "Storage" }
+        Target { hub: "Bakery".parse().unwrap(), connection: StoreName::default_store() }
     }
 
     fn links<'a>(target: &'a Target, pass: Pass<'a>) -> Links<'a> {

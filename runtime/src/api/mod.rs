@@ -71,7 +71,7 @@ use self::status::Wanted;
 pub use self::status::{Edition, UnknownEdition};
 use self::stream::Streams;
 use crate::clock::Clock;
-use crate::engine::{Engine, Existing, Hub};
+use crate::engine::{Engine, Existing, Hub, Stores};
 use crate::model::HubName;
 
 /// How long the head of a request may take, and how long a connection may idle before it, in seconds. Longer than clients keep
@@ -96,7 +96,7 @@ const ACCEPT_PAUSE_MS: u64 = 100;
 
 /// What the HTTP surface of a server needs.
 pub struct Api {
-    engine: Arc<Engine>,
+    stores: Arc<Stores>,
     settings: ApiSettings,
     room: Room,
     streams: Arc<Streams>,
@@ -122,19 +122,19 @@ pub struct ApiSettings {
 }
 
 impl Api {
-    /// The HTTP surface of `engine`.
-    pub fn new(engine: Arc<Engine>, settings: ApiSettings) -> Self {
-        let room = Room::with(engine.limits().module_bytes_max.max(engine.limits().payload_bytes_max));
-        let streams = Arc::new(Streams::at_most(engine.limits().event_streams_max));
-        Self { engine, settings, room, streams, document: OnceLock::new() }
+    /// The HTTP surface of these stores.
+    pub fn new(stores: Arc<Stores>, settings: ApiSettings) -> Self {
+        let room = Room::with(stores.limits().module_bytes_max.max(stores.limits().payload_bytes_max));
+        let streams = Arc::new(Streams::at_most(stores.limits().event_streams_max));
+        Self { stores, settings, room, streams, document: OnceLock::new() }
     }
 
     /// The same for workers of this machine, by their prefix alone and without a key: for a loopback listener beside this one.
     pub fn for_workers(&self) -> Self {
         let settings = ApiSettings { access: Access::Workers, use_forwarded_host: false, workers: None, ..self.settings.clone() };
-        let Self { engine, room, streams, .. } = self;
-        let (engine, room, streams) = (engine.clone(), room.clone(), streams.clone());
-        Self { engine, settings, room, streams, document: OnceLock::new() }
+        let Self { stores, room, streams, .. } = self;
+        let (stores, room, streams) = (stores.clone(), room.clone(), streams.clone());
+        Self { stores, settings, room, streams, document: OnceLock::new() }
     }
 }
 
@@ -233,7 +233,7 @@ async fn respond(
         debug_assert!(operation.gives(status), "{name} answers {status}: add it to the answers in its description");
         name
     });
-    api.engine.metrics().request(endpoint, status, began.elapsed());
+    api.stores.metrics().request(endpoint, status, began.elapsed());
     // Not the query: it may hold a key.
     tracing::debug!(method = %parts.method, path = parts.uri.path(), status, "answered");
     Ok(reply.into_response())
@@ -265,8 +265,8 @@ impl Api {
         draining: &Draining,
         found: &mut Option<(&'static str, &'static Operation)>,
     ) -> Result<Reply, ApiError> {
-        let Api { engine, settings, room, streams, document } = self;
-        let limits = engine.limits();
+        let Api { stores, settings, room, streams, document } = self;
+        let (limits, metrics) = (stores.limits(), stores.metrics());
         let origin = Origin::of(request, local)
             .ok_or_else(|| ApiError::ours_bad_request("there must be one Host, and it must be a host"))?;
         let query = Query::parse(request.uri.query().unwrap_or_default());
@@ -275,8 +275,8 @@ impl Api {
         let routed = route(&request.method, request.uri.path(), settings.access.doors());
         let need = routed.as_ref().map_or(Need::System, |(endpoint, _)| endpoint.need());
         let now_s = Clock.now_ms() / 1_000;
-        let default_hub = &settings.default_hub;
-        let caller = Caller { headers: &request.headers, query: &query, origin: &origin, default_hub, now_s };
+        let target = query.target(&settings.default_hub, stores.names());
+        let caller = Caller { headers: &request.headers, query: &query, origin: &origin, target: target.as_ref().ok(), now_s };
         settings.access.check(need, caller)?;
         let (endpoint, operation) = routed?;
         *found = Some((endpoint.name(), operation));
@@ -287,119 +287,125 @@ impl Api {
         let origin = if has_webhooks { origin } else { origin.for_workers() };
         match endpoint {
             Endpoint::Start { function, instance } => {
-                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let target = target.map_err(ApiError::bad_argument)?;
                 let call = StartCall::of(function, instance, &query, &request.headers, settings.existing)?;
                 let read = room.read(body, limits.payload_bytes_max, "payload_bytes_max", ApiError::unavailable);
                 let call = call.with_body(read.await?)?;
                 let wanted = Wanted::of(&query, settings.edition, Door::Webhooks);
                 let links = Links::new(&origin, &target, settings.access.instance_pass(now_s));
-                start::start(self.hub(&target), call, &links, Waiting { wanted, draining, metrics: engine.metrics() }).await
+                start::start(self.hub(&target), call, &links, Waiting { wanted, draining, metrics }).await
             }
             Endpoint::Status { instance, door } => {
-                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let target = target.map_err(ApiError::bad_argument)?;
                 let (wanted, hub) = (Wanted::of(&query, settings.edition, door), self.hub(&target));
                 if stream::is_asked_for(&request.headers) {
                     let (show, headers) = (wanted.show, &request.headers);
-                    return streams.open(hub.as_deref(), &instance, show, headers, draining, engine.metrics()).await;
+                    return streams.open(hub.as_deref(), &instance, show, headers, draining, metrics).await;
                 }
                 let url = origin.url_of(&request.uri);
-                let long_poll = status::long_poll(&query, limits, draining, engine.metrics());
+                let long_poll = status::long_poll(&query, limits, draining, metrics);
                 status::status(hub.as_deref(), &instance, wanted, &url, long_poll).await
             }
             Endpoint::List => {
-                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let target = target.map_err(ApiError::bad_argument)?;
                 let call = ListCall::of(&query, &request.headers)?;
                 list::list(self.hub(&target).as_deref(), call).await
             }
             Endpoint::Purge { instance } => {
-                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let target = target.map_err(ApiError::bad_argument)?;
                 purge::one(self.hub(&target).as_deref(), &instance).await
             }
             Endpoint::PurgeMany => {
-                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let target = target.map_err(ApiError::bad_argument)?;
                 purge::many(self.hub(&target).as_deref(), &query, draining).await
             }
             Endpoint::Restart { instance } => {
-                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let target = target.map_err(ApiError::bad_argument)?;
                 let call = RestartCall::of(&instance, &query)?;
                 let wanted = Wanted::of(&query, settings.edition, Door::Webhooks);
                 let links = Links::new(&origin, &target, settings.access.instance_pass(now_s));
-                restart::restart(self.hub(&target), call, &links, Waiting { wanted, draining, metrics: engine.metrics() }).await
+                restart::restart(self.hub(&target), call, &links, Waiting { wanted, draining, metrics }).await
             }
             Endpoint::Raise { instance, event } => {
-                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let target = target.map_err(ApiError::bad_argument)?;
                 let call = RaiseCall::of(self.hub(&target), &instance, event, &request.headers).await?;
                 let read = room.read(body, limits.payload_bytes_max, "payload_bytes_max", ApiError::unavailable);
                 control::raise(call, read.await?).await
             }
             Endpoint::Terminate { instance } => {
-                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let target = target.map_err(ApiError::bad_argument)?;
                 control::terminate(self.hub(&target), &instance, &query).await
             }
             Endpoint::Suspend { instance } => {
-                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let target = target.map_err(ApiError::bad_argument)?;
                 control::suspend(self.hub(&target), &instance, &query).await
             }
             Endpoint::Resume { instance } => {
-                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let target = target.map_err(ApiError::bad_argument)?;
                 control::resume(self.hub(&target), &instance, &query).await
             }
             Endpoint::Rewind { instance } => {
-                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let target = target.map_err(ApiError::bad_argument)?;
                 control::rewind(self.hub(&target), &instance, &query).await
             }
             Endpoint::MakePrimary => Ok(operations::make_primary()),
             Endpoint::Logs { instance } => {
-                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let target = target.map_err(ApiError::bad_argument)?;
                 logs::logs(self.hub(&target), &instance, &query).await
             }
             Endpoint::Why { instance } => {
-                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let target = target.map_err(ApiError::bad_argument)?;
                 why::why(self.hub(&target).as_deref(), &instance).await
             }
             Endpoint::Query { instance, name } => {
-                let target = query.target(&settings.default_hub).map_err(ApiError::ours_bad_request)?;
+                let target = target.map_err(ApiError::ours_bad_request)?;
                 question::ask(self.hub(&target), &instance, name, &query).await
             }
             Endpoint::Upload { module } => {
-                let target = query.target(&settings.default_hub).map_err(ApiError::ours_bad_request)?;
+                let target = target.map_err(ApiError::ours_bad_request)?;
                 let module = module.parse().map_err(ApiError::ours_bad_request)?;
                 let read = room.read(body, limits.module_bytes_max, "module_bytes_max", ApiError::ours_unavailable);
-                modules::upload(engine, &target.hub, &module, read.await?.into()).await
+                modules::upload(self.engine(&target), &target.hub, &module, read.await?.into()).await
             }
-            Endpoint::Modules => modules::list(self.admin_hub(&query)?.as_deref()).await,
-            Endpoint::Module { module } => modules::one(self.admin_hub(&query)?.as_deref(), &module).await,
+            Endpoint::Modules => {
+                let target = target.map_err(ApiError::ours_bad_request)?;
+                modules::list(self.hub(&target).as_deref()).await
+            }
+            Endpoint::Module { module } => {
+                let target = target.map_err(ApiError::ours_bad_request)?;
+                modules::one(self.hub(&target).as_deref(), &module).await
+            }
             Endpoint::ModuleBytes { module, digest } => {
-                modules::bytes(self.admin_hub(&query)?.as_deref(), &module, &digest).await
+                let target = target.map_err(ApiError::ours_bad_request)?;
+                modules::bytes(self.hub(&target).as_deref(), &module, &digest).await
             }
             Endpoint::DeleteModule { module, digest } => {
-                let target = query.target(&settings.default_hub).map_err(ApiError::ours_bad_request)?;
-                modules::delete(engine, &target.hub, &module, digest.as_deref()).await
+                let target = target.map_err(ApiError::ours_bad_request)?;
+                modules::delete(self.engine(&target), &target.hub, &module, digest.as_deref()).await
             }
             Endpoint::Binding => {
-                let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
+                let target = target.map_err(ApiError::bad_argument)?;
                 let links = Links::new(&origin, &target, settings.access.hub_pass());
                 let elsewhere = settings.workers.map(|address| address.to_string());
                 let workers = if settings.access.doors().contains(&Door::Rpc) { Some(here) } else { elsewhere };
                 Ok(Reply::json(StatusCode::OK, &links.binding(workers.as_deref())))
             }
             Endpoint::Health => Ok(operations::health()),
-            Endpoint::Ready => Ok(operations::ready(engine, draining.has_begun())),
-            Endpoint::Metrics => operations::metrics(engine.clone()).await,
+            Endpoint::Ready => Ok(operations::ready(stores, draining.has_begun())),
+            Endpoint::Metrics => operations::metrics(stores.clone()).await,
             Endpoint::Document => {
-                let document = document.get_or_init(|| openapi::document(&settings.access));
+                let document = document.get_or_init(|| openapi::document(&settings.access, stores.names()));
                 Ok(Reply::bytes("application/json; charset=utf-8", document.clone()))
             }
         }
     }
 
-    fn hub(&self, target: &Target) -> Option<Arc<Hub>> {
-        self.engine.hub(&target.hub)
+    fn engine(&self, target: &Target) -> &Arc<Engine> {
+        self.stores.engine(&target.connection).expect("a target names one of our stores")
     }
 
-    fn admin_hub(&self, query: &Query) -> Result<Option<Arc<Hub>>, ApiError> {
-        let target = query.target(&self.settings.default_hub).map_err(ApiError::ours_bad_request)?;
-        Ok(self.hub(&target))
+    fn hub(&self, target: &Target) -> Option<Arc<Hub>> {
+        self.engine(target).hub(&target.hub)
     }
 }
 

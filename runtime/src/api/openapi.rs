@@ -13,6 +13,7 @@ use super::auth::{Access, Need};
 use super::description::{Answer, Body, Content, Family, Header, Kind, Operation, Parameter, Place};
 use super::links::Binding;
 use super::route::{Described, table};
+use crate::model::StoreName;
 
 /// What the parts of paths are.
 static PARTS: [Parameter; 6] = [
@@ -52,8 +53,9 @@ struct Document {
     components: Map<String, Value>,
 }
 
-/// The document as JSON, for a server that lets clients in by `access`.
-pub(super) fn document(access: &Access) -> Bytes {
+/// The document as JSON, for a server that lets clients in by `access` and has these `stores`.
+pub(super) fn document<'a>(access: &Access, stores: impl Iterator<Item = &'a StoreName>) -> Bytes {
+    let stores: Vec<&str> = stores.map(StoreName::as_str).chain([""]).collect();
     let mut settings = SchemaSettings::draft2020_12().for_serialize();
     settings.definitions_path = "/components/schemas".into();
     settings.meta_schema = None;
@@ -61,7 +63,7 @@ pub(super) fn document(access: &Access) -> Bytes {
     let mut paths: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
     for line in table(access.doors()) {
         let verb = line.method.as_str().to_ascii_lowercase();
-        paths.entry(path(&line)).or_default().insert(verb, operation(&line, access, &mut schemas));
+        paths.entry(path(&line)).or_default().insert(verb, operation(&line, access, &stores, &mut schemas));
     }
     let document = json!({
         "openapi": "3.1.0",
@@ -83,7 +85,7 @@ fn path(line: &Described) -> String {
 }
 
 /// Its ID is unique: behind every prefix but the first, that which generated URLs have, it ends with the name of the prefix.
-fn operation(line: &Described, access: &Access, schemas: &mut SchemaGenerator) -> Value {
+fn operation(line: &Described, access: &Access, stores: &[&str], schemas: &mut SchemaGenerator) -> Value {
     let Described { prefix, path, id, operation, endpoint, .. } = line;
     let Operation { summary, family, takes, body, answers } = operation;
     let first_part = prefix.and_then(|prefix| prefix.split('/').next());
@@ -92,7 +94,7 @@ fn operation(line: &Described, access: &Access, schemas: &mut SchemaGenerator) -
         "operationId": first_part.filter(|part| *part != "runtime").map_or_else(|| (*id).to_owned(), |part| format!("{id}_{part}")),
         "summary": summary,
         "tags": [prefix.unwrap_or("Dacapo")],
-        "parameters": parts(path).chain(takes.iter()).chain(family.takes()).map(parameter).collect::<Vec<_>>(),
+        "parameters": parts(path).chain(takes.iter()).chain(family.takes()).map(|it| parameter(it, stores)).collect::<Vec<_>>(),
         "responses": responses(answers.iter().chain(family.answers()).chain(body.answers()).chain(access.answers(need)), schemas),
         "security": access.security(need),
     });
@@ -111,7 +113,7 @@ fn parts(path: &'static str) -> impl Iterator<Item = &'static Parameter> {
     names.map(|name| PARTS.iter().find(|part| part.name == name).expect("the tests ask for the document"))
 }
 
-fn parameter(Parameter { name, place, kind, about, is_required }: &Parameter) -> Value {
+fn parameter(Parameter { name, place, kind, about, is_required }: &Parameter, stores: &[&str]) -> Value {
     let place = match place {
         Place::Path => "path",
         Place::Query => "query",
@@ -121,6 +123,7 @@ fn parameter(Parameter { name, place, kind, about, is_required }: &Parameter) ->
         Kind::Text => json!({ "type": "string" }),
         Kind::Matching(pattern, length_max) => json!({ "type": "string", "pattern": pattern, "maxLength": length_max }),
         Kind::OneOf(values) => json!({ "type": "string", "enum": values }),
+        Kind::Store => json!({ "type": "string", "enum": stores }),
         Kind::SomeOf(values) => json!({ "type": "array", "items": { "type": "string", "enum": values } }),
         Kind::Flag => json!({ "type": "boolean" }),
         Kind::Whole => json!({ "type": "integer" }),
@@ -267,7 +270,7 @@ mod tests {
     }
 
     fn parsed(access: &Access) -> Value {
-        serde_json::from_slice(&document(access)).unwrap()
+        serde_json::from_slice(&document(access, [StoreName::default_store()].iter())).unwrap()
     }
 
     fn described<'a>(document: &'a Value, line: &Described) -> &'a Value {

@@ -10,8 +10,9 @@ use serde::Serialize;
 use super::description::{Answer, Body, Family, Operation};
 use super::error::ApiError;
 use super::reply::Reply;
-use crate::engine::{Engine, Unready};
+use crate::engine::{Stores, Unready};
 use crate::metrics::CONTENT_TYPE;
+use crate::model::StoreName;
 
 /// Whether a server does its work.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -58,19 +59,24 @@ pub(super) static READY: Operation = Operation {
 
 /// `GET /readyz`: 200 when the server goes on with everything that is open, and its store takes writes; else 503 with what it waits for:
 /// `stopping`, `read_only` or `recovering`, and a sentence on each. Asks for no key, and costs nothing.
-pub(super) fn ready(engine: &Engine, is_stopping: bool) -> Reply {
-    let mut unready = engine.unready();
-    if is_stopping && !unready.contains(&Unready::Stopping) {
-        unready.insert(0, Unready::Stopping);
+pub(super) fn ready(stores: &Stores, is_stopping: bool) -> Reply {
+    let mut unready = stores.unready();
+    let is_known = unready.iter().any(|(_, unready)| *unready == Unready::Stopping);
+    if is_stopping && !is_known {
+        unready.insert(0, (None, Unready::Stopping));
     }
     readiness(&unready)
 }
 
-fn readiness(unready: &[Unready]) -> Reply {
+fn readiness(unready: &[(Option<&StoreName>, Unready)]) -> Reply {
     match unready.first() {
         None => Reply::json(StatusCode::OK, &Readiness { status: "ready", reasons: Vec::new() }),
-        Some(first) => {
-            let reasons = unready.iter().map(Unready::to_string).collect();
+        Some((_, first)) => {
+            let reason = |(store, unready): &(Option<&StoreName>, Unready)| match store {
+                None => unready.to_string(),
+                Some(store) => format!("store {store:?}: {unready}"),
+            };
+            let reasons = unready.iter().map(reason).collect();
             Reply::json(StatusCode::SERVICE_UNAVAILABLE, &Readiness { status: first.word(), reasons })
         }
     }
@@ -87,10 +93,10 @@ pub(super) static METRICS: Operation = Operation {
     ],
 };
 
-/// `GET /metrics`: 200 with counters and gauges in the text format that Prometheus reads.
-pub(super) async fn metrics(engine: Arc<Engine>) -> Result<Reply, ApiError> {
+/// `GET /metrics`: 200 with counters and gauges, all stores together, in the text format that Prometheus reads.
+pub(super) async fn metrics(stores: Arc<Stores>) -> Result<Reply, ApiError> {
     // It asks the file system, and takes locks.
-    let text = tokio::task::spawn_blocking(move || engine.metrics().text(&engine.sample())).await;
+    let text = tokio::task::spawn_blocking(move || stores.metrics().text(&stores.sample())).await;
     Ok(Reply::bytes(CONTENT_TYPE, text.map_err(ApiError::ours_internal)?.into()))
 }
 
@@ -101,7 +107,10 @@ mod tests {
 
     #[test]
     fn a_server_is_ready_or_says_why_it_is_not() {
-        let check = |unready: &[Unready], expected: &str| assert_eq!(readiness(unready).shown(), expected);
+        let check_all = |unready: &[_], expected: &str| assert_eq!(readiness(unready).shown(), expected);
+        let check = |unready: &[Unready], expected: &str| {
+            check_all(&unready.iter().map(|it| (None, *it)).collect::<Vec<_>>(), expected);
+        };
         check(&[], r#"200  {"status":"ready"}"#);
         check(
             &[Unready::Recovering],
@@ -114,6 +123,11 @@ mod tests {
         check(
             &[Unready::Refused(Refusal::Poisoned)],
             r#"503  {"status":"read_only","reasons":["a sync of the store has failed: nothing is written until the disk is in order and the server is restarted"]}"#,
+        );
+        let archive = "Archive".parse().unwrap();
+        check_all(
+            &[(Some(&archive), Unready::Refused(Refusal::Fenced))],
+            r#"503  {"status":"read_only","reasons":["store \"Archive\": another server has taken over the store: stop this one"]}"#,
         );
         check(
             &[Unready::Stopping, Unready::Refused(Refusal::Fenced)],

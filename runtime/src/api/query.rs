@@ -5,10 +5,7 @@ use jiff::civil::DateTime;
 use jiff::tz::Offset;
 
 use super::links::Target;
-use crate::model::{HubName, RuntimeStatus, TagError, Tags};
-
-/// The name of the one store that there is so far.
-const CONNECTION: &str = "Storage";
+use crate::model::{HubName, RuntimeStatus, StoreName, TagError, Tags};
 
 /// The statuses by their numbers on the wire, those too that nothing here ever has.
 pub(super) const STATUSES: [&str; 8] =
@@ -106,25 +103,47 @@ impl Query {
     /// # Errors
     /// If they break the rules of labels, or one is given twice.
     pub(super) fn tags(&self) -> Result<Tags, TagError> {
-        Tags::new(self.0.iter().filter_map(|(name, value)| Some((tag_name(name)?.to_owned(), value.clone()))))
+        Tags::new(self.labels())
     }
 
-    /// Which hub and which store are meant; blank or absent means the default one.
+    /// The labels of an instance that is to be started: those, and `version`, if the client gives one, as the contract has it.
+    ///
+    /// # Errors
+    /// As [`Self::tags`].
+    pub(super) fn tags_of_start(&self) -> Result<Tags, TagError> {
+        let version = self.text("version").filter(|version| !version.is_empty());
+        Tags::new(self.labels().chain(version.map(|version| ("version".to_owned(), version.to_owned()))))
+    }
+
+    fn labels(&self) -> impl Iterator<Item = (String, String)> {
+        self.0.iter().filter_map(|(name, value)| Some((tag_name(name)?.to_owned(), value.clone())))
+    }
+
+    /// Which hub and which of the `stores` are meant; blank or absent means the default one, which is the first store.
     ///
     /// # Errors
     /// If the hub's name is ill-formed or the store is none that is configured: one sentence that says so.
-    pub(super) fn target(&self, default_hub: &HubName) -> Result<Target, String> {
+    pub(super) fn target<'a>(
+        &self,
+        default_hub: &HubName,
+        mut stores: impl Iterator<Item = &'a StoreName> + Clone,
+    ) -> Result<Target, String> {
         let given = |name| self.text(name).filter(|value| !value.is_empty());
         let hub = match given("taskHub") {
             None => default_hub.clone(),
             Some(name) => name.parse().map_err(|error| format!("{error}"))?,
         };
-        match given("connection") {
-            Some(name) if !name.eq_ignore_ascii_case(CONNECTION) => {
-                Err(format!("connection {name:?} is not configured; there is {CONNECTION:?}, which is also the default"))
-            }
-            _ => Ok(Target { hub, connection: CONNECTION }),
-        }
+        let all = stores.clone();
+        let connection = match given("connection") {
+            None => stores.next(),
+            Some(name) => stores.find(|store| store.as_str().eq_ignore_ascii_case(name)),
+        };
+        let connection = connection.cloned().ok_or_else(|| {
+            let (name, all) =
+                (given("connection").unwrap_or_default(), all.map(|store| format!("{store:?}")).collect::<Vec<_>>());
+            format!("connection {name:?} is not configured; there is {}, of which the first is the default", all.join(", "))
+        })?;
+        Ok(Target { hub, connection })
     }
 }
 
@@ -281,9 +300,22 @@ mod tests {
     }
 
     #[test]
+    fn the_version_of_a_start_is_a_label() {
+        let shown = |query: &str| {
+            let tags = Query::parse(query).tags_of_start().map_err(|error| error.to_string())?;
+            Ok::<_, String>(tags.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" "))
+        };
+        assert_eq!(shown("VERSION=+2.0+&tag.shop=north"), Ok("shop=north version=2.0".into()));
+        assert_eq!(shown("version=+"), Ok(String::new()));
+        assert_eq!(shown("version=2&tag.version=2"), Err("tag \"version\" is given twice".into()));
+        assert_eq!(Query::parse("version=2").tags(), Ok(Tags::default()), "a list knows no version");
+    }
+
+    #[test]
     fn the_target_is_the_default_one_unless_named() {
         let check = |query: &str, expected: Result<&str, &str>| {
-            let seen = Query::parse(query).target(&HubName::default_hub());
+            let stores = [StoreName::default_store(), "Archive".parse().unwrap()];
+            let seen = Query::parse(query).target(&HubName::default_hub(), stores.iter());
             let seen = seen.map(|target| format!("{} {}", target.hub, target.connection));
             match expected {
                 Ok(target) => assert_eq!(seen.as_deref(), Ok(target), "{query}"),
@@ -295,7 +327,9 @@ mod tests {
         check("TASKHUB=Bakery&connection=storage", Ok("Bakery Storage"));
         check("taskHub=b-c", Err("task hub name \"b-c\" must be"));
         check("taskHub=Bakery&taskHub=Bakery", Err("task hub name"));
-        check("connection=Elsewhere", Err("connection \"Elsewhere\" is not configured"));
+        check("connection=+ARCHIVE+", Ok("DurableFunctionsHub Archive"));
+        check("connection=Elsewhere", Err("connection \"Elsewhere\" is not configured; there is \"Storage\", \"Archive\", of"));
+        check("connection=Archive&connection=Archive", Err("connection \"Archive,Archive\" is not configured"));
         check("connectionName=Elsewhere", Ok("DurableFunctionsHub Storage"));
     }
 }

@@ -52,7 +52,7 @@ impl StartCall {
         existing: Existing,
     ) -> Result<Self, ApiError> {
         let instance: Option<InstanceId> = instance.map(|id| id.parse()).transpose().map_err(ApiError::bad_argument)?;
-        let tags = query.tags().map_err(ApiError::bad_argument)?;
+        let tags = query.tags_of_start().map_err(ApiError::bad_argument)?;
         let (wait, key) = (wait(query)?, key(headers)?);
         let existing = if key.is_some() { Existing::Keep } else { existing };
         let request = StartRequest { function, instance, input: Payload::null(), tags, idempotency: None, existing };
@@ -95,6 +95,7 @@ pub(super) static START: Operation = Operation {
     takes: &[
         Parameter::query("timeout", Kind::Seconds, "How long to wait for the end; without it the answer comes at once."),
         Parameter::query("pollingInterval", Kind::Seconds, "Is only checked: it must not be longer than `timeout`."),
+        Parameter::query("version", Kind::Matching("^.{0,64}$", 64), "Kept as the label `version` of the instance."),
         Parameter::query("tags", Kind::Labels, "Labels of the instance, `tag.NAME=VALUE` each, by which lists can be filtered."),
         status::SHOW_HISTORY,
         status::SHOW_HISTORY_OUTPUT,
@@ -121,7 +122,7 @@ pub(super) static START: Operation = Operation {
 
 /// `POST {prefix}/orchestrators/{function}[/{instance}]` and `POST /api/orchestrators/…`: starts an instance.
 ///
-/// Each `tag.NAME=VALUE` in the query is a label of it. With the header `Idempotency-Key`, a start that is sent again answers with the
+/// Each `tag.NAME=VALUE` in the query is a label of it, and `version=VALUE` is the label `version`. With the header `Idempotency-Key`, a start that is sent again answers with the
 /// instance that the first one made, as long as that is stored; without an ID in the path, the key decides on it.
 ///
 /// 202 with the check-status object once the start is durable; the code runs later. With `timeout`, 200 and the bare output if

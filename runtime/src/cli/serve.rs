@@ -29,6 +29,8 @@ pub(super) struct Serve {
     /// The data directory
     ///
     /// Modules, histories and keys are kept there; it is made if it is not there.
+    ///
+    /// Further stores, each in a directory of its own, stand in the configuration.
     #[arg(long, value_name = "DIR", env = "DACAPO_DATA", hide_env_values = true, default_value = "./dacapo-data")]
     data: PathBuf,
 
@@ -50,7 +52,6 @@ pub(super) struct Serve {
     #[arg(long, value_name = "ADDR:PORT", env = "DACAPO_RPC_LISTEN", hide_env_values = true)]
     rpc_listen: Option<SocketAddr>,
 
-    /// Settings and limits, in TOML; all have defaults
     /// Hand out links that need no key
     ///
     /// Each URL in the answer to a start then carries a signature for one operation on that one
@@ -117,7 +118,7 @@ impl Serve {
             use_forwarded_host: config.use_forwarded_host,
         };
         let listener = TcpListener::bind(self.listen).with_context(|| format!("listen on {}", self.listen))?;
-        let server = Server::start(listener, workers, &self.data, config.limits, surroundings, settings)?;
+        let server = Server::start(listener, workers, &self.data, &config.stores, config.limits, surroundings, settings)?;
         let stop = server.stop_signal()?; // Before anybody knows where we are, so that nobody's signal comes too early.
 
         // For programs, which may have closed the other end.

@@ -16,9 +16,10 @@ use super::output::shell_word;
 use crate::api::auth::Access;
 use crate::api::{self, Api, ApiSettings};
 use crate::config::Config;
-use crate::engine::{Engine, EngineSettings};
+use crate::engine::{EngineSettings, StoreSettings, Stores};
 use crate::host::{Compiler, SurroundingsByHub};
 use crate::limits::Limits;
+use crate::model::StoreName;
 
 /// Where a server listens that was told nothing.
 pub(super) const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7071);
@@ -26,7 +27,7 @@ pub(super) const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCA
 /// A server that runs on threads of its own.
 pub(super) struct Server {
     runtime: Runtime,
-    engine: Arc<Engine>,
+    stores: Arc<Stores>,
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     serving: JoinHandle<std::io::Result<()>>,
@@ -38,24 +39,27 @@ pub(super) struct Server {
 type Serving = (oneshot::Sender<()>, JoinHandle<std::io::Result<()>>);
 
 impl Server {
-    /// Opens the store in the folder `data` and serves `listener`, and `workers` without keys, which is to be on a loopback address.
+    /// Opens the store in the folder `data`, and `others`, and serves `listener`, and `workers` without keys, which is to be on a loopback address.
     /// Activities get `surroundings`.
     pub(super) fn start(
         listener: TcpListener,
         workers: Option<TcpListener>,
         data: &Path,
+        others: &[(StoreName, StoreSettings)],
         limits: Limits,
         surroundings: SurroundingsByHub,
         settings: ApiSettings,
     ) -> Result<Self> {
         let compiler = Compiler::child().context("find this program, which is the compiler too")?;
-        let engine = Engine::open(EngineSettings { data: data.to_owned(), limits, compiler, surroundings })?;
+        let (data, metrics) = (data.to_owned(), Arc::default());
+        let stores = Stores::open(EngineSettings { data, limits, compiler, surroundings, metrics, share: 1 }, others)?;
+        let stores = Arc::new(stores);
         let address = listener.local_addr().context("ask for the port")?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start threads")?;
-        let api = Api::new(engine.clone(), settings);
+        let api = Api::new(stores.clone(), settings);
         let serving_workers = workers.map(|listener| serving(&runtime, listener, api.for_workers())).transpose()?;
         let (stop, serving) = serving(&runtime, listener, api)?;
-        Ok(Self { runtime, engine, address, stop, serving, serving_workers })
+        Ok(Self { runtime, stores, address, stop, serving, serving_workers })
     }
 
     /// The same without keys and with all settings as they are if nobody says otherwise. Only for a loopback address.
@@ -64,7 +68,7 @@ impl Server {
             Config::default();
         let (access, existing) = (Access::Open { hosts }, overridable_existing_instance_states.into());
         let settings = ApiSettings { access, edition, default_hub, existing, use_forwarded_host, workers: None };
-        Self::start(listener, None, data, limits, SurroundingsByHub::default(), settings)
+        Self::start(listener, None, data, &[], limits, SurroundingsByHub::default(), settings)
     }
 
     /// The server's URL, without a slash at the end.
@@ -98,7 +102,7 @@ impl Server {
         self.stop()
     }
 
-    /// Stops accepting, answers what is in hand, and closes the store.
+    /// Stops accepting, answers what is in hand, and closes the stores.
     pub(super) fn stop(self) -> Result<()> {
         let _ = self.stop.send(());
         let workers = self.serving_workers.map(|(stop, serving)| {
@@ -107,7 +111,7 @@ impl Server {
         });
         let served = self.runtime.block_on(self.serving);
         let workers_served = workers.map(|serving| self.runtime.block_on(serving));
-        self.engine.close();
+        self.stores.close();
         workers_served.transpose().context("serve workers")?.transpose().context("serve workers")?;
         served.context("serve")?.context("serve")
     }

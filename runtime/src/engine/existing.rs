@@ -123,7 +123,8 @@ impl From<ControlError> for StartError {
             | ControlError::NotFound
             | ControlError::Ended(_)
             | ControlError::Unfit(_)
-            | ControlError::Refused(_) => Self::Overloaded,
+            | ControlError::Refused(_)
+            | ControlError::Crowded { .. } => Self::Overloaded,
         }
     }
 }

@@ -115,13 +115,17 @@ impl Hub {
     /// Raises an event to an instance. Durable on return; it is there once, whether the instance waits for it or not.
     ///
     /// # Errors
-    /// As [`ControlError`] says.
+    /// As [`ControlError`] says; [`ControlError::Crowded`] if too much was raised to it that its code has not taken.
     pub async fn raise(&self, id: &InstanceId, name: String, payload: Payload) -> Result<(), ControlError> {
         if self.shell.machinery.is_overloaded() {
             return Err(ControlError::Overloaded);
         }
-        let input = |caller| Input::Raise { caller, instance: id.clone(), name: name.clone(), payload: payload.clone() };
-        self.tell(id, input).await
+        let unread_bytes_max = self.shell.machinery.limits.unread_event_bytes_max;
+        let raise = |caller| {
+            let (instance, name, payload) = (id.clone(), name.clone(), payload.clone());
+            Input::Raise { caller, instance, name, payload, unread_bytes_max }
+        };
+        self.tell(id, raise).await
     }
 
     /// Ends an instance: none of its code runs any more. Durable on return. Instances that it has started go on, but with `recursive` those that it
@@ -190,6 +194,10 @@ impl Hub {
                 Ok(Answer::Ended(end)) => return Err(ControlError::Ended(end.status())),
                 Ok(Answer::Unfit(status)) => return Err(ControlError::Unfit(status)),
                 Ok(Answer::Refused(why)) => return Err(ControlError::Refused(why)),
+                Ok(Answer::Crowded(bytes)) => {
+                    let max = self.shell.machinery.limits.unread_event_bytes_max;
+                    return Err(ControlError::Crowded { id: id.clone(), bytes, max });
+                }
                 Ok(Answer::Failed(error)) => return Err(ControlError::Store(error)),
                 // It has ended before, or was never there; or another one has just been started in its place.
                 Ok(Answer::NotOpen | Answer::Started | Answer::Exists(_)) => self.check_open(id).await?,

@@ -159,6 +159,11 @@ impl Instance {
         self.execution.as_ref().map_or(0, |execution| INSTANCE_BYTES + execution.bytes + TASK_BYTES * execution.open.len())
     }
 
+    /// How much memory the events take that are recorded and that no turn has taken, in bytes, about.
+    pub(super) fn unread_event_bytes(&self) -> usize {
+        self.execution.as_ref().map_or(0, |execution| execution.unread_event_bytes)
+    }
+
     /// It is durable that it has started.
     pub(super) fn started(&mut self, started: Started) {
         let execution = Execution::new(started);

@@ -31,6 +31,7 @@ mod shell;
 #[cfg(test)]
 mod simulation;
 mod step;
+mod stores;
 mod turns;
 mod verify;
 mod views;
@@ -52,6 +53,7 @@ pub use follow::{Asked, Fingerprint, Followed, FollowedEvent, Follower, Place};
 pub use hub::Hub;
 pub use queue::Bound;
 pub use readiness::Unready;
+pub use stores::{StoreSettings, Stores};
 pub use verify::{Report, VerifyError, verify};
 pub use views::{
     ControlError, DeleteError, Existing, InstancePage, InstanceView, ModuleVersion, ModuleView, PurgeError, Purged, QueryError,
@@ -64,7 +66,7 @@ use crate::clock::Clock;
 use crate::host::{Catalog, Compiler, Host, Module, ModuleError, SurroundingsByHub};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::model::{Digest, HubName, ModuleName};
+use crate::model::{Digest, HubName, ModuleName, StoreName};
 use crate::store::group::{Committer, Refusal};
 use crate::store::sqlite::SqliteStore;
 use crate::store::{HubRow, ModuleRow, Store, StoreError, Upload, Uploaded};
@@ -96,7 +98,7 @@ const DISCARD_EVERY: Duration = Duration::from_secs(3_600);
 const CLOSE_MAX: Duration = Duration::from_secs(3);
 
 /// What an engine needs to know before it starts.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct EngineSettings {
     /// The data directory: the store, and compiled code.
     pub data: PathBuf,
@@ -106,6 +108,10 @@ pub struct EngineSettings {
     pub compiler: Compiler,
     /// What each hub gives its activities.
     pub surroundings: SurroundingsByHub,
+    /// Where it counts, perhaps with others.
+    pub metrics: Arc<Metrics>,
+    /// How many engines this process has. What the kernel gives to a process, and the memory of guests that stay alive, they share evenly.
+    pub share: u32,
 }
 
 /// Why an engine did not start.
@@ -118,6 +124,16 @@ pub enum OpenError {
         data: PathBuf,
         /// Why.
         cause: StoreError,
+    },
+    /// Two stores cannot have the same files.
+    #[error("store {name:?} cannot have the directory {}, which store {other:?} has: give it one of its own", data.display())]
+    SameDirectory {
+        /// The data directory.
+        data: PathBuf,
+        /// The store that was to be opened.
+        name: StoreName,
+        /// The one that has it.
+        other: StoreName,
     },
     /// Guests cannot be run.
     #[error("cannot run guests: {0}")]
@@ -141,15 +157,14 @@ impl Engine {
     /// # Errors
     /// If the store, the room for guests or threads cannot be had.
     pub fn open(settings: EngineSettings) -> Result<Arc<Self>, OpenError> {
-        let EngineSettings { data, limits, compiler, surroundings } = settings;
+        let EngineSettings { data, limits, compiler, surroundings, metrics, share } = settings;
         let store_error = |cause| OpenError::Store { data: data.clone(), cause };
         let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&data).map_err(store_error)?);
         let cores = thread::available_parallelism().map_or(2, usize::from);
         // So many guests that compute for long do not hold up the others.
         let turns_max = 16 * cores;
-        let metrics = Arc::<Metrics>::default();
-        let host =
-            Host::new(&data.join("compiled"), &limits, u32::try_from(turns_max).unwrap_or(u32::MAX), compiler, metrics.clone())?;
+        let turns = u32::try_from(turns_max).unwrap_or(u32::MAX);
+        let host = Host::new(&data.join("compiled"), &limits, turns, share, compiler, metrics.clone())?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(cores)
             .thread_name("dacapo-activity")
@@ -158,7 +173,7 @@ impl Engine {
             .build()?;
         let machinery = Arc::new(Machinery {
             committer: Committer::with_metrics(store.clone(), metrics.clone()),
-            residents: Residents::new(host.residents_max() as usize, limits.residents_bytes_max),
+            residents: Residents::new(host.residents_max() as usize, limits.residents_bytes_max / u64::from(share)),
             host: Arc::new(host),
             turns: TurnPool::new(cores, turns_max),
             activities: Activities::new(runtime.handle().clone(), limits.activities_running_max, store.clone(), metrics.clone()),

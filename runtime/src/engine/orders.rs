@@ -35,6 +35,8 @@ pub enum Input {
         name: String,
         /// The event's value.
         payload: Payload,
+        /// How much may be recorded before it that no turn has taken, in bytes.
+        unread_bytes_max: usize,
     },
     /// Somebody wants an instance to end, to pause or to go on.
     Control {
@@ -398,4 +400,6 @@ pub enum Answer {
     Unfit(RuntimeStatus),
     /// It cannot be done, for this reason. Nothing has changed.
     Refused(String),
+    /// So many bytes of events are recorded that no turn has taken: there is no room for another one. Nothing has changed.
+    Crowded(usize),
 }

@@ -242,7 +242,10 @@ impl Partition {
             Input::StartChild(message, Ok(start)) => instance.contend(Starter::Message(message), *start, moment),
             Input::Wait(token, _) => instance.waiters.push(token),
             Input::Forget(token, _) => instance.forget(token),
-            Input::Raise { caller, name, payload, .. } => instance.raise(Some(caller), None, name, payload, moment),
+            Input::Raise { caller, name, payload, unread_bytes_max, .. } => match instance.unread_event_bytes() {
+                bytes if bytes > unread_bytes_max => moment.reply(caller, Answer::Crowded(bytes)),
+                _ => instance.raise(Some(caller), None, name, payload, moment),
+            },
             Input::Control { caller, wish, reason, .. } => match wish {
                 Wish::Terminate { recursive } => instance.terminate(Asker::Caller(caller), recursive, reason, moment),
                 Wish::Suspend => instance.pause(caller, true, reason, moment),

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -78,9 +78,6 @@ impl Machinery {
         self.committer.queued().max(self.turns.queued()).max(self.post.waiting()) >= self.limits.starts_queued_max
     }
 }
-
-/// How long to wait before something is tried again that failed on our side.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// With more effects than this, a turn thread carries them out: whoever had the input may be the one that commits for
 /// everybody.
@@ -385,25 +382,22 @@ impl Shell {
         Ok(())
     }
 
-    /// Hands a message to the partition that it is for. May have to read the store.
-    pub(super) fn hand_over(self: &Arc<Self>, message: Message) {
+    /// Hands a message to the partition that it is for. May have to read the store; gives the message back if that fails, so that it is tried
+    /// again later, before all that comes for the same instance.
+    pub(super) fn hand_over(self: &Arc<Self>, message: Message) -> Option<Message> {
         let partition = self.partition_of(&message.to);
         let input = match message.body {
             Body::Start { .. } => match self.child(&message) {
                 Ok(start) => Input::StartChild(Box::new(message), start),
                 Err(error) => {
                     tracing::error!("{} cannot be started now, which is tried again in a second: {error}", message.to);
-                    let shell = self.clone();
-                    self.machinery.handle.spawn(async move {
-                        tokio::time::sleep(RETRY).await;
-                        shell.machinery.post.send(&shell, message);
-                    });
-                    return;
+                    return Some(message);
                 }
             },
             _ => Input::Message(Box::new(message)),
         };
         self.deliver(partition, input);
+        None
     }
 
     /// What the message wants started: on the sender's code if that has the function, else on what is current. Or why there is nothing to

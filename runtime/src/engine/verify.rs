@@ -67,7 +67,7 @@ pub fn verify(data: &Path, limits: &Limits) -> Result<Report, VerifyError> {
     let store = SqliteStore::open(data)?;
     // One guest at a time: no room for residents is needed.
     let limits = Limits { residents_max: 1, ..limits.clone() };
-    let host = Host::new(&data.join("compiled"), &limits, 1, Compiler::InProcess, std::sync::Arc::default())?;
+    let host = Host::new(&data.join("compiled"), &limits, 1, 1, Compiler::InProcess, std::sync::Arc::default())?;
     let mut report = Report::default();
     for hub in store.hubs()? {
         let mut after = None;

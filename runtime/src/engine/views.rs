@@ -85,6 +85,19 @@ pub enum ControlError {
     /// It cannot be done, for this reason.
     #[error("{0}")]
     Refused(String),
+    /// Its code does not get to the events that are raised to it.
+    #[error(
+        "instance {id} has {bytes} bytes of events that its code has not taken, and gets no more beyond {max} (limit \
+         unread_event_bytes_max): resume it if it is suspended, or wait until its code gets to them"
+    )]
+    Crowded {
+        /// Which one.
+        id: InstanceId,
+        /// How much they take in memory.
+        bytes: usize,
+        /// The bound.
+        max: usize,
+    },
     /// The server has as much work queued as it can hold. Try again a little later.
     #[error("the server has too much work queued; try again in a moment")]
     Overloaded,

@@ -70,7 +70,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host that keeps compiled code in `cache`. `turns_max` is how many turns may run at once.
+    /// A host that keeps compiled code in `cache`. `turns_max` is how many turns may run at once, and `share` how many hosts this process has.
     ///
     /// # Errors
     /// If the folder or the address space for guests cannot be had.
@@ -78,10 +78,11 @@ impl Host {
         cache: &Path,
         limits: &Limits,
         turns_max: u32,
+        share: u32,
         compiler: Compiler,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ModuleError> {
-        let residents_max = engines::residents_max(limits);
+        let residents_max = (engines::residents_max(limits) / share).max(1);
         let internal = |error: String| ModuleError::Internal(error);
         Ok(Self {
             // Describing a module at upload takes a slot too.
@@ -96,7 +97,7 @@ impl Host {
             ready: Mutex::default(),
             making_ready: Mutex::default(),
             failed: Mutex::default(),
-            client: Client::new(descriptors::connections_max()),
+            client: Client::new((descriptors::connections_max() / share as usize).max(1)),
         })
     }
 
@@ -243,7 +244,7 @@ mod tests {
     fn refused(component: &str) -> String {
         let folder = tempfile::tempdir().unwrap();
         let limits = Limits { residents_max: 1, activities_running_max: 1, ..Limits::default() };
-        let host = Host::new(&folder.path().join("compiled"), &limits, 1, Compiler::InProcess, Arc::default()).unwrap();
+        let host = Host::new(&folder.path().join("compiled"), &limits, 1, 1, Compiler::InProcess, Arc::default()).unwrap();
         let bytes = wat::parse_str(component).unwrap();
         let digest = Digest::of(&bytes);
         let Err(ModuleError::Invalid(reason)) = host.module(digest, || Ok(bytes)) else { panic!("it is not refused") };

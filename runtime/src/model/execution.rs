@@ -50,7 +50,18 @@ impl Input {
             Self::Raised { payload, .. } => payload.text().len(),
         }
     }
+
+    /// How much memory it takes if it is an event from outside, in bytes, about.
+    fn event_bytes(&self) -> usize {
+        match self {
+            Self::Resolved { .. } => 0,
+            Self::Raised { name, payload, .. } => EVENT_BYTES + name.len() + payload.text().len(),
+        }
+    }
 }
+
+/// What an event from outside takes in memory beside its name and value, in bytes, about.
+const EVENT_BYTES: usize = 256;
 
 /// An execution as its history so far describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,6 +90,8 @@ pub struct Execution {
     pub bytes: usize,
     /// What is recorded, but no turn has taken yet; the oldest first.
     pub unread: VecDeque<Input>,
+    /// How much memory the events from outside take among that, in bytes, about.
+    pub unread_event_bytes: usize,
     /// None of its code may run for now.
     pub is_suspended: bool,
     /// It was rewound, and its last turn is to be played again.
@@ -128,6 +141,7 @@ impl Execution {
             timers: BTreeSet::new(),
             work: 0,
             unread: VecDeque::new(),
+            unread_event_bytes: 0,
             is_suspended: false,
             again: None,
             end: None,
@@ -171,7 +185,10 @@ impl Execution {
                 if consumes > self.unread.len() {
                     return corrupt(format!("it takes {consumes} inputs of {}", self.unread.len()));
                 }
-                self.bytes -= self.unread.drain(..consumes).map(|input| input.bytes()).sum::<usize>();
+                for input in self.unread.drain(..consumes) {
+                    self.bytes -= input.bytes();
+                    self.unread_event_bytes -= input.event_bytes();
+                }
                 self.turns += 1;
                 self.turn_at_ms = *at_ms;
                 self.again = None;
@@ -235,6 +252,7 @@ impl Execution {
         }
         if let Some(input) = Input::of(event, &mut self.raised) {
             self.bytes += input.bytes();
+            self.unread_event_bytes += input.event_bytes();
             self.unread.push_back(input);
         }
         self.latest_ms = self.latest_ms.max(event.at_ms());

@@ -84,22 +84,6 @@ impl HubName {
     }
 }
 
-impl PartialEq for HubName {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.eq_ignore_ascii_case(&other.0)
-    }
-}
-
-impl Eq for HubName {}
-
-impl Hash for HubName {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        for byte in self.0.bytes() {
-            state.write_u8(byte.to_ascii_lowercase());
-        }
-    }
-}
-
 impl FromStr for HubName {
     type Err = NameError;
 
@@ -114,6 +98,59 @@ impl FromStr for HubName {
         }
     }
 }
+
+/// The name of a store, as the configuration gives it and requests do as `connection`: 1 to 100 letters, digits, `-`, `_` and `.`, first a
+/// letter or digit. Case does not count.
+#[derive(Clone)]
+pub struct StoreName(Arc<str>);
+
+impl StoreName {
+    /// The store that is meant when a request names none.
+    pub fn default_store() -> Self {
+        Self("Storage".into())
+    }
+
+    /// The name as it is configured.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for StoreName {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if is_plain_name(text) {
+            Ok(Self(text.into()))
+        } else {
+            Err(NameError(format!(
+                "store name {text:?} must be 1 to 100 letters, digits, '-', '_' or '.', and start with a letter or digit"
+            )))
+        }
+    }
+}
+
+macro_rules! caseless_name {
+    ($($name:ident),*) => {$(
+        impl PartialEq for $name {
+            fn eq(&self, other: &Self) -> bool {
+                self.0.eq_ignore_ascii_case(&other.0)
+            }
+        }
+
+        impl Eq for $name {}
+
+        impl Hash for $name {
+            fn hash<H: Hasher>(&self, state: &mut H) {
+                for byte in self.0.bytes() {
+                    state.write_u8(byte.to_ascii_lowercase());
+                }
+            }
+        }
+    )*};
+}
+
+caseless_name!(HubName, StoreName);
 
 /// A module's name within its hub: 1 to 100 letters, digits, `-`, `_` and `.`, first a letter or digit.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -130,10 +167,7 @@ impl FromStr for ModuleName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let fits = (1..=100).contains(&text.len())
-            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-        if fits {
+        if is_plain_name(text) {
             Ok(Self(text.into()))
         } else {
             Err(NameError(format!(
@@ -141,6 +175,13 @@ impl FromStr for ModuleName {
             )))
         }
     }
+}
+
+/// Whether a text is 1 to 100 letters, digits, `-`, `_` and `.`, first a letter or digit.
+fn is_plain_name(text: &str) -> bool {
+    (1..=100).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 macro_rules! text_name {
@@ -171,7 +212,7 @@ macro_rules! text_name {
     )*};
 }
 
-text_name!(InstanceId, HubName, ModuleName);
+text_name!(InstanceId, HubName, StoreName, ModuleName);
 
 /// The SHA-256 of a module's bytes, as they were uploaded.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -342,6 +383,15 @@ mod tests {
             assert!(bad.parse::<HubName>().is_err(), "{bad:?}");
         }
         assert_eq!("Bakery".parse::<HubName>(), "bAKERY".parse::<HubName>());
+    }
+
+    #[test]
+    fn store_names_are_one_word_without_case() {
+        for bad in ["", "-a", "a b", "a\nb", "a/b", "ü", &"x".repeat(101)] {
+            assert!(bad.parse::<StoreName>().is_err(), "{bad:?}");
+        }
+        assert_eq!("STORAGE".parse(), Ok(StoreName::default_store()));
+        assert_eq!("Archive_2.old".parse::<StoreName>().unwrap().as_str(), "Archive_2.old");
     }
 
     /// An instance must be found by every later version, so these numbers never change.

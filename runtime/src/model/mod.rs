@@ -23,7 +23,9 @@ pub use action::{Action, ActivityCall, Ask, ChildCall, ChildStart, HttpCall, Pro
 pub use event::{End, Event, LimitsInForce, Outcome, Started, Versions};
 pub use execution::{Again, CorruptHistory, Execution, Input};
 pub use failure::{Cause, Failure};
-pub use id::{Digest, ExecutionKey, Generation, HubKey, HubName, InstanceId, InstanceKey, MessageKey, ModuleName, Seed, TaskId};
+pub use id::{
+    Digest, ExecutionKey, Generation, HubKey, HubName, InstanceId, InstanceKey, MessageKey, ModuleName, Seed, StoreName, TaskId,
+};
 pub use idempotency::{Idempotency, IdempotencyKey};
 pub use lineage::{Continuation, Parent};
 pub use log::{LogLevel, LogLine, LogRecord};

@@ -367,7 +367,7 @@ impl<P: Programs> World<P> {
         self.events += 1;
         self.raising.insert(caller, (id.clone(), self.events));
         let payload = Payload::of(&self.events);
-        self.deliver(Input::Raise { caller, instance: id, name: name.into(), payload });
+        self.deliver(Input::Raise { caller, instance: id, name: name.into(), payload, unread_bytes_max: usize::MAX });
     }
 
     fn client_terminates(&mut self) {

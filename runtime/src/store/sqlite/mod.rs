@@ -167,7 +167,6 @@ impl Store for SqliteStore {
     }
 
     fn sweep_progress(&self, rows_max: usize) -> Result<usize, StoreError> {
-        // An execution that nobody needs now is not needed later, so that the writer need not look.
         let stale = read::stale_progress(&*self.readers.take()?, rows_max)?;
         if !stale.is_empty() {
             self.writing(|writer| writer.discard_progress(&stale))?;

@@ -234,11 +234,15 @@ pub(super) fn progress(conn: &Connection, execution: ExecutionKey, task: TaskId)
 
 /// The query of [`stale_progress`].
 pub(super) fn stale_progress_sql() -> String {
+    format!("SELECT execution, task FROM progress WHERE {} LIMIT ?1", is_stale())
+}
+
+/// Whether a row of progress is of an execution that has ended or is not that of any instance. A rewind may have it go on later.
+pub(super) fn is_stale() -> String {
     format!(
-        "SELECT execution, task FROM progress
-        WHERE NOT EXISTS (SELECT 1 FROM instance WHERE key = progress.execution AND instance.execution = key AND {OPEN})
+        "NOT EXISTS (SELECT 1 FROM instance WHERE key = progress.execution AND instance.execution = key AND {OPEN})
         AND NOT EXISTS (SELECT 1 FROM instance INDEXED BY instance_continued
-            WHERE instance.execution = progress.execution AND instance.{CONTINUED} AND {OPEN}) LIMIT ?1"
+            WHERE instance.execution = progress.execution AND instance.{CONTINUED} AND {OPEN})"
     )
 }
 

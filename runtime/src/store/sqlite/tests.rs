@@ -225,6 +225,21 @@ fn damaged_progress_is_an_error() {
     assert!(matches!(store.progress(execution, TaskId(0)), Err(StoreError::Corrupt(_))));
 }
 
+/// As a rewind does that comes between the look and the deletion.
+#[test]
+fn the_sweep_leaves_the_progress_of_an_execution_that_goes_on_again() {
+    let (_dir, store) = store();
+    let world = World::new(&store);
+    store.commit(&[world.create(1, "loaf"), world.create(2, "roll")]).unwrap();
+    store.commit(&[world.end(2, 1, RuntimeStatus::Failed)]).unwrap();
+    let rows = [1, 2].map(|n| (world.execution(n), TaskId(0)));
+    let said = rows.map(|(execution, task)| Progress { execution, task, payload: Payload::of(&"risen") });
+    store.save_progress(&said).unwrap();
+    store.writing(|writer| writer.discard_progress(&rows)).unwrap();
+    let is_there = rows.map(|(execution, task)| store.progress(execution, task).unwrap().is_some());
+    assert_eq!(is_there, [true, false]);
+}
+
 #[test]
 fn queries_use_the_indexes_made_for_them() {
     let (dir, _store) = store();

@@ -187,10 +187,11 @@ impl Writer {
         })
     }
 
-    /// Deletes these rows of progress.
+    /// Deletes these rows of progress, if they are still stale: an execution that had failed may have been rewound since they were found.
     pub(super) fn discard_progress(&mut self, of: &[(ExecutionKey, TaskId)]) -> Result<(), StoreError> {
         self.transact(|conn| {
-            let mut delete = conn.prepare_cached("DELETE FROM progress WHERE execution = ?1 AND task = ?2")?;
+            let delete = format!("DELETE FROM progress WHERE execution = ?1 AND task = ?2 AND {}", read::is_stale());
+            let mut delete = conn.prepare_cached(&delete)?;
             for (execution, task) in of {
                 delete.execute(params![execution.0, task.0])?;
             }
