@@ -30,7 +30,7 @@ fn used() -> Server {
     for id in ["ended", "continued", "failed"] {
         server.finished(id);
     }
-    eventually("the child", || { let s = server.status("child", ""); eprintln!("{s}"); (s.json()["runtimeStatus"] == "Running").then_some(()) });
+    eventually("the child", || (server.status("child", "").json()["runtimeStatus"] == "Running").then_some(()));
     server.kill();
     server
 }

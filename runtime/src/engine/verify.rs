@@ -317,7 +317,8 @@ impl Examination<'_> {
             match self.is_on_its_way(hub, row, task, &child) {
                 Ok(true) => (),
                 Ok(false) => {
-                    let what = format!("task {task} waits for sub-orchestration {child}, which is not there, nor is a word of it");
+                    let what =
+                        format!("task {task} waits for sub-orchestration {child}, which is not there, nor is a word of it");
                     self.note(Check::Children, of, what);
                 }
                 Err(error) => self.note(Check::Children, of, format!("sub-orchestration {child}: {error}")),

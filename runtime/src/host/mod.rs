@@ -243,7 +243,9 @@ mod tests {
     fn refused(component: &str) -> String {
         let folder = tempfile::tempdir().unwrap();
         let limits = Limits { residents_max: 1, activities_running_max: 1, ..Limits::default() };
-        let host = Host::new(CompiledCode::Kept(&folder.path().join("compiled")), &limits, 1, Compiler::InProcess, Arc::default()).unwrap();
+        let host =
+            Host::new(CompiledCode::Kept(&folder.path().join("compiled")), &limits, 1, Compiler::InProcess, Arc::default())
+                .unwrap();
         let bytes = wat::parse_str(component).unwrap();
         let digest = Digest::of(&bytes);
         let Err(ModuleError::Invalid(reason)) = host.module(digest, || Ok(bytes)) else { panic!("it is not refused") };

@@ -25,7 +25,10 @@ pub(super) fn differences(hub: &HubRow, row: &InstanceRow, execution: &Execution
         found.push("the row has other tags than the history".to_owned());
     }
     if (row.key == row.execution.instance()) != (started.continued == 0) {
-        found.push(format!("the history says that it continued as new {} times, and its number says otherwise", started.continued));
+        found.push(format!(
+            "the history says that it continued as new {} times, and its number says otherwise",
+            started.continued
+        ));
     }
     let (partition, _) = crate::model::ExecutionKey::range(hub.key, row.id.partition(hub.partitions));
     if row.execution.partition_range().0 != partition {

@@ -12,9 +12,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::{StoreError, connect, read};
-use crate::model::{
-    Body, Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey, Message, MessageKey, Parent, TaskId,
-};
+use crate::model::{Body, Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey, Message, MessageKey, Parent, TaskId};
 use crate::store::schema::{self, MIGRATIONS, OPEN, PARTITIONS};
 use crate::store::{HubRow, InstanceRow, ModuleRow};
 
@@ -167,10 +165,7 @@ impl Inspector {
 
     /// The messages behind `after`, each as it could be read; an empty page says that there is no more. Those that are about a task are
     /// noted, see [`Inspector::is_on_its_way`].
-    pub fn messages(
-        &self,
-        after: Option<MessageKey>,
-    ) -> Result<Vec<(MessageKey, Result<Message, StoreError>)>, StoreError> {
+    pub fn messages(&self, after: Option<MessageKey>) -> Result<Vec<(MessageKey, Result<Message, StoreError>)>, StoreError> {
         let sql = "SELECT id, recipient, body FROM inbox WHERE id > ?1 ORDER BY id LIMIT ?2";
         let after = after.map_or(i64::MIN, |key| key.0);
         let rows = read::all(&self.conn, sql, params![after, INBOX_PAGE as i64], |row| {
