@@ -21,3 +21,4 @@ mod residents;
 mod serve;
 mod support;
 mod tidy;
+mod verify;

@@ -96,6 +96,6 @@ fn a_history_that_was_changed_does_not_replay() {
     changed[at + then.len() - 1] = b'7';
     fs::write(&store, changed).unwrap();
     let error = dacapo::engine::verify(&server.data(), &Limits::default()).unwrap_err().to_string();
-    assert!(error.contains("instance a") && error.contains("task 1"), "{error}");
+    assert!(error.contains("instance a of") && error.contains("it does not replay: task 1"), "{error}");
     fs::write(&store, original).unwrap();
 }

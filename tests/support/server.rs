@@ -233,7 +233,7 @@ impl Drop for Server {
             self.stop();
         }
         if let Err(error) = dacapo::engine::verify(&self.data(), &self.setup.limits) {
-            panic!("what the server has stored does not replay: {error:#}");
+            panic!("what the server has stored is not as it should be: {error:#}");
         }
     }
 }

@@ -36,6 +36,7 @@ mod status;
 mod suspend;
 mod tag;
 mod terminate;
+mod verify;
 mod watch;
 mod why;
 mod wire;
@@ -91,6 +92,7 @@ enum Command {
     Logs(logs::Logs),
     Modules(modules::Modules),
     Keys(keys::Keys),
+    Verify(verify::Verify),
     Completions(completions::Completions),
 }
 
@@ -155,6 +157,7 @@ impl Command {
             Self::Logs(logs) => logs.run(),
             Self::Modules(modules) => modules.run(),
             Self::Keys(keys) => keys.run(),
+            Self::Verify(verify) => verify.run(),
             Self::Completions(completions) => completions.run(),
         }
     }
@@ -276,6 +279,7 @@ mod tests {
             "dacapo purge --yes",
             "dacapo purge a --status Failed",
             "dacapo restart",
+            "dacapo verify",
         ] {
             assert_eq!(code(wrong), 2, "{wrong}");
         }

@@ -54,7 +54,7 @@ pub use hub::Hub;
 pub use queue::Bound;
 pub use readiness::Unready;
 pub use stores::{StoreSettings, Stores};
-pub use verify::{Report, VerifyError, verify};
+pub use verify::{Check, Finding, Progress, Report, VerifyError, examine, verify};
 pub use views::{
     ControlError, DeleteError, Existing, InstancePage, InstanceView, ModuleVersion, ModuleView, PurgeError, Purged, QueryError,
     StartError, StartRequest, UploadError, UploadedModule,
@@ -63,7 +63,7 @@ pub use watch::Watch;
 pub use why::{Child, Open, OpenTask, Stage, TOLD_MAX, Unread, What, Why, Work};
 
 use crate::clock::Clock;
-use crate::host::{Catalog, Compiler, Host, Module, ModuleError, SurroundingsByHub};
+use crate::host::{Catalog, CompiledCode, Compiler, Host, Module, ModuleError, SurroundingsByHub};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::model::{Digest, HubName, ModuleName, StoreName};
@@ -80,6 +80,9 @@ use post::Post;
 use residents::Residents;
 use rewind::Plans;
 use shell::{Machinery, Shell};
+
+/// Where compiled code is, in the data directory.
+const COMPILED: &str = "compiled";
 
 /// How many rows of superseded histories are deleted at once: little enough that live work does not notice.
 const SWEEP_ROWS: usize = 500;
@@ -164,7 +167,8 @@ impl Engine {
         // So many guests that compute for long do not hold up the others.
         let turns_max = 16 * cores;
         let turns = u32::try_from(turns_max).unwrap_or(u32::MAX);
-        let host = Host::new(&data.join("compiled"), &limits, turns, share, compiler, metrics.clone())?;
+        let compiled = data.join(COMPILED);
+        let host = Host::new(CompiledCode::Kept(&compiled), &limits, turns, share, compiler, metrics.clone())?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(cores)
             .thread_name("dacapo-activity")

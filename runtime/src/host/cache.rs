@@ -16,25 +16,48 @@ use wasmtime::component::Component;
 
 use crate::model::Digest;
 
+/// Where compiled code is kept, and whether by us.
+#[derive(Debug, Clone, Copy)]
+pub enum CompiledCode<'a> {
+    /// In this folder, which is made if it is not there.
+    Kept(&'a Path),
+    /// In this folder by somebody else, if it is there: nothing in it is changed.
+    Borrowed(&'a Path),
+}
+
+impl<'a> CompiledCode<'a> {
+    /// The folder.
+    pub(super) fn folder(self) -> &'a Path {
+        let (Self::Kept(folder) | Self::Borrowed(folder)) = self;
+        folder
+    }
+}
+
 /// The folder of compiled code.
 pub(super) struct Cache {
     folder: PathBuf,
+    keeps: bool,
 }
 
 impl Cache {
-    /// Opens the folder, and makes it if it is not there.
+    /// Opens the folder.
     ///
     /// # Errors
     /// If that is impossible, or somebody else could write there: what is in it runs as machine code.
-    pub(super) fn open(folder: &Path) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    pub(super) fn open(code: CompiledCode<'_>) -> io::Result<Self> {
+        let (folder, keeps) = (code.folder(), matches!(code, CompiledCode::Kept(_)));
+        if keeps {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        } else if !folder.exists() {
+            return Ok(Self { folder: folder.to_owned(), keeps }); // Nothing will be found there.
+        }
         let metadata = fs::metadata(folder)?;
         if metadata.uid() != rustix::process::geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
             let message = "compiled code is kept here, so this folder must belong to the user who runs the server and be closed to \
                            all others: delete it, or give it that owner and `chmod 700` it";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
         }
-        Ok(Self { folder: folder.to_owned() })
+        Ok(Self { folder: folder.to_owned(), keeps })
     }
 
     /// The code of `module` for `engine`, if it is here and undamaged.
@@ -48,7 +71,9 @@ impl Cache {
         let hash = Digest::of(&fs::read(&path).ok()?);
         if name != file_name(&prefix, hash) {
             tracing::warn!(file = %path.display(), "compiled code is damaged; the module is compiled again");
-            let _ = fs::remove_file(&path);
+            if self.keeps {
+                let _ = fs::remove_file(&path);
+            }
             return None;
         }
         // The mapping is of the file whose content was just compared with the hash in its name; only this user may write here.
@@ -57,12 +82,15 @@ impl Cache {
         code.inspect_err(|error| tracing::warn!(file = %path.display(), "compiled code cannot be mapped: {error:#}")).ok()
     }
 
-    /// Keeps the code of `module` for `engine`.
+    /// Keeps the code of `module` for `engine`, if the folder is ours.
     ///
     /// # Errors
     /// If the file cannot be written.
     pub(super) fn store(&self, module: Digest, engine: &Engine, code: &[u8]) -> io::Result<()> {
         static DRAFTS: AtomicU64 = AtomicU64::new(0);
+        if !self.keeps {
+            return Ok(());
+        }
         let path = self.folder.join(file_name(&prefix(module, engine), Digest::of(code)));
         // No two writers share a draft, in this process or in another.
         let draft = format!("{}-{}.unfinished", process::id(), DRAFTS.fetch_add(1, Ordering::Relaxed));
@@ -75,6 +103,9 @@ impl Cache {
 
     /// Deletes the code of `module` for all engines.
     pub(super) fn forget(&self, module: Digest) {
+        if !self.keeps {
+            return;
+        }
         let prefix = format!("{module}-");
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix))) {
@@ -118,17 +149,17 @@ mod tests {
     fn a_folder_that_others_may_open_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o750)).unwrap();
-        let error = Cache::open(folder.path()).err().unwrap().to_string();
+        let error = Cache::open(CompiledCode::Kept(folder.path())).err().unwrap().to_string();
         assert!(error.contains("chmod 700"), "{error}");
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
-        assert!(Cache::open(folder.path()).is_ok());
+        assert!(Cache::open(CompiledCode::Kept(folder.path())).is_ok());
     }
 
     #[test]
     fn many_who_keep_the_same_code_do_not_disturb_each_other_and_it_can_be_forgotten() {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("compiled");
-        let cache = Cache::open(&folder).unwrap();
+        let cache = Cache::open(CompiledCode::Kept(&folder)).unwrap();
         let engine = Engine::default();
         let component = Component::new(&engine, wat::parse_str("(component)").unwrap()).unwrap();
         let (module, code) = (Digest([1; 32]), component.serialize().unwrap());
@@ -144,5 +175,20 @@ mod tests {
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         cache.forget(module);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_borrowed_folder_is_read_and_not_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Engine::default();
+        let component = Component::new(&engine, wat::parse_str("(component)").unwrap()).unwrap();
+        let (module, code) = (Digest([1; 32]), component.serialize().unwrap());
+        let borrowed = Cache::open(CompiledCode::Borrowed(folder.path())).unwrap();
+        borrowed.store(module, &engine, &code).unwrap();
+        assert!(borrowed.load(module, &engine).is_none());
+        Cache::open(CompiledCode::Kept(folder.path())).unwrap().store(module, &engine, &code).unwrap();
+        borrowed.forget(module);
+        assert!(borrowed.load(module, &engine).is_some());
+        assert!(Cache::open(CompiledCode::Borrowed(Path::new("no/such/folder"))).unwrap().load(module, &engine).is_none());
     }
 }

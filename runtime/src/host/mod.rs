@@ -24,7 +24,6 @@ mod trace;
 mod wasi;
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -32,6 +31,7 @@ use wasmtime::Engine;
 use wasmtime::component::Component;
 
 pub use activity::Invocation;
+pub use cache::CompiledCode;
 pub use compiler::{COMMAND as COMPILER_COMMAND, Compiler, child_main as compiler_child_main};
 pub use fault::NoGuest;
 pub use heartbeat::Heartbeat;
@@ -70,12 +70,12 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host that keeps compiled code in `cache`. `turns_max` is how many turns may run at once, and `share` how many hosts this process has.
+    /// A host whose compiled code is where `code` says. `turns_max` is how many turns may run at once, and `share` how many hosts this process has.
     ///
     /// # Errors
     /// If the folder or the address space for guests cannot be had.
     pub fn new(
-        cache: &Path,
+        code: CompiledCode<'_>,
         limits: &Limits,
         turns_max: u32,
         share: u32,
@@ -93,7 +93,7 @@ impl Host {
             compiler,
             metrics,
             compiling: Places::new(),
-            cache: Cache::open(cache).map_err(|error| internal(format!("cannot open {}: {error}", cache.display())))?,
+            cache: Cache::open(code).map_err(|error| internal(format!("cannot open {}: {error}", code.folder().display())))?,
             ready: Mutex::default(),
             making_ready: Mutex::default(),
             failed: Mutex::default(),
@@ -244,7 +244,8 @@ mod tests {
     fn refused(component: &str) -> String {
         let folder = tempfile::tempdir().unwrap();
         let limits = Limits { residents_max: 1, activities_running_max: 1, ..Limits::default() };
-        let host = Host::new(&folder.path().join("compiled"), &limits, 1, 1, Compiler::InProcess, Arc::default()).unwrap();
+        let compiled = folder.path().join("compiled");
+        let host = Host::new(CompiledCode::Kept(&compiled), &limits, 1, 1, Compiler::InProcess, Arc::default()).unwrap();
         let bytes = wat::parse_str(component).unwrap();
         let digest = Digest::of(&bytes);
         let Err(ModuleError::Invalid(reason)) = host.module(digest, || Ok(bytes)) else { panic!("it is not refused") };

@@ -265,6 +265,17 @@ pub enum StoreError {
         /// What this program reads.
         known: i64,
     },
+    /// The file was written by an older version of this program, and was to stay as it is.
+    #[error(
+        "the store has schema version {found}, and this program reads version {known}: a server of this version brings it there when it \
+         starts; or use the program that wrote it"
+    )]
+    Older {
+        /// What the file says.
+        found: i64,
+        /// What this program reads.
+        known: i64,
+    },
     /// Another process has the store open.
     #[error("another process has {0} open; stop it first, or choose another data directory")]
     Locked(String),

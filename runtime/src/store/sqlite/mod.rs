@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod delete;
+mod inspect;
 mod list;
 mod read;
 mod write;
@@ -18,6 +19,8 @@ use std::time::Duration;
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+
+pub use self::inspect::{Amount, Inspector};
 
 use self::checkpoint::Checkpointer;
 use self::read::Readers;

@@ -468,7 +468,7 @@ pub(super) fn name<T: std::str::FromStr<Err: std::fmt::Display>>(row: &Row<'_>, 
     row.get::<_, String>(at)?.parse().map_err(|error: T::Err| StoreError::Corrupt(error.to_string()))
 }
 
-fn parse<'json, T: serde::Deserialize<'json>>(what: impl Display, json: &'json str) -> Result<T, StoreError> {
+pub(super) fn parse<'json, T: serde::Deserialize<'json>>(what: impl Display, json: &'json str) -> Result<T, StoreError> {
     serde_json::from_str(json).map_err(|error| StoreError::Corrupt(format!("{what}: {error}")))
 }
 
