@@ -1,29 +1,18 @@
 //! Can a guest or an upload harm the server, or another instance? Each is contained, and told what it did.
 
+mod answers;
+mod uploads;
+
 use dacapo::limits::Limits;
 use serde_json::{Value, json};
 
-use crate::support::server::HUB;
-use crate::support::{Client, P3, Server, Service, Setup, eventually, guests, wasm};
-
-/// Uploads what must not be taken, and returns the reason.
-#[track_caller]
-fn refused(server: &Server, module: &[u8]) -> String {
-    let reply = server.put("/admin/modules/bad", module);
-    assert_eq!((reply.status, reply.json()["error"]["code"].as_str()), (400, Some("invalid_module")), "{reply}");
-    assert_eq!(server.get("/admin/modules/bad").status, 404, "nothing is stored");
-    reply.json()["error"]["message"].as_str().expect("text").to_owned()
-}
+use crate::support::{Client, Server, Service, Setup, eventually};
 
 #[track_caller]
 fn assert_parts(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "{part:?} is not in {text:?}");
     }
-}
-
-fn text(module: &str) -> Vec<u8> {
-    wat::parse_str(module).unwrap_or_else(|error| panic!("{error}"))
 }
 
 /// Runs an orchestrator that must fail, and returns its failure as the history shows it.
@@ -40,129 +29,6 @@ fn failure(server: &Server, function: &str, input: &str) -> Value {
 
 fn quick_limits() -> Limits {
     Limits { turn_cpu_ms_max: 100, activity_ms_max: 200, tasks_max: 50, ..Limits::default() }
-}
-
-#[test]
-fn what_is_no_module_is_refused_with_the_reason() {
-    let mut server = Server::start();
-    let component = guests::hello_sequence();
-    assert_parts(&refused(&server, b""), &["not WebAssembly"]);
-    assert_parts(&refused(&server, b"#!/bin/sh"), &["not WebAssembly"]);
-    assert_parts(&refused(&server, b"\0asm\x02\0\0\0"), &["version"]);
-    assert_parts(&refused(&server, &component[..component.len() / 2]), &["not valid"]);
-    assert_parts(&refused(&server, &component[..9]), &["not valid"]);
-    assert_parts(&refused(&server, &text("(module (func (export \"run\")))")), &["catalog"]);
-    assert_parts(&refused(&server, &text("(module (import \"env\" \"go\" (func)))")), &["core module"]);
-    let mut spoiled = component.to_vec();
-    spoiled[component.len() / 3] ^= 0xff;
-    // Whatever that byte was, the server says something and goes on.
-    assert!(matches!(server.put("/admin/modules/spoiled", &spoiled).status, 200 | 201 | 400 | 409));
-    assert!(server.is_alive());
-}
-
-#[test]
-fn a_component_of_another_world_is_refused() {
-    let server = Server::start();
-    assert_parts(&refused(&server, &text("(component)")), &["does not export dacapo:guest/catalog@0.1.0"]);
-    let unknown = text(r#"(component (import "evil:door/open@1.0.0" (instance (export "go" (func)))))"#);
-    assert_parts(&refused(&server, &unknown), &["evil:door/open@1.0.0", "neither"]);
-    let later = text(r#"(component (import "dacapo:guest/log@9.0.0" (instance)))"#);
-    assert_parts(&refused(&server, &later), &["dacapo:guest/log@9.0.0"]);
-    let function = text(r#"(component (import "go" (func)))"#);
-    assert_parts(&refused(&server, &function), &["\"go\""]);
-    let preview3 = text(r#"(component (import "wasi:clocks/wall-clock@0.3.0" (instance)))"#);
-    assert_parts(&refused(&server, &preview3), &["wasi:clocks/wall-clock@0.3.0"]);
-}
-
-#[test]
-fn an_import_with_the_name_of_wasi_and_another_type_is_refused() {
-    let server = Server::start();
-    let liar =
-        text(r#"(component (import "wasi:random/random@0.2.0" (instance (export "get-random-u64" (func (result string))))))"#);
-    refused(&server, &liar);
-    let unknown = text(r#"(component (import "wasi:random/random@0.2.0" (instance (export "get-dice" (func (result u64))))))"#);
-    refused(&server, &unknown);
-}
-
-#[test]
-fn a_catalog_that_misbehaves_is_refused() {
-    let server = Setup::limits(quick_limits()).start();
-    let catalog = |describe: &str, rest: &str| wasm::module(describe, "unreachable", rest);
-    assert_parts(&refused(&server, &catalog("unreachable", "")), &["catalog", "unreachable"]);
-    assert_parts(&refused(&server, &catalog("(loop $again br $again) unreachable", "")), &["catalog", "turn_cpu_ms_max"]);
-    assert_parts(&refused(&server, &catalog("i32.const 0", "(func $start unreachable) (start $start)")), &["catalog"]);
-    assert_parts(&refused(&server, &catalog("i32.const 0x7fffffff", "")), &["catalog"]);
-    assert_parts(&refused(&server, &catalog("i32.const 0", "")), &["catalog is empty"]);
-    // A generator of 4 GiB.
-    let vast = r#"(data (i32.const 0) "\00\00\00\00\ff\ff\ff\ff")"#;
-    assert_parts(&refused(&server, &catalog("i32.const 0", vast)), &["catalog"]);
-    let grows = "(loop $again (br_if $again (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) unreachable";
-    assert_parts(&refused(&server, &catalog(grows, "")), &["guest_memory_bytes_max"]);
-    assert_eq!(server.output("Sequence", r#"{"count":1}"#), json!([0]));
-}
-
-#[test]
-fn a_module_that_is_larger_than_its_slot_is_refused() {
-    let server = Setup::limits(quick_limits()).start();
-    let vast = wasm::module("i32.const 0", "unreachable", "(table 1000000 funcref)");
-    refused(&server, &vast);
-}
-
-#[test]
-fn a_guest_that_answers_with_what_is_no_json_has_failed() {
-    let server = Server::start();
-    // Completed, with the text at address 512.
-    let liar = wasm::liar(&[0, 0, 0, 0, 0, 1, 0, 512, 8], r#"(data (i32.const 512) "not json")"#);
-    server.upload(HUB, "liar", &liar);
-    let failure = failure(&server, "Liar", "");
-    assert_eq!(failure["ErrorType"], "InvalidJson");
-    assert_parts(failure["ErrorMessage"].as_str().unwrap(), &["result", "not JSON"]);
-}
-
-#[test]
-fn a_guest_that_lies_about_task_numbers_has_failed() {
-    let server = Server::start();
-    // One action, at address 512: cancel task 7.
-    let liar = wasm::liar(&[512, 1, 0, 0, 0, 0, 0, 0, 0], r#"(data (i32.const 512) "\03\00\00\00\00\00\00\00\07\00\00\00")"#);
-    server.upload(HUB, "liar", &liar);
-    assert_parts(failure(&server, "Liar", "")["ErrorMessage"].as_str().unwrap(), &["cancels task 7"]);
-}
-
-#[test]
-fn a_custom_status_over_its_bound_has_failed() {
-    let server = Server::start();
-    // A custom status of 9,002 characters, which are two bytes each in UTF-16, at address 512.
-    let text = format!(r#"(data (i32.const 512) "\22{}\22")"#, "x".repeat(9_000));
-    server.upload(HUB, "liar", &wasm::liar(&[0, 0, 1, 512, 9_002, 0, 0, 0, 0], &text));
-    let failure = failure(&server, "Liar", "");
-    assert_eq!(failure["ErrorType"], "LimitExceeded");
-    assert_parts(failure["ErrorMessage"].as_str().unwrap(), &["custom status", "18004", "16384"]);
-}
-
-#[test]
-fn a_guest_that_asks_for_what_is_not_offered_has_failed() {
-    let server = Server::start();
-    // One action, at address 512: an extension with name and value at 600.
-    let extension = r#"(data (i32.const 512) "\0c\00\00\00\00\00\00\00\58\02\00\00\04\00\00\00\5c\02\00\00\04\00\00\00")
-        (data (i32.const 600) "warpnull")"#;
-    server.upload(HUB, "liar", &wasm::liar(&[512, 1, 0, 0, 0, 0, 0, 0, 0], extension));
-    let failure = failure(&server, "Liar", "");
-    assert_eq!(failure["ErrorType"], "NotOffered");
-    assert_parts(failure["ErrorMessage"].as_str().unwrap(), &["warp"]);
-}
-
-#[test]
-fn a_guest_that_points_outside_its_memory_has_failed() {
-    let server = Server::start();
-    for (number, progress) in
-        [[0, 0, 0, 0, 0, 1, 0, 65_000, 9_000], [512, u32::MAX, 0, 0, 0, 0, 0, 0, 0], [0, 0, 9, 0, 0, 9, 9, 0, 0]]
-            .into_iter()
-            .enumerate()
-    {
-        server.upload(&format!("Hub{number}"), "liar", &wasm::liar(&progress, ""));
-        let reply = server.post(&format!("{P3}/orchestrators/Liar/a?taskHub=Hub{number}&timeout=60"), "");
-        assert_eq!((reply.status, reply.json()["runtimeStatus"].as_str()), (200, Some("Failed")), "{progress:?}: {reply}");
-    }
 }
 
 #[test]
@@ -296,8 +162,17 @@ fn a_failure_that_is_caught_does_not_fail_the_instance() {
 
 /// The most memory that the server has had at once, in bytes.
 fn peak_bytes(server: &Server) -> u64 {
+    memory_bytes(server, "VmHWM:")
+}
+
+/// How much memory it has now, in bytes.
+fn resident_bytes(server: &Server) -> u64 {
+    memory_bytes(server, "VmRSS:")
+}
+
+fn memory_bytes(server: &Server, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.process_id())).expect("read about the server");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel counts it");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the kernel counts it");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
 }
 

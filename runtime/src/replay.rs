@@ -83,8 +83,8 @@ pub fn turn(
 /// Brings a fresh `guest` to where `history` ends, checking every recorded turn on the way. Its code is the one that runs the execution by
 /// now; turns of other code, which ran before a rewind, are held to less.
 ///
-/// The last turn of an execution that ended with the guest at fault is not played: it has no result to compare with. Nor is the last turn before a
-/// rewind, which the next turn repeats.
+/// The last turn of an execution that ended with the guest at fault is not played: it has no result to compare with. If that was the only one, the
+/// guest may be at fault before it too. Nor is the last turn before a rewind played, which the next turn repeats.
 ///
 /// # Errors
 /// As [`TurnError`] says; the guest is not to be used any more.
@@ -95,7 +95,11 @@ pub fn replay(history: &[Event], guest: &mut dyn Guest) -> Result<Execution, Tur
     };
     let moved = |event: &Event| if let Event::Rewound { module, .. } = event { *module } else { None };
     let code = rest.iter().rev().find_map(moved).unwrap_or(started.module);
-    guest.begin(started).map_err(TurnError::Fault)?;
+    if let Err(fault) = guest.begin(started)
+        && !is_at_fault_from_the_first(rest)
+    {
+        return Err(TurnError::Fault(fault));
+    }
     let mut execution = Execution::new(started.clone());
     for (position, event) in rest.iter().enumerate() {
         if let Event::TurnStarted { at_ms, consumes } = event {
@@ -204,6 +208,12 @@ fn outline(ask: &Ask) -> (&'static str, Option<&str>, Option<&InstanceId>, Optio
             Action::Http(_) => ("request", None, None, None),
         },
     }
+}
+
+/// Whether no turn of the guest has come to its end.
+fn is_at_fault_from_the_first(events: &[Event]) -> bool {
+    let turns = events.iter().filter(|event| matches!(event, Event::TurnStarted { .. })).count();
+    turns <= 1 && matches!(events.last(), Some(Event::Ended { end: End::Faulted(_), .. }))
 }
 
 /// The guest may only name tasks that it has asked for before.
