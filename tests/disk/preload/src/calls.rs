@@ -146,13 +146,7 @@ pub unsafe extern "C" fn rename(from: *const c_char, to: *const c_char) -> c_int
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn linkat(
-    from_at: c_int,
-    from: *const c_char,
-    to_at: c_int,
-    to: *const c_char,
-    flags: c_int,
-) -> c_int {
+pub unsafe extern "C" fn linkat(from_at: c_int, from: *const c_char, to_at: c_int, to: *const c_char, flags: c_int) -> c_int {
     let really = || unsafe { libc::syscall(libc::SYS_linkat, from_at, from, to_at, to, flags) as c_int };
     let Some((layer, name)) = (unsafe { named(to_at, to) }) else { return really() };
     let _watched = layer.lock();
