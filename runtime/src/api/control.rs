@@ -7,7 +7,7 @@ use hyper::header::{self, HeaderMap};
 
 use super::body::{Received, Share};
 use super::description::{Answer, Body, Family, Header, Kind, Operation, Parameter};
-use super::error::{self, ApiError};
+use super::error::ApiError;
 use super::query::Query;
 use super::reply::Reply;
 use crate::engine::{ControlError, Hub};
@@ -217,12 +217,8 @@ impl From<ControlError> for ApiError {
             ControlError::Unfit(_) | ControlError::Refused(_) => Self::invalid_operation(error),
             ControlError::Overloaded | ControlError::ShuttingDown | ControlError::Crowded { .. } => Self::unavailable(error),
             ControlError::Unreadable(_) => Self::internal(error),
-            ControlError::Store(_) => {
-                let number = error::log_failure(&error);
-                Self::unavailable(format!(
-                    "the store did not confirm it, so look at the instance before you try again; the server's log has the cause as \
-                     request {number}"
-                ))
+            ControlError::Store(cause) => {
+                Self::unconfirmed(cause, "the store did not confirm it, so look at the instance before you try again")
             }
         }
     }

@@ -11,6 +11,8 @@ use serde::Serialize;
 
 use super::reply::Reply;
 use crate::model::{Failure, Payload};
+use crate::store::StoreError;
+use crate::store::group::Refusal;
 
 /// How long a client should wait before it tries again what we had no room for, in seconds.
 const RETRY_AFTER_S: u32 = 1;
@@ -141,6 +143,17 @@ impl ApiError {
         Self { retry_after_s: Some(RETRY_AFTER_S), ..error }
     }
 
+    /// 503, long form: the store did not confirm what was asked. `advice` says what to make of that.
+    pub(super) fn unconfirmed(cause: &StoreError, advice: &str) -> Self {
+        match Refusal::of(cause) {
+            Some(refusal) => Self::unavailable(format_args!("{advice}; {refusal}")), // The log and `/readyz` say so too.
+            None => {
+                let number = log_failure(cause);
+                Self::unavailable(format_args!("{advice}; the server's log has the cause as request {number}"))
+            }
+        }
+    }
+
     /// 500, long form: a failure of ours.
     pub(super) fn internal(cause: impl Display) -> Self {
         let detail = internal_message(cause);
@@ -166,6 +179,11 @@ impl ApiError {
     /// 503 outside the wire contract: to be tried again a moment later.
     pub(super) fn ours_unavailable(message: impl Display) -> Self {
         Self { retry_after_s: Some(RETRY_AFTER_S), ..Self::ours(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message) }
+    }
+
+    /// 503 outside the wire contract if the store takes no writes at all; else 500, a failure of ours.
+    pub(super) fn ours_unconfirmed(cause: &StoreError, whole: impl Display) -> Self {
+        Refusal::of(cause).map_or_else(|| Self::ours_internal(whole), Self::ours_unavailable)
     }
 
     /// 500 outside the wire contract: a failure of ours.

@@ -206,6 +206,7 @@ impl From<UploadError> for ApiError {
         match &error {
             UploadError::Invalid(_) => Self::ours(StatusCode::BAD_REQUEST, "invalid_module", error),
             UploadError::FunctionTaken { .. } => Self::ours(StatusCode::CONFLICT, "function_taken", error),
+            UploadError::Store(cause) => Self::ours_unconfirmed(cause, &error),
             UploadError::Internal(_) => Self::ours_internal(error),
         }
     }
@@ -217,6 +218,7 @@ impl From<DeleteError> for ApiError {
             DeleteError::Unknown => not_found(error.to_string()),
             DeleteError::Current => Self::ours(StatusCode::CONFLICT, "current", error),
             DeleteError::InUse { .. } => Self::ours(StatusCode::CONFLICT, "in_use", error),
+            DeleteError::Store(cause) => Self::ours_unconfirmed(cause, &error),
             DeleteError::Internal(_) => Self::ours_internal(error),
         }
     }

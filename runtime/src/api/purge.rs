@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Draining;
 use super::description::{Answer, Body, Family, Header, Kind, Operation, Parameter};
-use super::error::{self, ApiError};
+use super::error::ApiError;
 use super::query::{Query, STATUSES};
 use super::reply::Reply;
 use crate::engine::{Hub, PurgeError, Purged};
@@ -109,11 +109,8 @@ impl From<PurgeError> for ApiError {
         match &error {
             PurgeError::NotFound => Self::empty(StatusCode::NOT_FOUND),
             PurgeError::Open { .. } => Self::conflict(error),
-            PurgeError::Store(_) => {
-                let number = error::log_failure(&error);
-                Self::unavailable(format!(
-                    "the store did not confirm it, so some may be purged; ask again; the server's log has the cause as request {number}"
-                ))
+            PurgeError::Store(cause) => {
+                Self::unconfirmed(cause, "the store did not confirm it, so some may be purged; ask again")
             }
         }
     }

@@ -219,12 +219,9 @@ impl From<StartError> for ApiError {
             StartError::UnknownOrchestrator(_) => Self::bad_argument(error),
             StartError::InstanceExists { .. } | StartError::StartedOtherwise { .. } => Self::conflict(error),
             StartError::Overloaded | StartError::ShuttingDown => Self::unavailable(error),
-            StartError::Store(_) => {
-                let number = error::log_failure(&error);
-                Self::unavailable(format!(
-                    "the store did not confirm the start, so look whether the instance exists before you try again; \
-                     the server's log has the cause as request {number}"
-                ))
+            StartError::Store(cause) => {
+                let advice = "the store did not confirm the start, so look whether the instance exists before you try again";
+                Self::unconfirmed(cause, advice)
             }
         }
     }

@@ -35,7 +35,7 @@ impl Engine {
         let hub = self.hub(hub).ok_or(DeleteError::Unknown)?;
         let _no_upload = self.machinery.uploads.lock().unwrap_or_else(PoisonError::into_inner);
         let deletion = self.machinery.store.delete_module(hub.shell.row.key, name, digest);
-        match deletion.map_err(|error| DeleteError::Internal(error.to_string()))? {
+        match deletion? {
             Deletion::Unknown => Err(DeleteError::Unknown),
             Deletion::Current => Err(DeleteError::Current),
             Deletion::InUse { digest, count, some } => Err(DeleteError::InUse { digest, count, some }),

@@ -233,6 +233,7 @@ impl Engine {
                     discard_at = Instant::now() + DISCARD_EVERY;
                 }
                 let is_time_for_progress = sweep_progress_at <= Instant::now();
+                let was_refused = machinery.committer.refusal().is_some();
                 let work = move || {
                     if is_time && let Err(error) = discard_modules(&machinery) {
                         tracing::warn!("the bytes of deleted modules cannot be discarded now: {error}");
@@ -250,7 +251,9 @@ impl Engine {
                     swept
                 };
                 let swept = tokio::task::spawn_blocking(work).await;
-                if let Ok(Err(error)) = &swept {
+                if let Ok(Err(error)) = &swept
+                    && !was_refused
+                {
                     tracing::warn!("what nobody needs any more cannot be deleted now: {error}");
                 }
                 let is_full = matches!(swept, Ok(Ok(rows)) if rows >= SWEEP_ROWS);
@@ -308,7 +311,6 @@ impl Engine {
         bytes: &[u8],
         module: &Module,
     ) -> Result<UploadedModule, UploadError> {
-        let internal = |error: StoreError| UploadError::Internal(error.to_string());
         let Machinery { store, clock, .. } = &*self.machinery;
         let catalog = module.catalog();
         if let Some(hub) = self.hub(hub_name) {
@@ -316,13 +318,13 @@ impl Engine {
         }
         let catalog_json = serde_json::to_string(&**catalog).expect("a catalog is texts");
         let upload = Upload { hub: hub_name, name, digest, bytes, catalog: &catalog_json, at_ms: clock.now_ms() };
-        let uploaded = store.upload(&upload).map_err(internal)?;
+        let uploaded = store.upload(&upload)?;
         let hub = match self.hub(hub_name) {
             Some(hub) => hub,
-            None => self.add_hub(hub_name).map_err(internal)?,
+            None => self.add_hub(hub_name)?,
         };
         hub.set_current(name.clone(), digest, catalog.clone());
-        let version = hub.version(name, digest).map_err(internal)?;
+        let version = hub.version(name, digest)?;
         Ok(UploadedModule { new: uploaded == Uploaded::New, version })
     }
 

@@ -32,15 +32,11 @@ impl Unready {
 
 impl fmt::Display for Unready {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Recovering => "the server has been started and still reads which instances are open",
-            Self::Refused(Refusal::Full) => "the disk of the store is full: make room, and writing goes on by itself",
-            Self::Refused(Refusal::Poisoned) => {
-                "a sync of the store has failed: nothing is written until the disk is in order and the server is restarted"
-            }
-            Self::Refused(Refusal::Fenced) => "another server has taken over the store: stop this one",
-            Self::Stopping => "the server is shutting down",
-        })
+        match self {
+            Self::Recovering => f.write_str("the server has been started and still reads which instances are open"),
+            Self::Refused(refusal) => refusal.fmt(f),
+            Self::Stopping => f.write_str("the server is shutting down"),
+        }
     }
 }
 

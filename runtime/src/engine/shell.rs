@@ -35,7 +35,7 @@ use crate::limits::Limits;
 use crate::metrics::{GuestFault, Metrics};
 use crate::model::{Body, Digest, Execution, ExecutionKey, Failure, HttpCall, InstanceId, Message, MessageKey, Started, TaskId};
 use crate::replay::{Fault, TurnError};
-use crate::store::group::Committer;
+use crate::store::group::{Committer, Refusal};
 use crate::store::{HubRow, InstanceRow, Replaces, Store, StoreError};
 
 /// What all hubs of a server share.
@@ -304,7 +304,10 @@ impl Shell {
                     Input::Committed(execution, outcome)
                 }
                 Err(error) => {
-                    tracing::error!("a commit failed: {error}");
+                    // That nothing is written at all, the committer says once.
+                    if Refusal::of(&error).is_none() {
+                        tracing::error!("a commit failed: {error}");
+                    }
                     Input::CommitFailed(execution, error)
                 }
             };

@@ -192,7 +192,10 @@ pub enum UploadError {
         /// The module that has it.
         owner: String,
     },
-    /// The server could not do its part: the store, the compiler or the file system failed.
+    /// The store could not do its part.
+    #[error("the module could not be taken: {0}")]
+    Store(#[from] StoreError),
+    /// The server could not do its part: the compiler or the file system failed.
     #[error("the module could not be taken: {0}")]
     Internal(String),
 }
@@ -220,6 +223,9 @@ pub enum DeleteError {
         some: Vec<InstanceId>,
     },
     /// The store could not do its part.
+    #[error("the module could not be deleted: {0}")]
+    Store(#[from] StoreError),
+    /// The server could not do its part.
     #[error("the module could not be deleted: {0}")]
     Internal(String),
 }

@@ -95,10 +95,16 @@ impl Cache {
         // No two writers share a draft, in this process or in another.
         let draft = format!("{}-{}.unfinished", process::id(), DRAFTS.fetch_add(1, Ordering::Relaxed));
         let unfinished = path.with_extension(draft);
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
-        file.write_all(code)?;
-        drop(file);
-        fs::rename(unfinished, path)
+        let written = (|| {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished)?;
+            file.write_all(code)?;
+            drop(file);
+            fs::rename(&unfinished, path)
+        })();
+        if written.is_err() {
+            let _ = fs::remove_file(unfinished); // It only takes room, of which there may be none.
+        }
+        written
     }
 
     /// Deletes the code of `module` for all engines.

@@ -3,6 +3,7 @@
 //! Group commit stands here, once, above [`Store`]. Called by the engine's shell; calls a store.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,9 +33,22 @@ pub enum Refusal {
     Fenced,
 }
 
+impl fmt::Display for Refusal {
+    /// What an operator has to know and to do.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "the disk of the store is full: make room, and writing goes on by itself",
+            Self::Poisoned => {
+                "a sync of the store has failed: nothing is written until the disk is in order and the server is restarted"
+            }
+            Self::Fenced => "another server has taken over the store: stop this one",
+        })
+    }
+}
+
 impl Refusal {
     /// What `error` says of all commits; `None` if others may go through.
-    fn of(error: &StoreError) -> Option<Self> {
+    pub fn of(error: &StoreError) -> Option<Self> {
         match error {
             StoreError::Full => Some(Self::Full),
             StoreError::Poisoned(_) => Some(Self::Poisoned),
@@ -123,7 +137,13 @@ fn note(refusal: &Mutex<Option<Refusal>>, written: Result<(), &StoreError>) {
             some => some,
         },
     };
-    *refusal.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    let before = std::mem::replace(&mut *refusal.lock().unwrap_or_else(PoisonError::into_inner), now);
+    // Said once, however many commits hear of it.
+    match now {
+        Some(refusal) if before != now => tracing::error!("{refusal}"),
+        None if before.is_some() => tracing::info!("the store takes writes again"),
+        _ => (),
+    }
 }
 
 impl Drop for Committer {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -60,10 +60,16 @@ fn command(program: &Path) -> Result<Command> {
 impl Server {
     /// Starts one on a free port, with its data directory and log in `folder`.
     pub(crate) fn start(program: &Path, folder: &Path) -> Result<Self> {
+        Self::start_on(program, folder, |_| ())
+    }
+
+    /// The same with what `prepare` does to its command.
+    pub(crate) fn start_on(program: &Path, folder: &Path, prepare: impl FnOnce(&mut Command)) -> Result<Self> {
         let (data, log) = (folder.join("data"), folder.join("server.log"));
         let mut command = command(program)?;
         command.args(["serve", "--no-auth", "--listen", "127.0.0.1:0", "--data"]).arg(&data);
         command.stdin(Stdio::null()).stdout(Stdio::piped());
+        prepare(&mut command);
         command.stderr(File::create(&log).with_context(|| format!("make {}", log.display()))?);
         let mut child = command.spawn().with_context(|| format!("start {}", program.display()))?;
         let mut stdout = BufReader::new(child.stdout.take().context("take hold of what the server says")?);
@@ -102,11 +108,17 @@ impl Server {
     /// SIGTERM, and waits for a clean end.
     pub(crate) fn stop(&mut self) -> Result<()> {
         kill_process(Pid::from_child(&self.child), Signal::TERM).context("stop the server")?;
+        let status = self.ended()?;
+        ensure!(status.success(), "the server ended with {status}; {}", self.log());
+        Ok(())
+    }
+
+    /// Waits until it has ended, however it does.
+    pub(crate) fn ended(&mut self) -> Result<ExitStatus> {
         let deadline = Instant::now() + Duration::from_secs(STOP_S_MAX);
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait().context("wait for the server")? {
-                ensure!(status.success(), "the server ended with {status}; {}", self.log());
-                return Ok(());
+                return Ok(status);
             }
             sleep(Duration::from_millis(10));
         }

@@ -43,4 +43,14 @@ async fn sleep(ctx: Context, until_ms: u64) -> Result<()> {
     ctx.sleep_until(SystemTime::UNIX_EPOCH + Duration::from_millis(until_ms)).await
 }
 
-dacapo_guest::module!(sequence, fan_out, parent, sleep, say_hello);
+/// Waits for so many numbers, which are raised to it as `Number` one after the other, and returns them.
+#[orchestrator(name = "Collect")]
+async fn collect(ctx: Context, count: usize) -> Result<Vec<u64>> {
+    let mut numbers = Vec::with_capacity(count);
+    for _ in 0..count {
+        numbers.push(ctx.event("Number").await?);
+    }
+    Ok(numbers)
+}
+
+dacapo_guest::module!(sequence, fan_out, parent, sleep, collect, say_hello);
