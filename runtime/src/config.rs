@@ -31,6 +31,9 @@
 //! event_streams_max = 1_000
 //! status_wait_s_max = 300
 //! starts_queued_max = 10_000
+//! backlog_bytes_max = 536_870_912
+//! connections_max = 10_000
+//! stop_grace_ms = 15_000
 //! ```
 //!
 //! What the activities of a task hub get, which is nothing unless it stands here. The hub's name counts without regard to case:

@@ -7,7 +7,6 @@ mod cache;
 mod client;
 mod compiler;
 mod contract;
-mod descriptors;
 mod engines;
 mod fault;
 mod heartbeat;
@@ -96,7 +95,7 @@ impl Host {
             ready: Mutex::default(),
             making_ready: Mutex::default(),
             failed: Mutex::default(),
-            client: Client::new(descriptors::connections_max()),
+            client: Client::new(crate::descriptors::for_guests()),
         })
     }
 
