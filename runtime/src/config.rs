@@ -32,6 +32,9 @@
 //! event_streams_max = 1_000
 //! status_wait_s_max = 300
 //! starts_queued_max = 10_000
+//! backlog_bytes_max = 536_870_912
+//! connections_max = 10_000
+//! stop_grace_ms = 15_000
 //! ```
 //!
 //! Further stores, each with task hubs and modules of its own, which requests name with `connection=NAME`. The name counts without regard to

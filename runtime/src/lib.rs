@@ -2,12 +2,13 @@
 //! the module again from the top against that record.
 //!
 //! In reading order: [`model`] is the data, [`replay`] the heart, [`engine`] what drives it, [`host`] how guests run, [`store`] what
-//! is kept, [`api`] the HTTP side, [`cli`] the command line, [`metrics`] what all of them count. Arrows point that way only: `cli → api → engine → {host, store} → model`.
+//! is kept, [`api`] the HTTP side, [`cli`] the command line, [`metrics`] what all of them count, [`descriptors`] what the system allows. Arrows point that way only: `cli → api → engine → {host, store} → model`.
 
 pub mod api;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod descriptors;
 pub mod engine;
 pub mod host;
 pub mod limits;

@@ -62,8 +62,20 @@ pub struct Limits {
     /// How long a status request may wait for a change, in seconds; one that asks for more gets this much. Longer than what lies between
     /// client and server lets a connection be silent, as a rule.
     pub status_wait_s_max: u64,
-    /// How many commits, or turns, may wait before new starts and events are refused with 503.
+    /// How many commits, or turns, may wait before new starts and events are refused with 503. A machine that does a thousand instances in a
+    /// second is through with them in ten.
     pub starts_queued_max: usize,
+    /// How much may wait in memory before new starts are refused with 503, in bytes, about: instances that have something to do, their activities
+    /// in line and their commits. That is four executions that ask for as many activities as they may. From then on no new instance begins,
+    /// and from twice as much no turn is run, until activities and commits are done.
+    pub backlog_bytes_max: usize,
+    /// How many clients are connected at once. Each connection takes some 10 KB. Beyond that, the one whose client has kept the server waiting
+    /// for longest is closed to make room, be it idle or slow; if none does, new ones wait. The server lowers the bound to what its bound on
+    /// file descriptors (`ulimit -n`) allows.
+    pub connections_max: usize,
+    /// How long activities may go on once the server is asked to stop, in milliseconds; then they are stopped and run again at the next start.
+    /// With what else there is to do it has to fit into the 30 seconds that Kubernetes gives.
+    pub stop_grace_ms: u64,
 }
 
 /// How many things of the host a guest may hold at once: streams, pollables, requests and the like. Each takes memory of the host, which
@@ -127,6 +139,9 @@ impl Default for Limits {
             event_streams_max: 1_000,
             status_wait_s_max: 300,
             starts_queued_max: 10_000,
+            backlog_bytes_max: 512 << 20,
+            connections_max: 10_000,
+            stop_grace_ms: 15_000,
         }
     }
 }

@@ -38,6 +38,8 @@ pub struct Metrics {
     request_seconds: Family<Labels<1>, Histogram, fn() -> Histogram>,
     requests_waiting: Gauge,
     streams_open: Gauge,
+    connections_open: Gauge,
+    connections_dismissed: Counter,
     started: Counter,
     ended: Counters<1>,
     turn_seconds: Histogram,
@@ -58,6 +60,9 @@ pub struct Metrics {
 struct Sampled {
     commits_queued: Gauge,
     turns_queued: Gauge,
+    beginnings_queued: Gauge,
+    messages_queued: Gauge,
+    backlog_bytes: Gauge,
     residents: Gauge,
     resident_bytes: Gauge,
     open_instances: Gauge,
@@ -73,6 +78,12 @@ pub struct Sample {
     pub commits_queued: usize,
     /// Jobs that wait for a turn thread.
     pub turns_queued: usize,
+    /// First turns of new instances among them.
+    pub beginnings_queued: usize,
+    /// Messages between instances that are on their way.
+    pub messages_queued: usize,
+    /// What all of this and the activities in line take in memory, in bytes, about.
+    pub backlog_bytes: usize,
     /// Guests that are alive between turns.
     pub residents: usize,
     /// The memory that counts against their bound, in bytes.
@@ -116,6 +127,8 @@ impl Default for Metrics {
             request_seconds: Family::new_with_constructor(histogram),
             requests_waiting: Gauge::default(),
             streams_open: Gauge::default(),
+            connections_open: Gauge::default(),
+            connections_dismissed: Counter::default(),
             started: Counter::default(),
             ended: Family::default(),
             turn_seconds: histogram(),
@@ -152,6 +165,16 @@ impl Metrics {
     /// A client follows an instance until the result is dropped.
     pub fn stream_is_open(&self) -> Held {
         Held::of(&self.streams_open)
+    }
+
+    /// A client is connected until the result is dropped.
+    pub fn connection_is_open(&self) -> Held {
+        Held::of(&self.connections_open)
+    }
+
+    /// A connection is closed to make room for another one.
+    pub fn connection_dismissed(&self) {
+        self.connections_dismissed.inc();
     }
 
     /// It is durable that an instance has started.
@@ -213,10 +236,14 @@ impl Metrics {
     pub fn text(&self, sample: &Sample) -> String {
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         let Sampled { cpu_seconds, process_bytes, .. } = &self.sampled;
-        let Sample { commits_queued, turns_queued, residents, resident_bytes, open_instances, wal_bytes } = *sample;
+        let Sample { commits_queued, turns_queued, beginnings_queued, messages_queued, backlog_bytes, .. } = *sample;
+        let Sample { residents, resident_bytes, open_instances, wal_bytes, .. } = *sample;
         for (gauge, value) in [
             (&self.sampled.commits_queued, commits_queued as u64),
             (&self.sampled.turns_queued, turns_queued as u64),
+            (&self.sampled.beginnings_queued, beginnings_queued as u64),
+            (&self.sampled.messages_queued, messages_queued as u64),
+            (&self.sampled.backlog_bytes, backlog_bytes as u64),
             (&self.sampled.residents, residents as u64),
             (&self.sampled.resident_bytes, resident_bytes as u64),
             (&self.sampled.open_instances, open_instances as u64),
@@ -257,6 +284,12 @@ impl Metrics {
             self.request_seconds.clone(),
         );
         ours.register("http_requests_waiting", "Requests that wait for an instance to change", self.requests_waiting.clone());
+        ours.register("http_connections_open", "Connections of clients", self.connections_open.clone());
+        ours.register(
+            "http_connections_dismissed",
+            "Connections closed to make room for others, as their clients kept the server waiting",
+            self.connections_dismissed.clone(),
+        );
         ours.register("http_streams_open", "Event streams that follow an instance", self.streams_open.clone());
         ours.register("instances_started", "Starts that are durable", self.started.clone());
         ours.register("instances_ended", "Ends that are durable", self.ended.clone());
@@ -264,6 +297,9 @@ impl Metrics {
         ours.register_with_unit("turn", "Time of a turn, its replay included", Unit::Seconds, self.turn_seconds.clone());
         ours.register("turns_replayed", "Turns whose guest had to be rebuilt by replay", self.replays.clone());
         ours.register("turns_queued", "Turns and other jobs that wait for a thread", s.turns_queued.clone());
+        ours.register("beginnings_queued", "First turns of new instances among them", s.beginnings_queued.clone());
+        ours.register("messages_queued", "Messages between instances that are on their way", s.messages_queued.clone());
+        ours.register_with_unit("backlog", "Instances and work that wait in memory, about", Unit::Bytes, s.backlog_bytes.clone());
         ours.register(
             "guest_faults",
             "Turns that came to nothing through the orchestrator's own doing",

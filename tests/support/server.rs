@@ -61,7 +61,11 @@ impl Setup {
         };
         let changed = limits.iter().filter(|(name, value)| defaults[*name] != **value);
         // What stands on its own comes before the first table.
-        let file = format!("{}\n[limits]\n", self.configuration);
+        let mut file = format!("{}\n[limits]\n", self.configuration);
+        if self.limits.stop_grace_ms == Limits::default().stop_grace_ms {
+            // What still runs when a test is over need not come to its end.
+            file.push_str("stop_grace_ms = 100\n");
+        }
         changed.fold(file, |file, (name, value)| file + &format!("{name} = {value}\n"))
     }
 }

@@ -7,6 +7,7 @@
 pub mod auth;
 mod body;
 pub mod capability;
+mod connections;
 mod control;
 mod description;
 mod error;
@@ -56,6 +57,7 @@ use tokio::time::{sleep, timeout};
 use self::auth::{Access, Caller, Need};
 use self::body::Room;
 use self::capability::Verb;
+use self::connections::{Connection, Connections, FromClient};
 use self::control::RaiseCall;
 use self::description::Operation;
 use self::error::ApiError;
@@ -85,9 +87,6 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 /// may say nothing.
 const WRITE_S_MAX: u64 = 60;
 
-/// How many connections are held at once; more wait in the system's backlog until one ends.
-const CONNECTIONS_MAX: usize = 10_000;
-
 /// How long requests in hand may take to end once the server is asked to stop, in seconds.
 const DRAIN_S_MAX: u64 = 5;
 
@@ -100,6 +99,7 @@ pub struct Api {
     settings: ApiSettings,
     room: Room,
     streams: Arc<Streams>,
+    connections: Connections,
     /// What it does, for programs; made when somebody first asks.
     document: OnceLock<Bytes>,
 }
@@ -119,6 +119,8 @@ pub struct ApiSettings {
     pub workers: Option<SocketAddr>,
     /// Whether generated URLs follow `X-Forwarded-Host` and `X-Forwarded-Proto`. Only behind a proxy that sets both.
     pub use_forwarded_host: bool,
+    /// How many clients are connected at once, on all listeners together.
+    pub connections_max: usize,
 }
 
 impl Api {
@@ -126,15 +128,16 @@ impl Api {
     pub fn new(stores: Arc<Stores>, settings: ApiSettings) -> Self {
         let room = Room::with(stores.limits().module_bytes_max.max(stores.limits().payload_bytes_max));
         let streams = Arc::new(Streams::at_most(stores.limits().event_streams_max));
-        Self { stores, settings, room, streams, document: OnceLock::new() }
+        let connections = Connections::at_most(settings.connections_max);
+        Self { stores, settings, room, streams, connections, document: OnceLock::new() }
     }
 
     /// The same for workers of this machine, by their prefix alone and without a key: for a loopback listener beside this one.
     pub fn for_workers(&self) -> Self {
         let settings = ApiSettings { access: Access::Workers, use_forwarded_host: false, workers: None, ..self.settings.clone() };
-        let Self { stores, room, streams, .. } = self;
-        let (stores, room, streams) = (stores.clone(), room.clone(), streams.clone());
-        Self { stores, settings, room, streams, document: OnceLock::new() }
+        let Self { stores, room, streams, connections, .. } = self;
+        let (stores, room, streams, connections) = (stores.clone(), room.clone(), streams.clone(), connections.clone());
+        Self { stores, settings, room, streams, connections, document: OnceLock::new() }
     }
 }
 
@@ -145,15 +148,17 @@ impl Api {
 pub async fn serve(listener: TcpListener, api: Arc<Api>, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     let local = listener.local_addr()?;
     let (stop, stopping) = watch::channel(false);
-    let mut connections = JoinSet::new();
+    let mut tasks = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
             () = &mut shutdown => break,
             // What ended is taken out, so that the set holds no more than what is open.
-            Some(_) = connections.join_next() => (),
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, _)) => _ = connections.spawn(connection(api.clone(), stream, local, Draining(stopping.clone()))),
+            Some(_) = tasks.join_next() => (),
+            accepted = accept(&listener, &api) => match accepted {
+                Ok((stream, connection)) => {
+                    _ = tasks.spawn(serve_one(api.clone(), stream, connection, local, Draining(stopping.clone())));
+                }
                 Err(error) => {
                     tracing::warn!("a connection could not be accepted: {error}");
                     sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
@@ -163,11 +168,22 @@ pub async fn serve(listener: TcpListener, api: Arc<Api>, shutdown: impl Future<O
     }
     drop(listener);
     stop.send_replace(true);
-    let drained = async { while connections.join_next().await.is_some() {} };
+    let drained = async { while tasks.join_next().await.is_some() {} };
     if timeout(Duration::from_secs(DRAIN_S_MAX), drained).await.is_err() {
-        tracing::warn!("{} connections were cut off at shutdown", connections.len());
+        tracing::warn!("{} connections were cut off at shutdown", tasks.len());
     }
     Ok(())
+}
+
+/// Accepts a connection when there is room for it, which another one may have to make.
+async fn accept(listener: &TcpListener, api: &Api) -> io::Result<(TcpStream, Arc<Connection>)> {
+    api.connections.room().await;
+    let (stream, _) = listener.accept().await?;
+    let (connection, one_goes) = api.connections.enter();
+    if one_goes {
+        api.stores.metrics().connection_dismissed();
+    }
+    Ok((stream, connection))
 }
 
 /// Knows when the server is asked to stop.
@@ -188,11 +204,12 @@ impl Draining {
 }
 
 /// Serves one connection to its end.
-async fn connection(api: Arc<Api>, stream: TcpStream, listener: SocketAddr, draining: Draining) {
+async fn serve_one(api: Arc<Api>, stream: TcpStream, standing: Arc<Connection>, listener: SocketAddr, draining: Draining) {
+    let _open = api.stores.metrics().connection_is_open();
     // Without this the system may hold an answer back until the client acknowledges the one before, for 40 ms.
     let _ = stream.set_nodelay(true);
     let local = stream.local_addr().unwrap_or(listener);
-    let service = service_fn(|request| respond(&api, request, local, &draining));
+    let service = service_fn(|request| respond(&api, request, &standing, local, &draining));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(HEAD_S_MAX))
@@ -202,6 +219,7 @@ async fn connection(api: Arc<Api>, stream: TcpStream, listener: SocketAddr, drai
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = standing.told_to_go() => return tracing::debug!("a connection made room for another one"),
         () = draining.begun() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -216,11 +234,13 @@ async fn connection(api: Arc<Api>, stream: TcpStream, listener: SocketAddr, drai
 async fn respond(
     api: &Api,
     request: Request<Incoming>,
+    connection: &Arc<Connection>,
     local: SocketAddr,
     draining: &Draining,
 ) -> Result<Response<ReplyBody>, Infallible> {
     let began = Instant::now();
-    let (parts, mut body) = request.into_parts();
+    let (parts, body) = request.into_parts();
+    let mut body = FromClient::new(body, connection.clone());
     let mut found = None;
     let answered = unpanicked(api.answer(&parts, &mut body, local, draining, &mut found)).await;
     let reply = answered.unwrap_or_else(|panic| Err(ApiError::internal(panic))).unwrap_or_else(ApiError::into_reply);
@@ -236,7 +256,7 @@ async fn respond(
     api.stores.metrics().request(endpoint, status, began.elapsed());
     // Not the query: it may hold a key.
     tracing::debug!(method = %parts.method, path = parts.uri.path(), status, "answered");
-    Ok(reply.into_response())
+    Ok(reply.into_response(body.into_work()))
 }
 
 /// Runs `future`; a panic inside ends it, and its message is the error.
@@ -260,12 +280,12 @@ impl Api {
     async fn answer(
         &self,
         request: &Parts,
-        body: &mut Incoming,
+        body: &mut FromClient<Incoming>,
         local: SocketAddr,
         draining: &Draining,
         found: &mut Option<(&'static str, &'static Operation)>,
     ) -> Result<Reply, ApiError> {
-        let Api { stores, settings, room, streams, document } = self;
+        let Api { stores, settings, room, streams, document, .. } = self;
         let (limits, metrics) = (stores.limits(), stores.metrics());
         let origin = Origin::of(request, local)
             .ok_or_else(|| ApiError::ours_bad_request("there must be one Host, and it must be a host"))?;

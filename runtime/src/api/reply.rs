@@ -7,6 +7,7 @@ use hyper::{HeaderMap, Response, StatusCode};
 use percent_encoding::{CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 
+use super::connections::AtWork;
 use super::stream::EventBody;
 
 /// A body as hyper takes it. One that is whole costs nothing for the others.
@@ -84,11 +85,11 @@ impl Reply {
         self.status
     }
 
-    /// As hyper wants it.
-    pub(super) fn into_response(self) -> Response<ReplyBody> {
+    /// As hyper wants it. The work for the request ends with that, unless a stream is a part of it.
+    pub(super) fn into_response(self, at_work: Option<AtWork>) -> Response<ReplyBody> {
         let mut response = Response::new(match self.body {
             Content::Whole(bytes) => Either::Left(Full::new(bytes)),
-            Content::Stream(body) => Either::Right(*body),
+            Content::Stream(body) => Either::Right(body.in_work(at_work)),
         });
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;

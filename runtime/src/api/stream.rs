@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::Draining;
+use super::connections::AtWork;
 use super::error::{self, ApiError};
 use super::history_view::{self, Show};
 use super::reply::Reply;
@@ -87,6 +88,7 @@ impl Streams {
                 next: Some(Box::pin(Source { follower, show, known }.next())),
                 keep_alive: Box::pin(sleep(Duration::from_secs(KEEP_ALIVE_S))),
                 draining: Box::pin(async move { draining.begun().await }),
+                _at_work: None,
                 _place: place,
                 _held: metrics.stream_is_open(),
             },
@@ -249,8 +251,17 @@ pub(super) struct EventBody {
     keep_alive: Pin<Box<Sleep>>,
     /// Done when the server is asked to stop.
     draining: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Nobody keeps the server waiting by listening.
+    _at_work: Option<AtWork>,
     _place: OwnedSemaphorePermit,
     _held: Held,
+}
+
+impl EventBody {
+    /// The same as a part of this work, which goes on as long as the stream.
+    pub(super) fn in_work(self, at_work: Option<AtWork>) -> Self {
+        Self { _at_work: at_work, ..self }
+    }
 }
 
 impl Body for EventBody {

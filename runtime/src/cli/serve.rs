@@ -15,11 +15,13 @@ use crate::api::auth::Access;
 use crate::api::capability::CapabilityLinks;
 use crate::api::keys::{self, Keys};
 use crate::config::Config;
+use crate::descriptors;
 use crate::host::SurroundingsByHub;
 
 /// Run a server until it gets SIGTERM or SIGINT (Ctrl-C)
 ///
-/// It then stops accepting, answers the requests in hand, and exits; a second signal exits at once,
+/// It then stops accepting, answers the requests in hand, lets the activities that run come to
+/// their end for some seconds (limit stop_grace_ms), and exits; a second signal exits at once,
 /// which loses nothing that was acknowledged.
 ///
 /// The first line on standard output is `listening on http://ADDR:PORT`.
@@ -116,6 +118,7 @@ impl Serve {
             default_hub: config.default_hub,
             existing: config.overridable_existing_instance_states.into(),
             use_forwarded_host: config.use_forwarded_host,
+            connections_max: descriptors::for_clients(config.limits.connections_max),
         };
         let listener = TcpListener::bind(self.listen).with_context(|| format!("listen on {}", self.listen))?;
         let server = Server::start(listener, workers, &self.data, &config.stores, config.limits, surroundings, settings)?;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tokio::runtime::Runtime;
@@ -16,6 +17,7 @@ use super::output::shell_word;
 use crate::api::auth::Access;
 use crate::api::{self, Api, ApiSettings};
 use crate::config::Config;
+use crate::descriptors;
 use crate::engine::{EngineSettings, StoreSettings, Stores};
 use crate::host::{Compiler, SurroundingsByHub};
 use crate::limits::Limits;
@@ -23,6 +25,12 @@ use crate::model::StoreName;
 
 /// Where a server listens that was told nothing.
 pub(super) const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7071);
+
+/// How long activities may go on when somebody stops a server that is only there for them, in milliseconds: they sit in front of it.
+const STOP_GRACE_MS: u64 = 1_000;
+
+/// How long what clients have asked for and nobody waits for any more, such as compiling, may hold up the end of the process.
+const BLOCKING_MAX: Duration = Duration::from_secs(1);
 
 /// A server that runs on threads of its own.
 pub(super) struct Server {
@@ -66,8 +74,10 @@ impl Server {
     pub(super) fn start_open(listener: TcpListener, data: &Path) -> Result<Self> {
         let Config { hosts, edition, default_hub, overridable_existing_instance_states, use_forwarded_host, limits, .. } =
             Config::default();
+        let limits = Limits { stop_grace_ms: STOP_GRACE_MS, ..limits };
         let (access, existing) = (Access::Open { hosts }, overridable_existing_instance_states.into());
-        let settings = ApiSettings { access, edition, default_hub, existing, use_forwarded_host, workers: None };
+        let connections_max = descriptors::for_clients(limits.connections_max);
+        let settings = ApiSettings { access, edition, default_hub, existing, use_forwarded_host, connections_max, workers: None };
         Self::start(listener, None, data, &[], limits, SurroundingsByHub::default(), settings)
     }
 
@@ -102,8 +112,9 @@ impl Server {
         self.stop()
     }
 
-    /// Stops accepting, answers what is in hand, and closes the stores.
+    /// Stops accepting, answers what is in hand, lets activities come to their end for a while, and closes the stores.
     pub(super) fn stop(self) -> Result<()> {
+        self.stores.drain();
         let _ = self.stop.send(());
         let workers = self.serving_workers.map(|(stop, serving)| {
             let _ = stop.send(());
@@ -112,6 +123,7 @@ impl Server {
         let served = self.runtime.block_on(self.serving);
         let workers_served = workers.map(|serving| self.runtime.block_on(serving));
         self.stores.close();
+        self.runtime.shutdown_timeout(BLOCKING_MAX);
         workers_served.transpose().context("serve workers")?.transpose().context("serve workers")?;
         served.context("serve")?.context("serve")
     }

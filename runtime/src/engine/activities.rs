@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use super::backlog::Backlog;
 pub(super) use super::crew::Done;
 use super::crew::{Crew, Key, Work};
 use super::heartbeats::Heartbeats;
@@ -48,9 +49,16 @@ pub(super) struct ActivityContext {
 }
 
 impl Activities {
-    /// At most `running_max` at once, on `runtime`. What they say of their progress is kept in `store`.
-    pub(super) fn new(runtime: Handle, running_max: u32, store: Arc<dyn Store>, metrics: Arc<Metrics>) -> Self {
-        Self { crew: Crew::new(runtime.clone(), running_max, metrics), heartbeats: Heartbeats::new(runtime, store) }
+    /// At most `running_max` at once, on `runtime`. What waits is a part of `backlog`; what they say of their progress is kept in `store`.
+    pub(super) fn new(
+        runtime: Handle,
+        running_max: u32,
+        store: Arc<dyn Store>,
+        metrics: Arc<Metrics>,
+        backlog: Arc<Backlog>,
+    ) -> Self {
+        let crew = Crew::new(runtime.clone(), running_max, metrics, backlog);
+        Self { crew, heartbeats: Heartbeats::new(runtime, store) }
     }
 
     /// Bounds the work of `hub`; to be called before it has any.
@@ -63,13 +71,14 @@ impl Activities {
     pub(super) fn run_activity(&self, context: ActivityContext, order: ActivityOrder, done: impl FnOnce(Done) + Send + 'static) {
         let (key, instance) = ((order.execution, order.task), order.instance.clone());
         let lane = Lane::new(context.hub, &order.call.name);
+        let bytes = order.call.input.text().len();
         let may_have_run = AtomicBool::new(order.recovered || order.call.attempt > 1);
         let call = Arc::new(Call { context, order, heartbeats: self.heartbeats.clone(), may_have_run });
         let run = move || {
             let call = call.clone();
             async move { call.run().await }
         };
-        self.crew.give(Work::new(key, instance, lane, run, done));
+        self.crew.give(Work::new(key, instance, lane, bytes, run, done));
     }
 
     /// Makes one HTTP request when it is its turn, as `request` does it, and hands what came of it to `done`, unless it is
@@ -82,16 +91,22 @@ impl Activities {
         done: impl FnOnce(Done) + Send + 'static,
     ) {
         let HttpOrder { execution, task, instance, call } = order;
+        let bytes = call.uri.len() + call.body.as_ref().map_or(0, String::len);
         let run = move || {
             let answer = request(call.clone());
             async move { Ok(Done { outcome: answer.await, ran: None, lines: Vec::new() }) }
         };
-        self.crew.give(Work::new((execution, task), instance, Lane::new(hub, HTTP_FUNCTION), run, done));
+        self.crew.give(Work::new((execution, task), instance, Lane::new(hub, HTTP_FUNCTION), bytes, run, done));
     }
 
     /// Tells an activity or a request to stop, wherever it is: see [`Crew::cancel`].
     pub(super) fn cancel(&self, key: Key) {
         self.crew.cancel(key);
+    }
+
+    /// How many run, or rest before they are tried again.
+    pub(super) fn busy(&self) -> usize {
+        self.crew.busy()
     }
 
     /// How far the work for a task is, if it is in hand.
@@ -233,7 +248,8 @@ mod tests {
     #[test]
     fn requests_stand_in_line_within_the_bound_on_their_function() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
-        let activities = Activities::new(runtime.handle().clone(), 8, Arc::new(MemoryStore::new()), Arc::default());
+        let backlog = Backlog::new(usize::MAX);
+        let activities = Activities::new(runtime.handle().clone(), 8, Arc::new(MemoryStore::new()), Arc::default(), backlog);
         let limits = toml::from_str("functions.\"BuiltIn::HttpActivity\".running_max = 1").unwrap();
         activities.add_hub(HubKey(1), limits);
         let (began, begins) = mpsc::channel();

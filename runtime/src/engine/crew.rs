@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::backlog::{Backlog, Share};
 use super::queue::{Lane, Queue};
 use super::why::Work as Stage;
 use crate::limits::WorkLimits;
@@ -23,6 +25,9 @@ use crate::model::{Digest, ExecutionKey, HubKey, InstanceId, LogLine, Outcome, T
 
 /// How long to wait before work is tried again that could not be done for a reason on our side.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// What a piece of work takes in memory beside its input, in bytes, about.
+const WORK_BYTES: usize = 1_024;
 
 /// Which task of which execution asked for the work.
 pub(super) type Key = (ExecutionKey, TaskId);
@@ -41,6 +46,8 @@ pub(super) struct Work {
     key: Key,
     instance: InstanceId,
     lane: Lane,
+    /// What it is done with, in bytes.
+    bytes: usize,
     run: Box<dyn FnMut() -> Run + Send>,
     done: Box<dyn FnOnce(Done) + Send>,
 }
@@ -49,16 +56,17 @@ pub(super) struct Work {
 type Run = Pin<Box<dyn Future<Output = Result<Done, String>> + Send>>;
 
 impl Work {
-    /// Work for this task of `instance`. `run` does it once, and is asked again if it could not be done; `done` takes what came
-    /// of it.
+    /// Work for this task of `instance`, on `bytes` of input. `run` does it once, and is asked again if it could not be done; `done` takes
+    /// what came of it.
     pub(super) fn new<R: Future<Output = Result<Done, String>> + Send + 'static>(
         key: Key,
         instance: InstanceId,
         lane: Lane,
+        bytes: usize,
         mut run: impl FnMut() -> R + Send + 'static,
         done: impl FnOnce(Done) + Send + 'static,
     ) -> Self {
-        Self { key, instance, lane, run: Box::new(move || Box::pin(run())), done: Box::new(done) }
+        Self { key, instance, lane, bytes, run: Box::new(move || Box::pin(run())), done: Box::new(done) }
     }
 }
 
@@ -71,6 +79,9 @@ pub(super) struct Crew {
 struct Shared {
     runtime: Handle,
     metrics: Arc<Metrics>,
+    backlog: Arc<Backlog>,
+    /// How much runs, rests, or has its answer taken to where it belongs.
+    busy: AtomicUsize,
     state: Mutex<State>,
 }
 
@@ -98,15 +109,15 @@ enum InHand {
 struct Job {
     work: Work,
     counted: ActivityInHand,
-    waits: Option<Held>,
+    waits: Option<(Held, Share)>,
 }
 
 impl Crew {
-    /// At most `running_max` at once, on `runtime`.
-    pub(super) fn new(runtime: Handle, running_max: u32, metrics: Arc<Metrics>) -> Self {
+    /// At most `running_max` at once, on `runtime`; what waits is a part of `backlog`, and when that stops, nothing more begins.
+    pub(super) fn new(runtime: Handle, running_max: u32, metrics: Arc<Metrics>, backlog: Arc<Backlog>) -> Self {
         let queue = Queue::new(running_max as usize);
         let state = Mutex::new(State { queue, in_hand: HashMap::new(), taken: 0, is_taking: false });
-        Self { shared: Arc::new(Shared { runtime, metrics, state }) }
+        Self { shared: Arc::new(Shared { runtime, metrics, backlog, busy: AtomicUsize::new(0), state }) }
     }
 
     /// Bounds the work of `hub`, before there is any.
@@ -122,8 +133,8 @@ impl Crew {
             drop(state);
             return;
         }
-        let metrics = &self.shared.metrics;
-        state.line_up(Job { work, counted: metrics.activity(), waits: Some(metrics.activity_waits()) });
+        let waits = Some(self.shared.waits(&work));
+        state.line_up(Job { work, counted: self.shared.metrics.activity(), waits });
         drop(state);
         self.shared.start();
     }
@@ -135,6 +146,11 @@ impl Crew {
             InHand::Waits(lane) => Stage::Queued(state.queue.bound(lane)),
             InHand::Runs { .. } => Stage::Running,
         })
+    }
+
+    /// How much runs, or rests before it is tried again.
+    pub(super) fn busy(&self) -> usize {
+        self.shared.busy.load(Ordering::Acquire)
     }
 
     /// Tells work to stop: what waits goes at once, what runs stops where it next waits, or within a tick of the epoch. No
@@ -174,6 +190,11 @@ impl Shared {
         })
     }
 
+    /// To be held while `work` waits.
+    fn waits(&self, work: &Work) -> (Held, Share) {
+        (self.metrics.activity_waits(), self.backlog.holding(WORK_BYTES + work.bytes))
+    }
+
     /// Starts all that may run now.
     fn start(self: &Arc<Self>) {
         let mut state = self.lock();
@@ -181,23 +202,26 @@ impl Shared {
             return; // Whoever does so looks again before it stops.
         }
         state.is_taking = true;
-        while let Some((_, mut job)) = state.queue.take() {
+        while !self.backlog.is_stopping()
+            && let Some((_, mut job)) = state.queue.take()
+        {
             let number = state.taken;
             state.taken += 1;
             let (stop, stopped) = oneshot::channel();
             state.in_hand.insert(job.work.key, InHand::Runs { number, _stop: stop });
             let place = Place { shared: self.clone(), lane: job.work.lane.clone() };
+            let busy = Busy::of(self.clone());
             // Without the lock: a runtime that is being shut down drops the task right here, and its place with it.
             drop(state);
             job.waits = None;
-            self.runtime.spawn(self.clone().run(job, number, place, stopped));
+            self.runtime.spawn(self.clone().run(job, number, (place, busy), stopped));
             state = self.lock();
         }
         state.is_taking = false;
     }
 
     /// Tries a job, unless it is stopped.
-    async fn run(self: Arc<Self>, mut job: Job, number: u64, place: Place, stopped: oneshot::Receiver<()>) {
+    async fn run(self: Arc<Self>, mut job: Job, number: u64, (place, _busy): (Place, Busy), stopped: oneshot::Receiver<()>) {
         let Work { key, instance, run, .. } = &mut job.work;
         let key = *key;
         let work = async {
@@ -231,7 +255,7 @@ impl Shared {
                 (job.work.done)(done);
             }
             Err(_) => {
-                job.waits = Some(self.metrics.activity_waits());
+                job.waits = Some(self.waits(&job.work));
                 state.line_up(job);
                 drop(state);
                 self.start();
@@ -250,6 +274,22 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.shared.lock().queue.done(&self.lane);
         self.shared.start();
+    }
+}
+
+/// Something is busy for as long as this lives.
+struct Busy(Arc<Shared>);
+
+impl Busy {
+    fn of(shared: Arc<Shared>) -> Self {
+        shared.busy.fetch_add(1, Ordering::AcqRel);
+        Self(shared)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -284,6 +324,7 @@ mod tests {
         runtime: Option<Runtime>,
         crew: Crew,
         metrics: Arc<Metrics>,
+        backlog: Arc<Backlog>,
         seen: Arc<(Mutex<Seen>, Condvar)>,
         /// Work that runs waits for a permit of it.
         gate: Arc<tokio::sync::Semaphore>,
@@ -299,9 +340,10 @@ mod tests {
         fn new(running_max: u32) -> Self {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
             let metrics = Arc::<Metrics>::default();
-            let crew = Crew::new(runtime.handle().clone(), running_max, metrics.clone());
+            let backlog = Backlog::new(usize::MAX);
+            let crew = Crew::new(runtime.handle().clone(), running_max, metrics.clone(), backlog.clone());
             let gate = Arc::new(tokio::sync::Semaphore::new(0));
-            Self { runtime: Some(runtime), crew, metrics, seen: Arc::default(), gate }
+            Self { runtime: Some(runtime), crew, metrics, backlog, seen: Arc::default(), gate }
         }
 
         /// Gives work that ends as soon as the gate lets it through.
@@ -327,7 +369,7 @@ mod tests {
             };
             let done = move |done: Done| note(&ended, |seen| seen.ended.push((key, done.outcome)));
             let lane = Lane::new(HubKey(1), "Mix");
-            self.crew.give(Work::new(key, "loaf-17".parse().unwrap(), lane, run, done));
+            self.crew.give(Work::new(key, "loaf-17".parse().unwrap(), lane, 6, run, done));
         }
 
         /// Waits until `condition` holds of what was seen.
@@ -406,6 +448,35 @@ mod tests {
         world.until_measured("dacapo_activities_finished_total{outcome=\"completed\"} 10001");
         let state = world.crew.shared.lock();
         assert!(state.in_hand.is_empty());
+    }
+
+    #[test]
+    fn what_waits_is_a_part_of_the_backlog_until_it_runs_or_is_cancelled() {
+        let world = World::new(1);
+        (0..4).for_each(|task| world.give(key(1, task)));
+        world.until_began(1);
+        assert_eq!(world.backlog.bytes(), 3 * (WORK_BYTES + 6));
+        world.crew.cancel(key(1, 3));
+        assert_eq!(world.backlog.bytes(), 2 * (WORK_BYTES + 6));
+        world.gate.add_permits(3);
+        world.until_ended(3);
+        assert_eq!(world.backlog.bytes(), 0);
+    }
+
+    #[test]
+    fn when_the_server_stops_what_runs_comes_to_its_end_and_nothing_begins() {
+        let world = World::new(1);
+        (0..3).for_each(|task| world.give(key(1, task)));
+        world.until_began(1);
+        world.backlog.stop();
+        world.gate.add_permits(3);
+        assert_eq!(world.until_ended(1).len(), 1);
+        let deadline = Instant::now() + PATIENCE;
+        while world.crew.busy() > 0 {
+            assert!(Instant::now() < deadline, "something is busy still");
+            std::thread::yield_now();
+        }
+        assert_eq!((world.until_began(1).len(), world.until_ended(1).len()), (1, 1));
     }
 
     #[test]

@@ -75,13 +75,13 @@ impl Hub {
         watch: &impl Fn(&InstanceId) -> Option<Watch>,
     ) -> Result<(InstanceId, Option<Watch>), StartError> {
         let machinery = &self.shell.machinery;
-        if machinery.is_overloaded() {
-            return Err(StartError::Overloaded);
-        }
         let StartRequest { function, instance, input, tags, idempotency, existing: _ } = request;
         let Some(Code { module, made_by }) = self.shell.current(&function) else {
             return Err(StartError::UnknownOrchestrator(function));
         };
+        if machinery.is_overloaded_for(module) {
+            return Err(StartError::Overloaded);
+        }
         let random: [u8; 48] = random();
         let part = |from: usize| -> [u8; 16] { random[from..from + 16].try_into().expect("16 of 48 bytes") };
         let id = instance.unwrap_or_else(|| InstanceId::from_random(part(0)));

@@ -63,6 +63,8 @@ pub(super) struct Instance {
     contenders: Vec<(Starter, Start)>,
     /// When the partition will look at it, in milliseconds since 1970; the partition's own note.
     pub(super) alarm_ms: Option<u64>,
+    /// How much it counts for among those that do not only wait, in bytes.
+    pub(super) busy_weight: usize,
 }
 
 /// What is in flight for an instance: at most one thing.
@@ -131,6 +133,7 @@ impl Instance {
             parked: Vec::new(),
             contenders: Vec::new(),
             alarm_ms: None,
+            busy_weight: 0,
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod activities;
 mod alarm;
+mod backlog;
 mod changes;
 mod crew;
 mod deletion;
@@ -42,7 +43,7 @@ mod why;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -72,6 +73,7 @@ use crate::store::sqlite::SqliteStore;
 use crate::store::{HubRow, ModuleRow, Store, StoreError, Upload, Uploaded};
 use activities::Activities;
 use alarm::Alarms;
+use backlog::Backlog;
 use deletion::discard_modules;
 use functions::Functions;
 use guest_log::GuestLog;
@@ -97,8 +99,12 @@ const SWEEP_PROGRESS_EVERY: Duration = Duration::from_secs(60);
 /// How often to look for modules that were deleted, and that no instance refers to any more.
 const DISCARD_EVERY: Duration = Duration::from_secs(3_600);
 
-/// How long to wait at the end for what is in hand.
+/// How long the turns that finished activities bring about may take at the end, and how long what is then in hand.
+const SETTLE_MAX: Duration = Duration::from_secs(2);
 const CLOSE_MAX: Duration = Duration::from_secs(3);
+
+/// How often to look meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// What an engine needs to know before it starts.
 #[derive(Clone)]
@@ -152,6 +158,8 @@ pub struct Engine {
     hubs: RwLock<HashMap<HubName, Arc<Hub>>>,
     /// Runs activities; taken out when the engine is closed.
     runtime: Mutex<Option<Runtime>>,
+    /// Since when it is about to stop.
+    draining: OnceLock<Instant>,
 }
 
 impl Engine {
@@ -175,12 +183,15 @@ impl Engine {
             .enable_time()
             .enable_io()
             .build()?;
+        let backlog = Backlog::new(limits.backlog_bytes_max);
+        let activities = (runtime.handle().clone(), limits.activities_running_max);
         let machinery = Arc::new(Machinery {
             committer: Committer::with_metrics(store.clone(), metrics.clone()),
             residents: Residents::new(host.residents_max() as usize, limits.residents_bytes_max / u64::from(share)),
             host: Arc::new(host),
-            turns: TurnPool::new(cores, turns_max),
-            activities: Activities::new(runtime.handle().clone(), limits.activities_running_max, store.clone(), metrics.clone()),
+            turns: TurnPool::new(cores, turns_max, backlog.clone()),
+            activities: Activities::new(activities.0, activities.1, store.clone(), metrics.clone(), backlog.clone()),
+            backlog,
             alarms: Alarms::new(Clock)?,
             post: Post::new()?,
             plans: Plans::default(),
@@ -196,7 +207,8 @@ impl Engine {
             recovered: AtomicBool::new(false),
             uploads: Mutex::default(),
         });
-        let engine = Arc::new(Self { machinery, hubs: RwLock::default(), runtime: Mutex::new(Some(runtime)) });
+        let engine =
+            Arc::new(Self { machinery, hubs: RwLock::default(), runtime: Mutex::new(Some(runtime)), draining: OnceLock::new() });
         engine.open_hubs().map_err(store_error)?;
         due::watch(&engine)?;
         engine.sweep();
@@ -338,10 +350,24 @@ impl Engine {
         Ok(hub)
     }
 
-    /// Stops: running turns end and are recorded, activities are stopped where they are, the rest is dropped. What was acknowledged
-    /// is in the store and goes on at the next start. Blocks for a few seconds at most; not to be called on a thread of an
-    /// asynchronous runtime.
+    /// From now on no activity and no new instance begins, and the time runs that [`Engine::close`] leaves to those that do. Returns at once.
+    pub fn drain(&self) {
+        self.draining.get_or_init(Instant::now);
+        self.machinery.backlog.stop();
+    }
+
+    /// Stops: activities may end until the limit `stop_grace_ms` has passed since [`Engine::drain`], and what comes of them is recorded;
+    /// running turns end and are recorded; the rest is dropped. What was acknowledged is in the store and goes on at the next start. Blocks
+    /// for that limit and a few seconds at most; not to be called on a thread of an asynchronous runtime.
     pub fn close(&self) {
+        self.drain();
+        let Machinery { activities, turns, committer, limits, .. } = &*self.machinery;
+        let began = *self.draining.get_or_init(Instant::now);
+        let is_over = await_until(began + Duration::from_millis(limits.stop_grace_ms), || activities.busy() == 0);
+        if !is_over {
+            tracing::warn!("{} activities did not end within stop_grace_ms and run again at the next start", activities.busy());
+        }
+        await_until(Instant::now() + SETTLE_MAX, || !turns.has_begun_work() && committer.queued() == 0);
         let deadline = Instant::now() + CLOSE_MAX;
         self.machinery.turns.close();
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -349,10 +375,19 @@ impl Engine {
             runtime.shutdown_timeout(CLOSE_MAX / 2);
             self.machinery.activities.close();
         }
-        while (self.machinery.turns.is_busy() || self.machinery.committer.queued() > 0) && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(1));
-        }
+        await_until(deadline, || !turns.is_busy() && committer.queued() == 0);
     }
+}
+
+/// Waits until `condition` holds, until `deadline` at most. Whether it holds.
+fn await_until(deadline: Instant, condition: impl Fn() -> bool) -> bool {
+    while !condition() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(LOOK_AGAIN);
+    }
+    true
 }
 
 /// Gives up the messages that nobody takes any more. If that does not work now, it is tried again.

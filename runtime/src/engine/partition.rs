@@ -46,6 +46,8 @@ pub struct Partition {
     idle: LruCache<ExecutionKey, usize>,
     /// How heavy they are together.
     idle_weight: usize,
+    /// How heavy all others are together.
+    busy_weight: usize,
     idle_max: usize,
     /// It has just been read, and stays until what it was read for has been handed over.
     pinned: Option<ExecutionKey>,
@@ -112,6 +114,7 @@ impl Partition {
             armed_ms: None,
             idle: LruCache::unbounded(),
             idle_weight: 0,
+            busy_weight: 0,
             idle_max,
             pinned: None,
             horizon_ms: 0,
@@ -121,6 +124,11 @@ impl Partition {
     /// How many open instances are in memory.
     pub fn loaded_instances(&self) -> usize {
         self.instances.len()
+    }
+
+    /// How much memory those take that do not only wait for others, in bytes, about.
+    pub fn busy_weight(&self) -> usize {
+        self.busy_weight
     }
 
     /// Whether the answer of this task, which was dispatched, is still wanted.
@@ -625,6 +633,7 @@ impl Partition {
         if let Some(alarm_ms) = instance.alarm_ms.take() {
             self.alarms.remove(&(alarm_ms, key));
         }
+        self.busy_weight -= std::mem::take(&mut instance.busy_weight);
         self.set_idle(key, None);
         instance
     }
@@ -675,8 +684,10 @@ impl Partition {
             self.alarms.extend(alarm_ms.map(|at_ms| (at_ms, key)));
             instance.alarm_ms = alarm_ms;
         }
-        let weight = instance.only_waits(self.horizon_ms).then(|| instance.weight());
-        self.set_idle(key, weight);
+        let (weight, is_idle) = (instance.weight(), instance.only_waits(self.horizon_ms));
+        let busy = std::mem::replace(&mut instance.busy_weight, if is_idle { 0 } else { weight });
+        self.busy_weight = self.busy_weight + instance.busy_weight - busy;
+        self.set_idle(key, is_idle.then_some(weight));
         // The one that was used last may be as heavy as it is: others may have much to say to it.
         while self.idle.len() > self.idle_max || (self.idle.len() > 1 && self.idle_weight > IDLE_WEIGHT_MAX) {
             let (oldest, _) = self.idle.peek_lru().map(|(key, weight)| (*key, *weight)).expect("there is one at least");

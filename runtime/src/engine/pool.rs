@@ -3,6 +3,9 @@
 //! Turns never run on threads that do I/O. The pool adds a thread when its queue stands still, since a turn may compute for
 //! long; so one slow guest does not hold up the others. A module whose guest has used up its bounds gets one thread at a time
 //! for a while, however many instances it has.
+//!
+//! What has begun goes before what has not: the first turns of new instances wait behind all other jobs, and while much else waits in
+//! memory. So under more load than the machine can bear, what is let in comes to its end, and the rest stays as small as it came.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,6 +13,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::backlog::Backlog;
 use crate::model::Digest;
 
 /// How long the queue may stand still before the pool grows by a thread.
@@ -21,12 +25,18 @@ const IDLE: Duration = Duration::from_secs(1);
 /// How long a module runs one turn at a time after a guest of it has used up its bounds.
 const SUSPECT_FOR: Duration = Duration::from_secs(60);
 
+/// Of so many jobs one may be a first turn while others wait, so that those that go on for ever keep none from beginning.
+const BEGINS_ONE_IN: u64 = 8;
+
+/// How long to wait for the backlog to get less before looking again.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
 /// The stack of a thread that runs guests, in bytes: wasmtime gives a guest 512 KiB of it.
 const STACK_BYTES: usize = 4 << 20;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Threads that run turns, in the order in which they were asked for.
+/// Threads that run turns, in the order in which they were asked for, first turns last.
 pub(super) struct TurnPool {
     state: Arc<PoolState>,
 }
@@ -35,14 +45,19 @@ struct PoolState {
     queue: Mutex<Queue>,
     /// There is a job, or the pool is closed.
     wake: Condvar,
+    backlog: Arc<Backlog>,
     threads_kept: usize,
     threads_max: usize,
 }
 
 #[derive(Default)]
 struct Queue {
-    jobs: VecDeque<Job>,
-    /// What waits behind a module's job that runs or stands in `jobs`, of modules that run one at a time.
+    /// What is no turn. It has to be done even when no turn may run.
+    others: VecDeque<Job>,
+    turns: VecDeque<Job>,
+    /// First turns of instances that nobody waits for inside.
+    beginnings: VecDeque<Job>,
+    /// What waits behind a module's job that runs or stands in `turns`, of modules that run one at a time.
     lanes: HashMap<Digest, VecDeque<Work>>,
     /// Modules that run one at a time, and since when.
     suspects: HashMap<Digest, Instant>,
@@ -63,9 +78,10 @@ struct Job {
 }
 
 impl TurnPool {
-    /// A pool that keeps `threads_kept` threads and may grow to `threads_max`.
-    pub(super) fn new(threads_kept: usize, threads_max: usize) -> Self {
-        let state = Arc::new(PoolState { queue: Mutex::default(), wake: Condvar::new(), threads_kept, threads_max });
+    /// A pool that keeps `threads_kept` threads and may grow to `threads_max`. Turns wait while `backlog` says so.
+    pub(super) fn new(threads_kept: usize, threads_max: usize, backlog: Arc<Backlog>) -> Self {
+        let state = PoolState { queue: Mutex::default(), wake: Condvar::new(), backlog, threads_kept, threads_max };
+        let state = Arc::new(state);
         for _ in 0..threads_kept {
             add_thread(&state, &mut state.lock());
         }
@@ -77,7 +93,7 @@ impl TurnPool {
                 if queue.closed {
                     return;
                 }
-                if !queue.jobs.is_empty() && queue.taken == seen && queue.threads < state.threads_max {
+                if queue.has_next(&state.backlog) && queue.taken == seen && queue.threads < state.threads_max {
                     add_thread(&state, &mut queue);
                 }
                 seen = queue.taken;
@@ -96,15 +112,20 @@ impl TurnPool {
     /// Runs `work`, a turn of `module`, as soon as a thread is free, and if the module is under suspicion, its turns before are
     /// done. After [`TurnPool::close`] it is dropped.
     pub(super) fn submit(&self, module: Digest, work: impl FnOnce() + Send + 'static) {
-        self.push(Some(module), Box::new(work));
+        self.push(Some(module), false, Box::new(work));
+    }
+
+    /// The same for the first turn of an instance.
+    pub(super) fn submit_beginning(&self, module: Digest, work: impl FnOnce() + Send + 'static) {
+        self.push(Some(module), true, Box::new(work));
     }
 
     /// Runs `work`, which is no turn, as soon as a thread is free. After [`TurnPool::close`] it is dropped.
     pub(super) fn submit_other(&self, work: impl FnOnce() + Send + 'static) {
-        self.push(None, Box::new(work));
+        self.push(None, false, Box::new(work));
     }
 
-    fn push(&self, module: Option<Digest>, work: Work) {
+    fn push(&self, module: Option<Digest>, begins: bool, work: Work) {
         let mut queue = self.state.lock();
         if queue.closed {
             return;
@@ -117,7 +138,12 @@ impl TurnPool {
         if in_lane {
             queue.lanes.extend(module.map(|module| (module, VecDeque::new())));
         }
-        queue.jobs.push_back(Job { module, in_lane, work });
+        let line = match module {
+            None => &mut queue.others,
+            Some(_) if begins && !in_lane => &mut queue.beginnings,
+            Some(_) => &mut queue.turns,
+        };
+        line.push_back(Job { module, in_lane, work });
         drop(queue);
         self.state.wake.notify_one();
     }
@@ -127,14 +153,18 @@ impl TurnPool {
     pub(super) fn suspect(&self, module: Digest) {
         let mut queue = self.state.lock();
         queue.suspects.insert(module, Instant::now());
-        let (mut waiting, others) = std::mem::take(&mut queue.jobs)
-            .into_iter()
-            .partition::<VecDeque<Job>, _>(|job| job.module == Some(module) && !job.in_lane);
-        queue.jobs = others;
+        let Queue { turns, beginnings, .. } = &mut *queue;
+        let mut waiting = VecDeque::new();
+        for line in [turns, beginnings] {
+            let (its, others): (VecDeque<Job>, VecDeque<Job>) =
+                std::mem::take(line).into_iter().partition(|job| job.module == Some(module) && !job.in_lane);
+            *line = others;
+            waiting.extend(its);
+        }
         if !queue.lanes.contains_key(&module)
             && let Some(first) = waiting.pop_front()
         {
-            queue.jobs.push_back(Job { in_lane: true, ..first });
+            queue.turns.push_back(Job { in_lane: true, ..first });
             queue.lanes.insert(module, VecDeque::new());
         }
         if let Some(lane) = queue.lanes.get_mut(&module) {
@@ -144,14 +174,27 @@ impl TurnPool {
 
     /// How many jobs wait for a thread. What waits in a lane does not count: it is in nobody else's way.
     pub(super) fn queued(&self) -> usize {
-        self.state.lock().jobs.len()
+        let queue = self.state.lock();
+        queue.others.len() + queue.turns.len() + queue.beginnings.len()
+    }
+
+    /// How many of them are first turns.
+    pub(super) fn beginnings_queued(&self) -> usize {
+        self.state.lock().beginnings.len()
+    }
+
+    /// How many turns of `module` wait for each other, because it is under suspicion.
+    pub(super) fn queued_in_lane(&self, module: Digest) -> usize {
+        self.state.lock().lanes.get(&module).map_or(0, VecDeque::len)
     }
 
     /// Lets the running jobs end in their own time and drops the others.
     pub(super) fn close(&self) {
         let mut queue = self.state.lock();
         queue.closed = true;
-        let unfinished = (std::mem::take(&mut queue.jobs), std::mem::take(&mut queue.lanes));
+        let Queue { others, turns, beginnings, lanes, .. } = &mut *queue;
+        let jobs = [others, turns, beginnings].map(std::mem::take);
+        let unfinished = (jobs, std::mem::take(lanes));
         drop(queue);
         drop(unfinished);
         self.state.wake.notify_all();
@@ -165,6 +208,12 @@ impl TurnPool {
     /// Whether a job runs.
     pub(super) fn is_busy(&self) -> bool {
         self.state.lock().running > 0
+    }
+
+    /// Whether a job runs or waits for a thread, first turns aside.
+    pub(super) fn has_begun_work(&self) -> bool {
+        let queue = self.state.lock();
+        queue.running > 0 || !queue.others.is_empty() || !queue.turns.is_empty()
     }
 }
 
@@ -183,7 +232,7 @@ impl PoolState {
     fn work(&self) {
         let mut queue = self.lock();
         while !queue.closed {
-            if let Some(Job { module, in_lane, work }) = queue.jobs.pop_front() {
+            if let Some(Job { module, in_lane, work }) = queue.next(&self.backlog) {
                 queue.taken += 1;
                 queue.running += 1;
                 drop(queue);
@@ -196,9 +245,11 @@ impl PoolState {
                 }
                 continue;
             }
-            let (woken, timeout) = self.wake.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
+            // The backlog gets less without a word.
+            let patience = if queue.is_empty() { IDLE } else { LOOK_AGAIN };
+            let (woken, timeout) = self.wake.wait_timeout(queue, patience).unwrap_or_else(PoisonError::into_inner);
             queue = woken;
-            if timeout.timed_out() && queue.jobs.is_empty() && queue.threads > self.threads_kept {
+            if timeout.timed_out() && queue.is_empty() && queue.threads > self.threads_kept {
                 break;
             }
         }
@@ -206,6 +257,29 @@ impl PoolState {
 }
 
 impl Queue {
+    fn is_empty(&self) -> bool {
+        self.others.is_empty() && self.turns.is_empty() && self.beginnings.is_empty()
+    }
+
+    /// Whether there is a job that may be run now.
+    fn has_next(&self, backlog: &Backlog) -> bool {
+        !self.others.is_empty()
+            || (!self.turns.is_empty() && backlog.may_go_on())
+            || (!self.beginnings.is_empty() && backlog.may_begin())
+    }
+
+    /// Takes the job that is to be run next.
+    fn next(&mut self, backlog: &Backlog) -> Option<Job> {
+        if let Some(job) = self.others.pop_front() {
+            return Some(job);
+        }
+        let is_for_a_beginning = self.turns.is_empty() || self.taken.is_multiple_of(BEGINS_ONE_IN);
+        if is_for_a_beginning && !self.beginnings.is_empty() && backlog.may_begin() {
+            return self.beginnings.pop_front();
+        }
+        if backlog.may_go_on() { self.turns.pop_front() } else { None }
+    }
+
     fn is_suspected(&mut self, module: Digest) -> bool {
         let suspected = self.suspects.get(&module).is_some_and(|since| since.elapsed() < SUSPECT_FOR);
         if !suspected {
@@ -219,7 +293,7 @@ impl Queue {
     fn go_on_in_lane(&mut self, module: Digest) {
         match self.lanes.get_mut(&module).and_then(VecDeque::pop_front) {
             // The thread that calls this takes it, or an earlier one; nobody needs to be woken.
-            Some(work) => self.jobs.push_back(Job { module: Some(module), in_lane: true, work }),
+            Some(work) => self.turns.push_back(Job { module: Some(module), in_lane: true, work }),
             None => {
                 self.lanes.remove(&module);
             }
@@ -247,9 +321,36 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
+    fn pool(threads_kept: usize, threads_max: usize) -> TurnPool {
+        TurnPool::new(threads_kept, threads_max, Backlog::new(usize::MAX))
+    }
+
+    #[test]
+    fn what_has_begun_goes_first_and_new_instances_wait_while_much_waits() {
+        let (module, backlog) = (Digest([1; 32]), Backlog::new(10));
+        let pool = TurnPool::new(1, 1, backlog.clone());
+        let (release, held) = mpsc::channel::<()>();
+        let (done, finished) = mpsc::channel();
+        pool.submit_other(move || held.recv().unwrap());
+        let much = backlog.holding(20);
+        let says = |what: &'static str| {
+            let done = done.clone();
+            move || done.send(what).unwrap()
+        };
+        pool.submit_beginning(module, says("beginning"));
+        pool.submit(module, says("turn"));
+        pool.submit_other(says("other"));
+        release.send(()).unwrap();
+        assert_eq!(finished.recv_timeout(DEADLINE), Ok("other"));
+        assert_eq!((pool.queued(), pool.beginnings_queued(), finished.try_recv().ok()), (2, 1, None), "so much waits");
+        drop(much);
+        assert_eq!(finished.recv_timeout(DEADLINE), Ok("turn"));
+        assert_eq!(finished.recv_timeout(DEADLINE), Ok("beginning"));
+    }
+
     #[test]
     fn the_pool_grows_when_all_its_threads_are_busy() {
-        let pool = TurnPool::new(1, 3);
+        let pool = pool(1, 3);
         let (release, held) = mpsc::channel::<()>();
         let (done, finished) = mpsc::channel();
         pool.submit_other(move || held.recv().unwrap());
@@ -261,7 +362,7 @@ mod tests {
     #[test]
     fn what_waits_already_when_a_module_comes_under_suspicion_waits_in_line() {
         let (suspect, honest) = (Digest([1; 32]), Digest([2; 32]));
-        let pool = TurnPool::new(1, 2);
+        let pool = pool(1, 2);
         let (release, held) = mpsc::channel::<()>();
         let (done, finished) = mpsc::channel();
         // The only thread is busy, so that all of this waits.
@@ -287,7 +388,7 @@ mod tests {
     #[test]
     fn a_suspected_module_runs_one_job_at_a_time_and_others_go_past_it() {
         let (suspect, honest) = (Digest([1; 32]), Digest([2; 32]));
-        let pool = TurnPool::new(2, 4);
+        let pool = pool(2, 4);
         pool.suspect(suspect);
         let (release, held) = mpsc::channel::<()>();
         let (done, finished) = mpsc::channel();

@@ -240,6 +240,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::engine::backlog::Backlog;
     use crate::model::execution::tests::{ended, scheduled, started, turn};
 
     #[test]
@@ -289,7 +290,7 @@ mod tests {
 
     #[test]
     fn what_nobody_waits_for_any_more_holds_nothing_while_it_stands_in_line() {
-        let (turns, module) = (TurnPool::new(1, 1), Digest([1; 32]));
+        let (turns, module) = (TurnPool::new(1, 1, Backlog::new(usize::MAX)), Digest([1; 32]));
         let (go, gate) = mpsc::channel::<()>();
         turns.submit(module, move || gate.recv().unwrap());
         let (worked, done) = mpsc::channel();

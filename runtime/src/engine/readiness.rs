@@ -44,7 +44,7 @@ impl Engine {
     /// What keeps the server from doing all its work; nothing if it is ready.
     pub fn unready(&self) -> Vec<Unready> {
         let machinery = &self.machinery;
-        let stopping = machinery.turns.is_closed().then_some(Unready::Stopping);
+        let stopping = machinery.backlog.is_stopping().then_some(Unready::Stopping);
         let refused = machinery.committer.refusal().map(Unready::Refused);
         let recovering = (!machinery.recovered.load(Ordering::Acquire)).then_some(Unready::Recovering);
         [stopping, refused, recovering].into_iter().flatten().collect()
@@ -63,6 +63,9 @@ impl Engine {
         Sample {
             commits_queued: machinery.committer.queued(),
             turns_queued: machinery.turns.queued(),
+            beginnings_queued: machinery.turns.beginnings_queued(),
+            messages_queued: machinery.post.waiting(),
+            backlog_bytes: machinery.backlog.bytes(),
             residents,
             resident_bytes,
             open_instances: hubs.values().map(|hub| hub.shell.loaded_instances()).sum(),

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::activities::{Activities, ActivityContext, Done};
 use super::alarm::Alarms;
+use super::backlog::Backlog;
 use super::changes::Changes;
 use super::due::Searched;
 use super::functions::{Code, Functions};
@@ -46,6 +47,7 @@ pub(super) struct Machinery {
     pub turns: TurnPool,
     pub residents: Residents,
     pub activities: Activities,
+    pub backlog: Arc<Backlog>,
     pub guest_log: GuestLog,
     pub alarms: Alarms,
     pub post: Post,
@@ -76,6 +78,12 @@ impl Machinery {
     /// Whether so much waits to be committed or run that new work has to come later.
     pub(super) fn is_overloaded(&self) -> bool {
         self.committer.queued().max(self.turns.queued()).max(self.post.waiting()) >= self.limits.starts_queued_max
+    }
+
+    /// Whether a new instance of `module` has to come later. What one asks for may take far more memory than an event does, and a module
+    /// under suspicion has a line of its own.
+    pub(super) fn is_overloaded_for(&self, module: Digest) -> bool {
+        self.is_overloaded() || self.backlog.is_full() || self.turns.queued_in_lane(module) >= self.limits.starts_queued_max
     }
 }
 
@@ -197,7 +205,9 @@ impl Shell {
     /// Hands `input` to a partition and carries out what follows.
     pub(super) fn deliver(self: &Arc<Self>, partition: u32, input: Input) {
         let mut cell = self.lock(partition);
+        let before = cell.partition.busy_weight();
         let effects = cell.partition.on(self.machinery.clock.now_ms(), input);
+        self.machinery.backlog.instances(before, cell.partition.busy_weight());
         let mut answers = Vec::new();
         let mut rest = Vec::with_capacity(effects.len());
         for effect in effects {
@@ -266,7 +276,10 @@ impl Shell {
 
     fn run_turn(self: &Arc<Self>, partition: u32, order: Box<TurnOrder>) {
         let shell = self.clone();
-        self.machinery.turns.submit(order.module, move || {
+        let module = order.module;
+        // What has a parent belongs to what has begun.
+        let begins = order.started.as_ref().is_some_and(|started| started.parent.is_none());
+        let work = move || {
             // The instance may have been terminated while this stood in line.
             if !shell.lock(partition).partition.begin_turn(order.execution, order.number) {
                 return;
@@ -291,13 +304,20 @@ impl Shell {
                 Err(TurnFailure::Guest { .. }) | Ok(_) => (),
             }
             shell.deliver(partition, Input::TurnDone(order.execution, order.number, result));
-        });
+        };
+        if begins {
+            self.machinery.turns.submit_beginning(module, work);
+        } else {
+            self.machinery.turns.submit(module, work);
+        }
     }
 
     fn commit(self: &Arc<Self>, partition: u32, order: CommitOrder) {
         let (shell, execution, instance) = (self.clone(), order.answers_to(), order.instance);
         let commit = order.encoded(self.machinery.limits.log_bytes_max);
+        let waits = self.machinery.backlog.holding(commit.bytes());
         self.machinery.committer.submit(commit, move |result| {
+            drop(waits);
             let input = match result {
                 Ok(outcome) => {
                     shell.machinery.changes.note(instance);

@@ -90,6 +90,11 @@ impl Stores {
         self.0.iter().map(|(_, engine)| engine.sample()).sum()
     }
 
+    /// From here on none of them begins anything new, as [`Engine::drain`] says.
+    pub fn drain(&self) {
+        self.0.iter().for_each(|(_, engine)| engine.drain());
+    }
+
     /// Stops all of them at once, as [`Engine::close`] does one.
     pub fn close(&self) {
         thread::scope(|scope| {

@@ -7,7 +7,6 @@ mod cache;
 mod client;
 mod compiler;
 mod contract;
-mod descriptors;
 mod engines;
 mod fault;
 mod heartbeat;
@@ -97,7 +96,7 @@ impl Host {
             ready: Mutex::default(),
             making_ready: Mutex::default(),
             failed: Mutex::default(),
-            client: Client::new((descriptors::connections_max() / share as usize).max(1)),
+            client: Client::new((crate::descriptors::for_guests() / share as usize).max(1)),
         })
     }
 
