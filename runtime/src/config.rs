@@ -33,6 +33,14 @@
 //! starts_queued_max = 10_000
 //! ```
 //!
+//! How long instances are kept after they have ended, which is for ever unless it stands here; a hub may say otherwise, also `"forever"`:
+//!
+//! ```toml
+//! [retention]
+//! completed = "30d"                     # 90s, 30m, 12h, 30d; likewise `failed` and `terminated`
+//! all = "365d"                          # those of which nothing else is said
+//! ```
+//!
 //! What the activities of a task hub get, which is nothing unless it stands here. The hub's name counts without regard to case:
 //!
 //! ```toml
@@ -56,6 +64,9 @@
 //!
 //! [hubs.DurableFunctionsHub.limits.functions.ChargeCard]
 //! running_max = 2                       # how many calls of this function
+//!
+//! [hubs.DurableFunctionsHub.retention]
+//! failed = "forever"
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
@@ -69,7 +80,7 @@ use crate::api::Edition;
 use crate::engine::Existing;
 use crate::host::HubSettings;
 use crate::limits::Limits;
-use crate::model::HubName;
+use crate::model::{HubName, Retention};
 
 /// The settings of a server. An unknown name is an error: a typing mistake must not pass for a setting.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -94,7 +105,9 @@ pub struct Config {
     pub capability_links_s: u32,
     /// The bounds, each with unit and reason in [`Limits`].
     pub limits: Limits,
-    /// What each task hub gives its activities. Default: nothing.
+    /// How long instances are kept after they have ended, in hubs that do not say so themselves. Default: for ever.
+    pub retention: Retention,
+    /// What each task hub gives its activities, and what else holds for it. Default: nothing.
     #[serde(deserialize_with = "hubs")]
     pub hubs: HashMap<HubName, HubSettings>,
 }
@@ -109,6 +122,7 @@ impl Default for Config {
             use_forwarded_host: false,
             capability_links_s: 0,
             limits: Limits::default(),
+            retention: Retention::default(),
             hubs: HashMap::new(),
         }
     }
@@ -209,9 +223,10 @@ mod tests {
     use super::*;
     use crate::host::{NetworkSettings, SecretSource};
     use crate::limits::{FunctionLimit, WorkLimits};
+    use crate::model::Kept;
 
     /// The files in this module's own documentation: what holds by default, and what hubs may get.
-    fn documented() -> [String; 2] {
+    fn documented() -> [String; 3] {
         let lines = include_str!("config.rs").lines().map_while(|line| line.strip_prefix("//!"));
         let text: String = lines.map(|line| format!("{line}\n")).collect();
         let files: Vec<String> = text.split(" ```").skip(1).step_by(2).map(|file| file.replacen("toml", "", 1)).collect();
@@ -225,7 +240,7 @@ mod tests {
 
     #[test]
     fn the_documented_file_says_what_holds_without_one() {
-        let [file, _] = documented();
+        let [file, ..] = documented();
         assert_eq!(toml::from_str::<Config>(&file).unwrap(), Config::default());
         assert_eq!(toml::from_str::<Config>("").unwrap(), Config::default());
         // And it leaves nothing out.
@@ -237,7 +252,14 @@ mod tests {
 
     #[test]
     fn the_documented_hub_gets_what_is_said_there() {
-        let [_, file] = documented();
+        let [_, retention, file] = documented();
+        let config: Config = toml::from_str(&retention).unwrap();
+        let expected = Retention {
+            completed: Some(Kept::Ms(30 * 86_400_000)),
+            all: Some(Kept::Ms(365 * 86_400_000)),
+            ..Retention::default()
+        };
+        assert_eq!(config.retention, expected);
         let allow = ["api.example.com", "*.example.org:443", "10.1.0.0/16", "127.0.0.1:8080"];
         let expected = HubSettings {
             network: NetworkSettings { allow: allow.map(|entry| entry.parse().unwrap()).to_vec() },
@@ -250,6 +272,7 @@ mod tests {
                 activities_running_max: NonZeroU32::new(64),
                 functions: [("chargecard".to_owned(), FunctionLimit { running_max: NonZeroU32::new(2) })].into_iter().collect(),
             },
+            retention: Retention { failed: Some(Kept::Forever), ..Retention::default() },
         };
         let config: Config = toml::from_str(&file).unwrap();
         assert_eq!(config.hubs, HashMap::from([("durablefunctionsHUB".parse().unwrap(), expected)]));
@@ -270,6 +293,7 @@ mod tests {
             use_forwarded_host: true,
             capability_links_s: 60,
             limits: Limits { tasks_max: 7, ..Limits::default() },
+            retention: Retention::default(),
             hubs: HashMap::new(),
         };
         assert_eq!(config, expected);
@@ -296,6 +320,7 @@ mod tests {
         check_refused("[hubs.Bakery.network]\nallow = ['http://dev.example']", "line 2", "without scheme");
         check_refused("[hubs.Bakery.secrets]\nKEY = 'rye-bread'", "line 2", "KEY");
         check_refused("[hubs.Bakery]\nnet.allow = []", "line 2", "unknown field `net`");
+        check_refused("[retention]\nall = '2w'", "line 2", "\"2w\" is no time to keep something");
         check_refused("[hubs.Bakery]\n[hubs.BAKERY]", "line", "twice");
         check_refused("hosts = ['http://dev.example:80']", "line 1", "without scheme and port");
     }

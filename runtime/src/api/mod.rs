@@ -10,6 +10,7 @@ pub mod capability;
 mod control;
 mod description;
 mod error;
+mod export;
 mod history_view;
 pub mod keys;
 mod links;
@@ -376,6 +377,7 @@ impl Api {
                 let target = query.target(&settings.default_hub).map_err(ApiError::ours_bad_request)?;
                 modules::delete(engine, &target.hub, &module, digest.as_deref()).await
             }
+            Endpoint::Export { instance } => export::export(self.admin_hub(&query)?.as_deref(), &instance).await,
             Endpoint::Binding => {
                 let target = query.target(&settings.default_hub).map_err(ApiError::bad_argument)?;
                 let links = Links::new(&origin, &target, settings.access.hub_pass());
@@ -419,7 +421,7 @@ impl Endpoint {
             Self::Restart { instance } => Need::Instance { verb: Verb::Restart, instance },
             Self::Purge { instance } => Need::Instance { verb: Verb::Purge, instance },
             Self::Upload { .. } | Self::Modules | Self::Module { .. } | Self::ModuleBytes { .. } => Need::Master,
-            Self::DeleteModule { .. } => Need::Master,
+            Self::DeleteModule { .. } | Self::Export { .. } => Need::Master,
         }
     }
 }

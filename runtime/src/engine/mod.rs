@@ -5,6 +5,7 @@
 
 mod activities;
 mod alarm;
+pub mod archive;
 mod changes;
 mod crew;
 mod deletion;
@@ -19,6 +20,7 @@ mod instance;
 mod listing;
 mod orders;
 mod partition;
+pub mod playback;
 mod pool;
 mod post;
 mod purge;
@@ -26,6 +28,7 @@ mod query;
 mod queue;
 mod readiness;
 mod residents;
+mod retention;
 mod rewind;
 mod shell;
 #[cfg(test)]
@@ -181,6 +184,7 @@ impl Engine {
         engine.open_hubs().map_err(store_error)?;
         due::watch(&engine)?;
         engine.sweep();
+        retention::watch(&engine);
         Ok(engine)
     }
 
