@@ -46,6 +46,14 @@
 //! data = "/var/lib/dacapo-archive"      # its data directory, which is made if it is not there; as with --data, from where the server is started
 //! ```
 //!
+//! How long instances are kept after they have ended, which is for ever unless it stands here; a hub may say otherwise, also `"forever"`:
+//!
+//! ```toml
+//! [retention]
+//! completed = "30d"                     # 90s, 30m, 12h, 30d; likewise `failed` and `terminated`
+//! all = "365d"                          # those of which nothing else is said
+//! ```
+//!
 //! What the activities of a task hub get, which is nothing unless it stands here. The hub's name counts without regard to case, and
 //! means the hub of that name in every store:
 //!
@@ -70,6 +78,9 @@
 //!
 //! [hubs.DurableFunctionsHub.limits.functions.ChargeCard]
 //! running_max = 2                       # how many calls of this function
+//!
+//! [hubs.DurableFunctionsHub.retention]
+//! failed = "forever"
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
@@ -83,7 +94,7 @@ use crate::api::Edition;
 use crate::engine::{Existing, StoreSettings};
 use crate::host::HubSettings;
 use crate::limits::Limits;
-use crate::model::{HubName, StoreName};
+use crate::model::{HubName, Retention, StoreName};
 
 /// The settings of a server. An unknown name is an error: a typing mistake must not pass for a setting.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -111,7 +122,9 @@ pub struct Config {
     /// The stores besides the one in the data directory. Default: none.
     #[serde(deserialize_with = "stores")]
     pub stores: Vec<(StoreName, StoreSettings)>,
-    /// What each task hub gives its activities. Default: nothing.
+    /// How long instances are kept after they have ended, in hubs that do not say so themselves. Default: for ever.
+    pub retention: Retention,
+    /// What each task hub gives its activities, and what else holds for it. Default: nothing.
     #[serde(deserialize_with = "hubs")]
     pub hubs: HashMap<HubName, HubSettings>,
 }
@@ -127,6 +140,7 @@ impl Default for Config {
             capability_links_s: 0,
             limits: Limits::default(),
             stores: Vec::new(),
+            retention: Retention::default(),
             hubs: HashMap::new(),
         }
     }
@@ -245,9 +259,10 @@ mod tests {
     use super::*;
     use crate::host::{NetworkSettings, SecretSource};
     use crate::limits::{FunctionLimit, WorkLimits};
+    use crate::model::Kept;
 
-    /// The files in this module's own documentation: what holds by default, further stores, and what hubs may get.
-    fn documented() -> [String; 3] {
+    /// The files in this module's own documentation: what holds by default, further stores, what is kept, and what hubs may get.
+    fn documented() -> [String; 4] {
         let lines = include_str!("config.rs").lines().map_while(|line| line.strip_prefix("//!"));
         let text: String = lines.map(|line| format!("{line}\n")).collect();
         let files: Vec<String> = text.split(" ```").skip(1).step_by(2).map(|file| file.replacen("toml", "", 1)).collect();
@@ -273,7 +288,7 @@ mod tests {
 
     #[test]
     fn the_documented_store_is_one_besides_the_default_one() {
-        let [_, file, _] = documented();
+        let [_, file, ..] = documented();
         let settings = StoreSettings { data: "/var/lib/dacapo-archive".into() };
         let expected = Config { stores: vec![("archive".parse().unwrap(), settings)], ..Config::default() };
         assert_eq!(toml::from_str::<Config>(&file).unwrap(), expected);
@@ -281,7 +296,14 @@ mod tests {
 
     #[test]
     fn the_documented_hub_gets_what_is_said_there() {
-        let [.., file] = documented();
+        let [_, _, retention, file] = documented();
+        let config: Config = toml::from_str(&retention).unwrap();
+        let expected = Retention {
+            completed: Some(Kept::Ms(30 * 86_400_000)),
+            all: Some(Kept::Ms(365 * 86_400_000)),
+            ..Retention::default()
+        };
+        assert_eq!(config.retention, expected);
         let allow = ["api.example.com", "*.example.org:443", "10.1.0.0/16", "127.0.0.1:8080"];
         let expected = HubSettings {
             network: NetworkSettings { allow: allow.map(|entry| entry.parse().unwrap()).to_vec() },
@@ -294,6 +316,7 @@ mod tests {
                 activities_running_max: NonZeroU32::new(64),
                 functions: [("chargecard".to_owned(), FunctionLimit { running_max: NonZeroU32::new(2) })].into_iter().collect(),
             },
+            retention: Retention { failed: Some(Kept::Forever), ..Retention::default() },
         };
         let config: Config = toml::from_str(&file).unwrap();
         assert_eq!(config.hubs, HashMap::from([("durablefunctionsHUB".parse().unwrap(), expected)]));
@@ -315,6 +338,7 @@ mod tests {
             capability_links_s: 60,
             limits: Limits { tasks_max: 7, ..Limits::default() },
             stores: Vec::new(),
+            retention: Retention::default(),
             hubs: HashMap::new(),
         };
         assert_eq!(config, expected);
@@ -341,6 +365,7 @@ mod tests {
         check_refused("[hubs.Bakery.network]\nallow = ['http://dev.example']", "line 2", "without scheme");
         check_refused("[hubs.Bakery.secrets]\nKEY = 'rye-bread'", "line 2", "KEY");
         check_refused("[hubs.Bakery]\nnet.allow = []", "line 2", "unknown field `net`");
+        check_refused("[retention]\nall = '2w'", "line 2", "\"2w\" is no time to keep something");
         check_refused("[hubs.Bakery]\n[hubs.BAKERY]", "line", "twice");
         check_refused("[stores.A]\ndata = 'a'\n[stores.a]\ndata = 'b'", "line", "store \"a\" stands here twice");
         check_refused("[stores.STORAGE]\ndata = 'a'", "line 1", "\"STORAGE\" is the store in the data directory");

@@ -42,6 +42,7 @@ pub struct Metrics {
     connections_dismissed: Counter,
     started: Counter,
     ended: Counters<1>,
+    purged_by_age: Counters<1>,
     turn_seconds: Histogram,
     replays: Counter,
     guest_faults: Counters<1>,
@@ -131,6 +132,7 @@ impl Default for Metrics {
             connections_dismissed: Counter::default(),
             started: Counter::default(),
             ended: Family::default(),
+            purged_by_age: Family::default(),
             turn_seconds: histogram(),
             replays: Counter::default(),
             guest_faults: Family::default(),
@@ -185,6 +187,11 @@ impl Metrics {
     /// It is durable that an instance has ended in this status.
     pub fn instance_ended(&self, status: &'static str) {
         self.ended.get_or_create(&[("status", status)]).inc();
+    }
+
+    /// So many instances have gone that had ended in this status, since they were older than they are kept.
+    pub fn purged_by_age(&self, status: &'static str, count: usize) {
+        self.purged_by_age.get_or_create(&[("status", status)]).inc_by(count as u64);
     }
 
     /// A turn was run, or tried, in this time.
@@ -293,6 +300,7 @@ impl Metrics {
         ours.register("http_streams_open", "Event streams that follow an instance", self.streams_open.clone());
         ours.register("instances_started", "Starts that are durable", self.started.clone());
         ours.register("instances_ended", "Ends that are durable", self.ended.clone());
+        ours.register("instances_purged_by_age", "Ended instances that were older than they are kept", self.purged_by_age.clone());
         ours.register("instances_open", "Instances that have not ended, as far as they are loaded", s.open_instances.clone());
         ours.register_with_unit("turn", "Time of a turn, its replay included", Unit::Seconds, self.turn_seconds.clone());
         ours.register("turns_replayed", "Turns whose guest had to be rebuilt by replay", self.replays.clone());
@@ -383,6 +391,7 @@ mod tests {
         metrics.request("status", 999, Duration::from_millis(2));
         metrics.instance_started();
         metrics.instance_ended("Completed");
+        metrics.purged_by_age("Completed", 200);
         metrics.turn(Duration::from_micros(50), Some(GuestFault::Exhausted));
         metrics.replay();
         metrics.activity().completed();
@@ -400,6 +409,7 @@ mod tests {
             "dacapo_http_request_seconds_bucket{le=\"0.003\",endpoint=\"status\"} 2",
             "dacapo_instances_started_total 1",
             "dacapo_instances_ended_total{status=\"Completed\"} 1",
+            "dacapo_instances_purged_by_age_total{status=\"Completed\"} 200",
             "dacapo_turn_seconds_count 1",
             "dacapo_turn_seconds_bucket{le=\"0.0001\"} 1",
             "dacapo_turns_replayed_total 1",

@@ -3,10 +3,11 @@
 //! Pure but for the guest: no clock, store, randomness or logging. Called by the engine for each new turn, and to bring a
 //! fresh guest to where its execution stands.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use crate::model::{
-    Action, ActivityCall, Again, Ask, ChildCall, ChildStart, CorruptHistory, Digest, End, Event, Execution, Failure, HttpCall,
+    Action, ActivityCall, Again, Ask, ChildCall, ChildStart, Continuation, CorruptHistory, Digest, End, Event, Execution, Failure, HttpCall,
     Input, InstanceId, Progress, SentEvent, Started, TaskId, rewind, time,
 };
 
@@ -72,12 +73,20 @@ pub fn turn(
     recorded: Option<&Recorded>,
 ) -> Result<Progress, TurnError> {
     let mut progress = guest.advance(at_ms, inputs).map_err(TurnError::Fault)?;
-    check_numbers(next_task, &progress.asks).map_err(|failure| TurnError::Fault(Fault::Certain(failure)))?;
+    check(&progress, next_task, recorded)?;
     if let Some(recorded) = recorded {
-        recorded.compare(next_task, &progress).map_err(TurnError::Diverged)?;
         progress.asks.drain(..recorded.asks.len());
     }
     Ok(progress)
+}
+
+/// Whether a guest may do what it has just done in a turn, and has done what is recorded of it. As [`turn`], which checks so.
+///
+/// # Errors
+/// As [`TurnError`] says.
+pub fn check(progress: &Progress, next_task: TaskId, recorded: Option<&Recorded>) -> Result<(), TurnError> {
+    check_numbers(next_task, &progress.asks).map_err(|failure| TurnError::Fault(Fault::Certain(failure)))?;
+    recorded.map_or(Ok(()), |recorded| recorded.compare(next_task, progress).map_err(TurnError::Diverged))
 }
 
 /// Brings a fresh `guest` to where `history` ends, checking every recorded turn on the way. Its code is the one that runs the execution by
@@ -89,33 +98,136 @@ pub fn turn(
 /// # Errors
 /// As [`TurnError`] says; the guest is not to be used any more.
 pub fn replay(history: &[Event], guest: &mut dyn Guest) -> Result<Execution, TurnError> {
-    let standing = rewind::standing(history);
-    let Some((Event::Started(started), rest)) = standing.split_first() else {
-        return Err(Execution::fold(history).expect_err("an execution starts with `started`").into());
-    };
-    let moved = |event: &Event| if let Event::Rewound { module, .. } = event { *module } else { None };
-    let code = rest.iter().rev().find_map(moved).unwrap_or(started.module);
-    if let Err(fault) = guest.begin(started)
-        && !is_at_fault_from_the_first(rest)
-    {
-        return Err(TurnError::Fault(fault));
-    }
-    let mut execution = Execution::new(started.clone());
-    for (position, event) in rest.iter().enumerate() {
-        if let Event::TurnStarted { at_ms, consumes } = event {
-            let next_task = execution.again.as_ref().map_or(execution.next_task, |again| again.next_task);
-            let recorded = Recorded::of(&execution, code, &rest[position + 1..]);
-            let inputs: Vec<Input> = execution.unread.iter().take(*consumes as usize).cloned().collect();
-            execution.apply(event)?;
-            if !matches!(recorded.end, Some(End::Faulted(_))) {
-                turn(guest, *at_ms, &inputs, next_task, Some(&recorded))?;
-            }
-        } else {
-            execution.apply(event)?;
+    let mut replay = Replay::of(history)?;
+    replay.begin(guest).map_err(TurnError::Fault)?;
+    while let Some(step) = replay.next_step()? {
+        if let Step::Turn(RecordedTurn { at_ms, inputs, next_task, recorded }) = step
+            && !recorded.is_at_fault()
+        {
+            turn(guest, at_ms, &inputs, next_task, Some(&recorded))?;
         }
     }
-    execution.length = u32::try_from(history.len()).expect("the limit on history is far below");
-    Ok(execution)
+    Ok(replay.into_execution())
+}
+
+/// A history that is gone through step by step, by whoever plays it to a guest.
+#[derive(Debug)]
+pub struct Replay<'h> {
+    standing: Cow<'h, [Event]>,
+    /// Which of the standing events comes next.
+    position: usize,
+    length: usize,
+    /// What the guest runs.
+    code: Digest,
+    /// The guest runs code that the history knows nothing of.
+    is_stranger: bool,
+    execution: Execution,
+}
+
+/// What comes next in a history.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A turn of the guest.
+    Turn(RecordedTurn),
+    /// What somebody from outside has done: suspended, resumed, rewound or terminated it.
+    Control(Event),
+}
+
+/// A turn as history has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedTurn {
+    /// The guest's time in it, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// What it takes.
+    pub inputs: Vec<Input>,
+    /// The number of the first task that it asks for.
+    pub next_task: TaskId,
+    /// What it brought about.
+    pub recorded: Recorded,
+}
+
+impl<'h> Replay<'h> {
+    /// From the beginning, for a guest with the code that runs the execution by now.
+    ///
+    /// # Errors
+    /// If the history does not begin as one does.
+    pub fn of(history: &'h [Event]) -> Result<Self, CorruptHistory> {
+        let standing = rewind::standing(history);
+        let Some(Event::Started(started)) = standing.first() else {
+            return Err(Execution::fold(history).expect_err("an execution starts with `started`"));
+        };
+        let moved = |event: &Event| if let Event::Rewound { module, .. } = event { *module } else { None };
+        let code = standing.iter().rev().find_map(moved).unwrap_or(started.module);
+        let execution = Execution::new(started.clone());
+        Ok(Self { standing, position: 1, length: history.len(), code, is_stranger: false, execution })
+    }
+
+    /// The same for a guest with any other code, which is held to what two versions of an orchestrator have to agree on; and not to how
+    /// it failed, since a mended one would not.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn of_other_code(history: &'h [Event], code: Digest) -> Result<Self, CorruptHistory> {
+        let replay = Self::of(history)?;
+        Ok(Self { is_stranger: code != replay.code, code, ..replay })
+    }
+
+    /// Has a guest begin. A failure that history has as its end, before any turn came to its own, is what it did then too.
+    ///
+    /// # Errors
+    /// If the guest fails otherwise.
+    pub fn begin(&self, guest: &mut dyn Guest) -> Result<(), Fault> {
+        match guest.begin(self.started()) {
+            Err(fault) if !is_at_fault_from_the_first(&self.standing) => Err(fault),
+            _ => Ok(()),
+        }
+    }
+
+    /// With what a guest begins.
+    pub fn started(&self) -> &Started {
+        &self.execution.started
+    }
+
+    /// The code that the guest is to run.
+    pub fn code(&self) -> Digest {
+        self.code
+    }
+
+    /// Takes in what comes next. `None` at the end.
+    ///
+    /// # Errors
+    /// If an event cannot stand where it does.
+    pub fn next_step(&mut self) -> Result<Option<Step>, CorruptHistory> {
+        while let Some(event) = self.standing.get(self.position) {
+            self.position += 1;
+            let step = match event {
+                Event::TurnStarted { at_ms, consumes } => {
+                    let execution = &self.execution;
+                    let next_task = execution.again.as_ref().map_or(execution.next_task, |again| again.next_task);
+                    let mut recorded = Recorded::of(execution, self.code, &self.standing[self.position..]);
+                    recorded.is_beginning = self.is_stranger && recorded.has_failed();
+                    let inputs = execution.unread.iter().take(*consumes as usize).cloned().collect();
+                    Some(Step::Turn(RecordedTurn { at_ms: *at_ms, inputs, next_task, recorded }))
+                }
+                Event::Suspended { .. }
+                | Event::Resumed { .. }
+                | Event::Rewound { .. }
+                | Event::Ended { end: End::Terminated { .. }, .. } => Some(Step::Control(event.clone())),
+                _ => None,
+            };
+            self.execution.apply(event)?;
+            if step.is_some() {
+                return Ok(step);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where the execution stands at the end.
+    pub fn into_execution(self) -> Execution {
+        let length = u32::try_from(self.length).expect("the limit on history is far below");
+        Execution { length, ..self.execution }
+    }
 }
 
 /// What history has of one turn.
@@ -133,6 +245,30 @@ impl Recorded {
     /// What a turn has to begin with that is played again after a rewind.
     pub fn beginning(again: &Again) -> Self {
         Self { asks: again.asks.clone(), end: None, is_beginning: true, of_other_code: of_other_code(again) }
+    }
+
+    /// What the turn asked for, in this order.
+    pub fn asks(&self) -> &[Ask] {
+        &self.asks
+    }
+
+    /// How the execution ended in it, if it did.
+    pub fn end(&self) -> Option<&End> {
+        self.end.as_ref()
+    }
+
+    /// The guest was at fault in it, so that it has no result to compare with.
+    pub fn is_at_fault(&self) -> bool {
+        matches!(self.end, Some(End::Faulted(_)))
+    }
+
+    /// What it asked for is only how the turn begins: what else it brings about is new.
+    pub fn is_beginning(&self) -> bool {
+        self.is_beginning
+    }
+
+    fn has_failed(&self) -> bool {
+        matches!(self.end, Some(End::Failed(_) | End::Faulted(_)))
     }
 
     /// What `execution` has of the turn that it is about to take in, which `events` follow. The guest runs `code`.
@@ -160,32 +296,43 @@ impl Recorded {
         recorded
     }
 
+    /// Whether what the guest asks for in this place, counted from 0, is what it may ask for there.
+    pub fn takes(&self, position: usize, now: Option<&Ask>) -> bool {
+        match (self.asks.get(position), now) {
+            (Some(then), Some(now)) if position < self.of_other_code => outline(then) == outline(now),
+            (None, _) if self.is_beginning => true,
+            (then, now) => then == now,
+        }
+    }
+
+    /// Whether the execution may end, or go on, as `progress` has it.
+    pub fn takes_end(&self, progress: &Progress) -> bool {
+        let ends_alike = match (&self.end, &progress.end) {
+            // What was asked with may differ, and so may what comes of it.
+            (Some(End::Completed(_)), Some(End::Completed(_))) if self.of_other_code == usize::MAX => true,
+            (then, now) => then == now,
+        };
+        // An execution that continued as new has no history any more, so that no turn of one can have been the last of such.
+        self.is_beginning || ends_alike && progress.continuation.is_none()
+    }
+
     fn compare(&self, next_task: TaskId, progress: &Progress) -> Result<(), String> {
         let mut task = next_task;
-        let checked = if self.is_beginning { self.asks.len() } else { self.asks.len().max(progress.asks.len()) };
-        for position in 0..checked {
+        for position in 0..self.asks.len().max(progress.asks.len()) {
             let (then, now) = (self.asks.get(position), progress.asks.get(position));
-            let is_same = match (then, now) {
-                (Some(then), Some(now)) if position < self.of_other_code => outline(then) == outline(now),
-                (then, now) => then == now,
-            };
-            if !is_same {
+            if !self.takes(position, now) {
                 return Err(difference(task, then, now));
             }
             if let Some(Ask::Schedule(_)) = then {
                 task = task.next();
             }
         }
-        // An execution that continued as new has no history any more, so that no turn of one can have been the last of such.
-        if self.is_beginning || self.end == progress.end && progress.continuation.is_none() {
+        if self.takes_end(progress) {
             return Ok(());
         }
         let side = |end: &Option<End>| end.as_ref().map_or_else(|| "goes on".to_owned(), describe_end);
         let then = side(&self.end);
-        let now = progress
-            .continuation
-            .as_ref()
-            .map_or_else(|| side(&progress.end), |next| format!("continues as new with {}", shortened(next.input.text())));
+        let now = progress.continuation.as_ref().map_or_else(|| side(&progress.end), describe_continuation);
         Err(format!("after task {next_task}: in history the orchestrator {then}, the guest now {now}"))
     }
 }
@@ -269,7 +416,7 @@ fn describe(ask: &Ask) -> String {
 }
 
 /// What people know it by.
-fn name(action: &Action) -> String {
+pub fn name(action: &Action) -> String {
     match action {
         Action::Activity(ActivityCall { name, .. }) => format!("activity {name:?}"),
         Action::Timer { due_ms } => format!("a timer at {}", time::exact(*due_ms)),
@@ -290,7 +437,13 @@ fn rest(action: &Action) -> String {
     }
 }
 
-fn describe_end(end: &End) -> String {
+/// The same for one that goes on as a new execution.
+pub fn describe_continuation(next: &Continuation) -> String {
+    format!("continues as new with {}", shortened(next.input.text()))
+}
+
+/// How the orchestrator ended, as the predicate of a sentence.
+pub fn describe_end(end: &End) -> String {
     match end {
         End::Completed(output) => format!("returns {}", shortened(output.text())),
         End::Failed(failure) => format!("fails with {:?}", failure.message),

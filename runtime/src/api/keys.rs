@@ -18,7 +18,7 @@ pub const FILE: &str = "keys.json";
 pub struct Keys {
     /// Opens everything.
     pub master: String,
-    /// Opens everything but `/admin/modules`; generated URLs carry it, unless they are capability links.
+    /// Opens everything but `/admin/modules` and `/admin/instances`; generated URLs carry it, unless they are capability links.
     pub system: String,
 }
 

@@ -11,6 +11,7 @@ mod connections;
 mod control;
 mod description;
 mod error;
+mod export;
 mod history_view;
 pub mod keys;
 mod links;
@@ -403,6 +404,7 @@ impl Api {
                 let target = target.map_err(ApiError::ours_bad_request)?;
                 modules::delete(self.engine(&target), &target.hub, &module, digest.as_deref()).await
             }
+            Endpoint::Export { instance } => export::export(self.admin_hub(&query)?.as_deref(), &instance).await,
             Endpoint::Binding => {
                 let target = target.map_err(ApiError::bad_argument)?;
                 let links = Links::new(&origin, &target, settings.access.hub_pass());
@@ -445,7 +447,7 @@ impl Endpoint {
             Self::Restart { instance } => Need::Instance { verb: Verb::Restart, instance },
             Self::Purge { instance } => Need::Instance { verb: Verb::Purge, instance },
             Self::Upload { .. } | Self::Modules | Self::Module { .. } | Self::ModuleBytes { .. } => Need::Master,
-            Self::DeleteModule { .. } => Need::Master,
+            Self::DeleteModule { .. } | Self::Export { .. } => Need::Master,
         }
     }
 }

@@ -8,10 +8,11 @@ use percent_encoding::{CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 
 use super::connections::AtWork;
+use super::export::ExportBody;
 use super::stream::EventBody;
 
 /// A body as hyper takes it. One that is whole costs nothing for the others.
-pub(super) type ReplyBody = Either<Full<Bytes>, EventBody>;
+pub(super) type ReplyBody = Either<Full<Bytes>, Either<EventBody, ExportBody>>;
 
 /// An answer that is ready to be sent.
 #[derive(Debug)]
@@ -26,6 +27,7 @@ pub(super) struct Reply {
 enum Content {
     Whole(Bytes),
     Stream(Box<EventBody>),
+    File(ExportBody),
 }
 
 impl Reply {
@@ -51,6 +53,13 @@ impl Reply {
             .header(header::CONTENT_TYPE, HeaderValue::from_static(content_type))
             .header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))
             .header(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"))
+    }
+
+    /// A file that is made while it is sent.
+    pub(super) fn file(content_type: &'static str, body: ExportBody) -> Self {
+        Self { body: Content::File(body), ..Self::empty(StatusCode::OK) }
+            .header(header::CONTENT_TYPE, HeaderValue::from_static(content_type))
+            .header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))
     }
 
     /// The same with a `Location`. What a URL may not hold as it is, if a client sent it to us, is escaped.
@@ -89,7 +98,8 @@ impl Reply {
     pub(super) fn into_response(self, at_work: Option<AtWork>) -> Response<ReplyBody> {
         let mut response = Response::new(match self.body {
             Content::Whole(bytes) => Either::Left(Full::new(bytes)),
-            Content::Stream(body) => Either::Right(body.in_work(at_work)),
+            Content::Stream(body) => Either::Right(Either::Left(body.in_work(at_work))),
+            Content::File(body) => Either::Right(Either::Right(body.in_work(at_work))),
         });
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;

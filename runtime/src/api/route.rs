@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use hyper::Method;
 
 use super::description::Operation;
-use super::{control, list, logs, modules, openapi, operations, purge, question, restart, start, status, why};
+use super::{control, export, list, logs, modules, openapi, operations, purge, question, restart, start, status, why};
 
 /// What a request asks for, with the variable parts of its path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +54,8 @@ pub(super) enum Endpoint {
     ModuleBytes { module: String, digest: String },
     /// Take a module away, or one version of it.
     DeleteModule { module: String, digest: Option<String> },
+    /// An instance as a file.
+    Export { instance: String },
     /// Whether the server is alive.
     Health,
     /// Whether it does its work.
@@ -90,6 +92,7 @@ impl Endpoint {
             Self::Module { .. } => "module",
             Self::ModuleBytes { .. } => "module_bytes",
             Self::DeleteModule { .. } => "delete_module",
+            Self::Export { .. } => "export",
             Self::Health => "health",
             Self::Ready => "ready",
             Self::Metrics => "metrics",
@@ -181,7 +184,7 @@ static OPERATIONS: [Line; 20] = [
 ];
 
 /// Ours, from the root.
-static OURS: [Line; 12] =
+static OURS: [Line; 13] =
     [
         (Method::POST, "api/orchestrators/{functionName}", "api_start", &start::START, |part, _| Endpoint::Start {
             function: part[0].into(),
@@ -205,6 +208,9 @@ static OURS: [Line; 12] =
         }),
         (Method::DELETE, "admin/modules/{moduleName}/versions/{digest}", "delete_version", &modules::DELETE_MODULE, |part, _| {
             Endpoint::DeleteModule { module: part[0].into(), digest: Some(part[1].into()) }
+        }),
+        (Method::GET, "admin/instances/{instanceId}/export", "export", &export::EXPORT, |part, _| Endpoint::Export {
+            instance: part[0].into(),
         }),
         (Method::GET, "healthz", "health", &operations::HEALTH, |_, _| Endpoint::Health),
         (Method::GET, "readyz", "ready", &operations::READY, |_, _| Endpoint::Ready),
@@ -374,6 +380,7 @@ mod tests {
         check("GET /admin/modules/bakery/versions/ab12", r#"ModuleBytes { module: "bakery", digest: "ab12" }"#);
         check("DELETE /admin/modules/bakery", r#"DeleteModule { module: "bakery", digest: None }"#);
         check("DELETE /admin/modules/bakery/versions/ab12", r#"DeleteModule { module: "bakery", digest: Some("ab12") }"#);
+        check("GET /admin/instances/loaf%2017/export", r#"Export { instance: "loaf 17" }"#);
         check("GET /healthz", "Health");
         check("GET /readyz", "Ready");
         check("GET /metrics", "Metrics");

@@ -4,7 +4,7 @@
 //! error can show one.
 
 use std::fmt::Display;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Write};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,8 @@ const POLL_MS_MAX: u64 = 1_000;
 /// Where the operations of the wire contract are.
 const PREFIX: &str = "/runtime/webhooks/durabletask";
 
-/// Where the modules are.
+/// What is for operators, and where the modules are.
+const ADMIN: &str = "/admin";
 const MODULES: &str = "/admin/modules";
 
 /// What stays as it is in a part of a path.
@@ -344,6 +345,20 @@ impl Client {
         Ok(self.call("GET", Call::of_instance(id, "/why"), &[200])?.text)
     }
 
+    /// Writes an export of an instance to `out`.
+    pub(super) fn export(&self, id: &str, out: &mut dyn Write) -> Result<()> {
+        let path = format!("{ADMIN}/instances/{}/export", encode(id));
+        let call = Call { path, subject: Some(format!("instance {id:?}")), ..Call::default() };
+        let _spinner = self.spins.then(|| Spinner::start(format!("Waiting for {}", self.base)));
+        let mut answer = self.send("GET", &call)?;
+        if answer.status() != StatusCode::OK {
+            let text = answer.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_string();
+            return Err(self.refusal(answer.status(), &text.unwrap_or_default(), call));
+        }
+        io::copy(&mut answer.into_body().into_reader(), out).context("the export broke off before its end")?;
+        Ok(())
+    }
+
     /// Follows an instance, behind the event `last` if one is given. `None` if it has ended and nothing came behind that event.
     pub(super) fn follow(&self, id: &str, query: &[Parameter<'_>], last: Option<&str>) -> Result<Option<Events>> {
         let header = last.map(|last| ("last-event-id", last));
@@ -426,10 +441,13 @@ impl Client {
     /// What to do about a 401.
     fn about_keys(&self, path: &str) -> String {
         match &self.key {
-            Some(_) if path.starts_with(MODULES) => format!(
-                "{} does not take this key for {MODULES}, which wants the master key; `dacapo keys` on its machine shows it",
-                self.base
-            ),
+            Some(_) if path.starts_with(ADMIN) => {
+                let what = if path.starts_with(MODULES) { MODULES } else { "an export" };
+                format!(
+                    "{} does not take this key for {what}, which wants the master key; `dacapo keys` on its machine shows it",
+                    self.base
+                )
+            }
             Some(_) => format!("{} does not take this key; `dacapo keys` on its machine shows those that it takes", self.base),
             None => format!(
                 "{} wants a key: put it into the environment variable DACAPO_KEY, or name a file that holds it with --key-file",

@@ -47,6 +47,11 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// The task hub, if the flags or the environment name one.
+    pub(super) fn hub(&self) -> Option<&str> {
+        self.hub.as_deref().filter(|name| !name.trim().is_empty())
+    }
+
     /// A client of the server that the flags, the environment and the user's file name.
     pub(super) fn client(&self) -> Result<Client> {
         let settings = match settings_path() {

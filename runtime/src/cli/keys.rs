@@ -10,8 +10,8 @@ use super::output::say;
 use crate::api::keys::{self, Keys as ServerKeys};
 
 const ABOUT: &str = "\
-The master key opens everything; the system key opens everything but /admin/modules, and is part of
-the URLs that the server hands out.
+The master key opens everything; the system key opens everything but /admin/modules and
+/admin/instances, and is part of the URLs that the server hands out.
 
 Examples:
   dacapo keys --data ./dacapo-data

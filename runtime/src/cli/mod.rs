@@ -1,8 +1,9 @@
-//! What does the command line offer? A file per subcommand; all but `serve` use the server over HTTP, as anybody can.
+//! What does the command line offer? A file per subcommand; those that act on instances use the server over HTTP, as anybody can.
 //!
 //! [`main`] parses, runs and reports. `server` is the server in this process; the other commands use `connection`, which finds
 //! the server and the key, `client`, which speaks HTTP, `wire`, what it hears, and `output`, how that is shown.
 
+mod backup;
 mod client;
 mod completions;
 mod connection;
@@ -11,6 +12,7 @@ mod deploy;
 mod dev;
 mod events;
 mod exit;
+mod export;
 mod filter;
 pub mod guests;
 mod input;
@@ -26,6 +28,7 @@ mod output;
 mod purge;
 mod query;
 mod raise;
+mod replay;
 mod restart;
 mod resume;
 mod rewind;
@@ -90,7 +93,11 @@ enum Command {
     Restart(restart::Restart),
     Purge(purge::Purge),
     Logs(logs::Logs),
+    Export(export::Export),
+    Replay(replay::Replay),
     Modules(modules::Modules),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
     Keys(keys::Keys),
     Verify(verify::Verify),
     Completions(completions::Completions),
@@ -155,7 +162,11 @@ impl Command {
             Self::Restart(restart) => restart.run(),
             Self::Purge(purge) => purge.run(),
             Self::Logs(logs) => logs.run(),
+            Self::Export(export) => export.run(),
+            Self::Replay(replay) => replay.run(),
             Self::Modules(modules) => modules.run(),
+            Self::Backup(backup) => backup.run(),
+            Self::Restore(restore) => restore.run(),
             Self::Keys(keys) => keys.run(),
             Self::Verify(verify) => verify.run(),
             Self::Completions(completions) => completions.run(),
@@ -280,6 +291,10 @@ mod tests {
             "dacapo purge a --status Failed",
             "dacapo restart",
             "dacapo verify",
+            "dacapo export",
+            "dacapo export a --data d --server http://oven",
+            "dacapo replay",
+            "dacapo backup",
         ] {
             assert_eq!(code(wrong), 2, "{wrong}");
         }

@@ -5,6 +5,7 @@
 
 mod activities;
 mod alarm;
+pub mod archive;
 mod backlog;
 mod changes;
 mod crew;
@@ -20,6 +21,7 @@ mod instance;
 mod listing;
 mod orders;
 mod partition;
+pub mod playback;
 mod pool;
 mod post;
 mod purge;
@@ -27,6 +29,7 @@ mod query;
 mod queue;
 mod readiness;
 mod residents;
+mod retention;
 mod rewind;
 mod shell;
 #[cfg(test)]
@@ -212,6 +215,7 @@ impl Engine {
         engine.open_hubs().map_err(store_error)?;
         due::watch(&engine)?;
         engine.sweep();
+        retention::watch(&engine);
         Ok(engine)
     }
 

@@ -10,7 +10,7 @@ use crate::model::{InstanceId, RuntimeStatus};
 use crate::store::{Filter, Position, StoreError};
 
 /// How many instances go at once. Each is taken out of five indexes, so they are fewer than the rows that a sweep deletes.
-const PURGE_ROWS: usize = 200;
+pub(super) const PURGE_ROWS: usize = 200;
 
 impl Hub {
     /// Takes an instance away that has ended; from then on it is not there, and its ID is free. Durable on return. Instances that it has

@@ -34,7 +34,7 @@ use crate::clock::Clock;
 use crate::host::{Catalog, Host, Surroundings, SurroundingsByHub};
 use crate::limits::Limits;
 use crate::metrics::{GuestFault, Metrics};
-use crate::model::{Body, Digest, Execution, ExecutionKey, Failure, HttpCall, InstanceId, Message, MessageKey, Started, TaskId};
+use crate::model::{Body, Digest, Execution, ExecutionKey, Failure, HttpCall, InstanceId, Message, MessageKey, Retention, Started, TaskId};
 use crate::replay::{Fault, TurnError};
 use crate::store::group::{Committer, Refusal};
 use crate::store::{HubRow, InstanceRow, Replaces, Store, StoreError};
@@ -521,6 +521,11 @@ impl Shell {
             self.machinery.committer.note(purged.as_ref().map(drop));
         }
         purged
+    }
+
+    /// How long what has ended is kept.
+    pub(super) fn retention(&self) -> Retention {
+        self.surroundings.retention
     }
 
     /// The stored row of an instance. Blocks.

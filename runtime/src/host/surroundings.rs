@@ -1,4 +1,5 @@
-//! What does a hub give its activities beside their input? Network, variables and secrets, as the configuration says.
+//! What does a hub give its activities beside their input? Network, variables and secrets, as the configuration says; and what else it
+//! says of a hub.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -10,7 +11,7 @@ use serde::Deserialize;
 use super::network::{Entry, Policy};
 use super::secrets::{CHARACTERS_MIN, Secrets};
 use crate::limits::WorkLimits;
-use crate::model::HubName;
+use crate::model::{HubName, Retention};
 
 /// What the configuration says of one hub. Where secrets are to be found, not what they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -24,6 +25,8 @@ pub struct HubSettings {
     pub secrets: BTreeMap<String, SecretSource>,
     /// How much of its work runs at once. Default: as much as the server's bound allows.
     pub limits: WorkLimits,
+    /// How long its instances are kept after they have ended. Default: as the configuration says for all hubs.
+    pub retention: Retention,
 }
 
 /// What the configuration says of one hub's network.
@@ -62,27 +65,34 @@ pub struct Surroundings {
     pub(super) secrets: Secrets,
     /// How many of them run at once.
     pub(crate) limits: WorkLimits,
+    /// How long instances are kept after they have ended.
+    pub(crate) retention: Retention,
 }
 
 /// What each hub gives, found without regard to case.
 #[derive(Debug, Clone, Default)]
-pub struct SurroundingsByHub(HashMap<HubName, Arc<Surroundings>>);
+pub struct SurroundingsByHub {
+    hubs: HashMap<HubName, Arc<Surroundings>>,
+    /// How long instances are kept where the hub does not say.
+    retention: Retention,
+}
 
 impl Default for Surroundings {
     /// Nothing, to the default hub.
     fn default() -> Self {
-        Self::nothing(HubName::default_hub())
+        Self::nothing(HubName::default_hub(), Retention::default())
     }
 }
 
 impl Surroundings {
     /// What a hub gives of which the configuration says nothing.
-    fn nothing(hub: HubName) -> Self {
+    fn nothing(hub: HubName, retention: Retention) -> Self {
         Self {
             network: Policy::new(hub, Vec::new()),
             environment: Vec::new(),
             secrets: Secrets::default(),
             limits: WorkLimits::default(),
+            retention,
         }
     }
 
@@ -124,6 +134,7 @@ impl Surroundings {
             environment: settings.environment.clone().into_iter().collect(),
             secrets: Secrets::new(secrets),
             limits: settings.limits.clone(),
+            retention: settings.retention,
         })
     }
 
@@ -135,21 +146,22 @@ impl Surroundings {
 }
 
 impl SurroundingsByHub {
-    /// Reads all secrets that `settings` name.
+    /// Reads all secrets that `settings` name. Where they do not say how long instances are kept, `retention` does.
     ///
     /// # Errors
     /// If one cannot be had, or what is given cannot be in an environment.
-    pub fn read(settings: &HashMap<HubName, HubSettings>) -> Result<Self, SurroundingsError> {
+    pub fn read(settings: &HashMap<HubName, HubSettings>, retention: Retention) -> Result<Self, SurroundingsError> {
         let read = |(hub, settings): (&HubName, &HubSettings)| {
             let surroundings = Surroundings::read(hub, settings, &|name| env::var(name))?;
-            Ok((hub.clone(), Arc::new(surroundings)))
+            let retention = surroundings.retention.or(retention);
+            Ok((hub.clone(), Arc::new(Surroundings { retention, ..surroundings })))
         };
-        settings.iter().map(read).collect::<Result<_, _>>().map(Self)
+        Ok(Self { hubs: settings.iter().map(read).collect::<Result<_, _>>()?, retention })
     }
 
     /// What this hub gives: nothing, if the configuration does not say.
     pub fn of(&self, hub: &HubName) -> Arc<Surroundings> {
-        self.0.get(hub).cloned().unwrap_or_else(|| Arc::new(Surroundings::nothing(hub.clone())))
+        self.hubs.get(hub).cloned().unwrap_or_else(|| Arc::new(Surroundings::nothing(hub.clone(), self.retention)))
     }
 }
 
@@ -196,6 +208,7 @@ fn check_variable(name: &str, value: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Kept, RuntimeStatus};
 
     fn settings(text: &str) -> HubSettings {
         toml::from_str(text).unwrap()
@@ -244,9 +257,14 @@ mod tests {
 
     #[test]
     fn a_hub_is_found_in_any_case_and_one_that_is_not_configured_gets_nothing() {
-        let hubs = HashMap::from([("Bakery".parse().unwrap(), settings("environment.REGION = 'north'"))]);
-        let surroundings = SurroundingsByHub::read(&hubs).unwrap();
-        assert_eq!(surroundings.of(&"BAKERY".parse().unwrap()).variables().count(), 1);
-        assert_eq!(*surroundings.of(&"Mill".parse().unwrap()), Surroundings::nothing("Mill".parse().unwrap()));
+        let text = "environment.REGION = 'north'\nretention.failed = '1d'";
+        let hubs = HashMap::from([("Bakery".parse().unwrap(), settings(text))]);
+        let retention = Retention { all: Some(Kept::Ms(1)), ..Retention::default() };
+        let surroundings = SurroundingsByHub::read(&hubs, retention).unwrap();
+        let bakery = surroundings.of(&"BAKERY".parse().unwrap());
+        assert_eq!(bakery.variables().count(), 1);
+        let kept_ms = [RuntimeStatus::Failed, RuntimeStatus::Completed].map(|status| bakery.retention.ms(status));
+        assert_eq!(kept_ms, [Some(86_400_000), Some(1)]);
+        assert_eq!(*surroundings.of(&"Mill".parse().unwrap()), Surroundings::nothing("Mill".parse().unwrap(), retention));
     }
 }

@@ -227,12 +227,19 @@ fn shorten(own: &Connection, writer: &Mutex<Writer>, signal: &Signal) -> Result<
         let writer = lock(writer);
         // Usually nobody waits here. But readers may follow one another so closely that there is always one with an old part.
         let mode = if signal.pages() < PATIENCE_PAGES { Mode::Passive } else { Mode::Restart };
-        between_batches(&writer, mode).map(drop)
+        between_batches(&writer, mode)
     })();
     // Whatever came of it: not again at once.
     let mut log = signal.lock();
-    log.due_pages = log.pages.max(DUE_PAGES) + STEP_PAGES;
-    result
+    let is_blocked = matches!(result, Ok(Moved { is_blocked: true, .. }));
+    log.due_pages = log.pages.max(DUE_PAGES) + if is_blocked { patient_step(log.pages) } else { STEP_PAGES };
+    result.map(drop)
+}
+
+/// How many pages are written before the writer waits again for a reader that it has waited for in vain. A copy of a large store takes
+/// minutes, and the longer it has taken the longer it may take still: so the waits become as rare as the log is long.
+pub(super) fn patient_step(pages: u64) -> u64 {
+    STEP_PAGES.max(pages / 4)
 }
 
 /// Moves the whole log into the file and empties it, so that an idle store is one file.

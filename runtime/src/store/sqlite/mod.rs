@@ -3,6 +3,7 @@
 //! One connection writes, behind a mutex (`write.rs`, `delete.rs`); a few read, each from a consistent snapshot, and never wait for the
 //! writer (`read.rs`, `list.rs`); one moves the log into the file (`checkpoint.rs`). Group commit is not here but in `store::group`.
 
+pub mod backup;
 mod checkpoint;
 mod delete;
 mod inspect;
@@ -33,6 +34,9 @@ use super::{
 use crate::model::{
     Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey, Message, MessageKey, ModuleName, Payload, TaskId,
 };
+
+/// The name of the database in its directory.
+pub const FILE: &str = "dacapo.db";
 
 /// How long the writer waits for somebody from outside who has the file locked, for example a copying tool.
 const BUSY_MS_MAX: u64 = 5_000;
@@ -74,7 +78,7 @@ impl SqliteStore {
     }
 
     fn open_locked(dir: &Path, lock: File) -> Result<Self, StoreError> {
-        let path = dir.join("dacapo.db");
+        let path = dir.join(FILE);
         let mut conn = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         schema::version(&conn, MIGRATIONS)?; // A newer file is refused before anything in it changes.
         conn.pragma_update(None, "page_size", 4096)?;
@@ -261,7 +265,7 @@ fn make_files(dir: &Path) -> Result<File, StoreError> {
         TryLockError::Error(error) => failed("lock")(error),
     })?;
     // SQLite would give its file the rights that the umask leaves, and gives the files beside it the rights of this one.
-    touch("dacapo.db").map_err(failed("make the database in"))?;
+    touch(FILE).map_err(failed("make the database in"))?;
     // A file is only as durable as its name: in its directory, and in the directory above.
     for dir in [Some(dir), dir.parent()].into_iter().flatten().filter(|dir| !dir.as_os_str().is_empty()) {
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync"))?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, ffi, params};
 
-use super::checkpoint::{self, Mode, Moved, STALL_PAGES, STEP_PAGES, Signal};
+use super::checkpoint::{self, Mode, Moved, STALL_PAGES, Signal};
 use super::{StoreError, read};
 use crate::model::{Digest, ExecutionKey, HubKey, InstanceKey, MessageKey, RuntimeStatus, TaskId, Wake};
 use crate::store::schema::{HUB_KEY_MAX, PART, PARTITIONS};
@@ -263,7 +263,7 @@ impl Writer {
         };
         // A reader that holds on to the log for long must not slow down every batch.
         if !matches!(moved, Ok(Moved { is_blocked: false, .. })) {
-            self.stall_pages = pages + STEP_PAGES;
+            self.stall_pages = pages + checkpoint::patient_step(pages);
         }
         if let Err(error) = moved {
             tracing::warn!("checkpoint of the store: {error}");

@@ -1,0 +1,119 @@
+//! `dacapo export`: an instance with all that a replay needs, in one file.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::builder::NonEmptyStringValueParser;
+
+use super::connection::Connection;
+use super::exit::Exit;
+use super::output::{hint, say};
+use super::server::shell_path;
+use crate::engine::archive::Export as Archived;
+use crate::model::HubName;
+
+const ABOUT: &str = "\
+The file is a tar archive: manifest.json says what it is, history.jsonl has the events of the present
+execution with all inputs and results, module.wasm is the code. Values of secrets are in no history.
+The name of the file is printed. From a server this takes the master key.
+
+Examples:
+  dacapo export loaf-17
+  dacapo replay loaf-17.tar
+  dacapo export loaf-17 -o - | tar -xO history.jsonl | jq -c .";
+
+/// Export an instance with its history and its code, for a replay anywhere
+#[derive(Debug, clap::Args)]
+#[command(after_help = ABOUT)]
+pub(super) struct Export {
+    /// The instance
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    id: String,
+
+    /// The file to write [default: the ID with .tar behind it]; - is standard output
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Read this data directory, which no server has open, instead of asking one
+    #[arg(long, value_name = "DIR", conflicts_with = "server")]
+    data: Option<PathBuf>,
+
+    #[command(flatten)]
+    connection: Connection,
+}
+
+impl Export {
+    pub(super) fn run(self) -> Result<()> {
+        let output = self.output.clone().unwrap_or_else(|| file_name(&self.id).into());
+        if output == Path::new("-") {
+            let mut out = io::stdout().lock();
+            self.write(&mut out)?;
+            return out.flush().context("write to standard output");
+        }
+        // Under another name until it is whole, and for our eyes only: it has all that the instance was told.
+        let mut unfinished = output.clone().into_os_string();
+        unfinished.push(".unfinished");
+        let unfinished = PathBuf::from(unfinished);
+        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&unfinished);
+        let file = file.with_context(|| format!("write {}", unfinished.display()))?;
+        let written = self.write_file(file).and_then(|()| {
+            fs::rename(&unfinished, &output).with_context(|| format!("write {}", output.display()))
+        });
+        if written.is_err() {
+            let _ = fs::remove_file(&unfinished); // Its name says that it is of no use.
+        }
+        written?;
+        hint(format_args!("`dacapo replay {}` plays it", shell_path(&output)));
+        say(output.display())
+    }
+
+    fn write_file(&self, file: File) -> Result<()> {
+        let mut out = BufWriter::new(file);
+        self.write(&mut out)?;
+        let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        Ok(file.sync_all()?)
+    }
+
+    fn write(&self, out: &mut dyn Write) -> Result<()> {
+        let Some(data) = &self.data else {
+            return self.connection.client()?.spinning().export(&self.id, out);
+        };
+        let hub = match self.connection.hub() {
+            Some(name) => name.parse().map_err(|error| Exit::Usage.because(error))?,
+            None => HubName::default_hub(),
+        };
+        let absent = || Exit::NotFound.because(format_args!("task hub {hub} in {} has no instance {:?}", data.display(), self.id));
+        // A directory that is not there would be made.
+        if !data.is_dir() {
+            return Err(Exit::Failed.because(format_args!("there is no data directory {}", data.display())));
+        }
+        let id = self.id.parse().map_err(|_| absent())?;
+        let export = Archived::offline(data, &hub, &id).with_context(|| format!("open the store in {}", data.display()))?;
+        export.ok_or_else(absent)?.write(out).with_context(|| format!("export {}", self.id))
+    }
+}
+
+/// A name for the file of an instance: an ID may hold what a shell or a file system does not like.
+fn file_name(id: &str) -> String {
+    let plain = |c: char| if c.is_alphanumeric() || "-_.@+".contains(c) { c } else { '_' };
+    let name: String = id.chars().map(plain).take(50).collect();
+    // Neither hidden nor an option.
+    let mark = if name.starts_with(['.', '-']) { "_" } else { "" };
+    format!("{mark}{name}.tar")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_named_after_its_instance_as_far_as_that_makes_a_name() {
+        for (id, expected) in [("loaf-17", "loaf-17.tar"), ("a b:c", "a_b_c.tar"), ("..", "_...tar"), ("-o", "_-o.tar"), ("é", "é.tar")] {
+            assert_eq!(file_name(id), expected);
+        }
+        assert_eq!(file_name(&"x".repeat(256)).len(), 54);
+    }
+}
