@@ -100,6 +100,9 @@ impl Sum for Sample {
         samples.fold(Self::default(), |sum, it| Self {
             commits_queued: sum.commits_queued + it.commits_queued,
             turns_queued: sum.turns_queued + it.turns_queued,
+            beginnings_queued: sum.beginnings_queued + it.beginnings_queued,
+            messages_queued: sum.messages_queued + it.messages_queued,
+            backlog_bytes: sum.backlog_bytes + it.backlog_bytes,
             residents: sum.residents + it.residents,
             resident_bytes: sum.resident_bytes + it.resident_bytes,
             open_instances: sum.open_instances + it.open_instances,
@@ -300,7 +303,11 @@ impl Metrics {
         ours.register("http_streams_open", "Event streams that follow an instance", self.streams_open.clone());
         ours.register("instances_started", "Starts that are durable", self.started.clone());
         ours.register("instances_ended", "Ends that are durable", self.ended.clone());
-        ours.register("instances_purged_by_age", "Ended instances that were older than they are kept", self.purged_by_age.clone());
+        ours.register(
+            "instances_purged_by_age",
+            "Ended instances that were older than they are kept",
+            self.purged_by_age.clone(),
+        );
         ours.register("instances_open", "Instances that have not ended, as far as they are loaded", s.open_instances.clone());
         ours.register_with_unit("turn", "Time of a turn, its replay included", Unit::Seconds, self.turn_seconds.clone());
         ours.register("turns_replayed", "Turns whose guest had to be rebuilt by replay", self.replays.clone());

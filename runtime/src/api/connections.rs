@@ -5,6 +5,7 @@
 //! While the server is at work for a request, and while a stream runs, nothing happens to its connection.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -58,6 +59,12 @@ enum Standing {
 
 /// The server is at work for a connection until this is dropped.
 pub(super) struct AtWork(Arc<Connection>);
+
+impl fmt::Debug for AtWork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AtWork").finish_non_exhaustive()
+    }
+}
 
 impl Connections {
     /// At most so many at once.

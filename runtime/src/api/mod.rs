@@ -404,7 +404,10 @@ impl Api {
                 let target = target.map_err(ApiError::ours_bad_request)?;
                 modules::delete(self.engine(&target), &target.hub, &module, digest.as_deref()).await
             }
-            Endpoint::Export { instance } => export::export(self.admin_hub(&query)?.as_deref(), &instance).await,
+            Endpoint::Export { instance } => {
+                let target = target.map_err(ApiError::ours_bad_request)?;
+                export::export(self.hub(&target).as_deref(), &instance).await
+            }
             Endpoint::Binding => {
                 let target = target.map_err(ApiError::bad_argument)?;
                 let links = Links::new(&origin, &target, settings.access.hub_pass());

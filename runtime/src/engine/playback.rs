@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::archive::Archive;
 use super::turns::REPLAY_PATIENCE;
-use crate::host::{Compiler, Host, Module, ModuleError, NoGuest, OrchestratorGuest};
+use crate::host::{CompiledCode, Compiler, Host, Module, ModuleError, NoGuest, OrchestratorGuest};
 use crate::limits::Limits;
 use crate::model::{CorruptHistory, Digest, Event, Execution, Failure, LogLine, Progress};
 use crate::replay::{self, Guest, RecordedTurn, Replay, Step, TurnError};
@@ -92,17 +92,13 @@ impl<'a> Stage<'a> {
     ///
     /// # Errors
     /// [`PlaybackError::Module`], or [`PlaybackError::Corrupt`] if the history does not begin as one does.
-    pub fn set(
-        archive: &'a Archive,
-        module: Option<&[u8]>,
-        cache: &Path,
-        compiler: Compiler,
-    ) -> Result<Self, PlaybackError> {
+    pub fn set(archive: &'a Archive, module: Option<&[u8]>, cache: &Path, compiler: Compiler) -> Result<Self, PlaybackError> {
         let (digest, bytes) = match module {
             Some(bytes) => (Digest::of(bytes), bytes),
             None => {
                 let digest = Replay::of(&archive.history)?.code();
-                let lacks = || format!("the history runs on module {digest}, and the export does not have it; give it with --module");
+                let lacks =
+                    || format!("the history runs on module {digest}, and the export does not have it; give it with --module");
                 let bytes = archive.modules.get(&digest).ok_or_else(|| ModuleError::Invalid(lacks()))?;
                 (digest, &bytes[..])
             }
@@ -110,7 +106,7 @@ impl<'a> Stage<'a> {
         // The bounds that the execution keeps for its life; one guest, and none beside it.
         let guest_memory_bytes_max = archive.started().limits.memory_bytes_max.min(MEMORY_BYTES_MAX);
         let limits = Limits { guest_memory_bytes_max, residents_max: 1, activities_running_max: 1, ..Limits::default() };
-        let host = Host::new(cache, &limits, 1, compiler, Arc::default())?;
+        let host = Host::new(CompiledCode::Kept(cache), &limits, 1, 1, compiler, Arc::default())?;
         let module = host.module(digest, || Ok(bytes.to_vec()))?;
         Ok(Self { archive, digest, module, limits })
     }
