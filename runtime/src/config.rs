@@ -30,6 +30,7 @@
 //! residents_bytes_max = 1_073_741_824
 //! idle_instances_max = 8_000
 //! event_streams_max = 1_000
+//! requests_waiting_max = 5_000
 //! status_wait_s_max = 300
 //! starts_queued_max = 10_000
 //! backlog_bytes_max = 536_870_912

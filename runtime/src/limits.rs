@@ -59,6 +59,9 @@ pub struct Limits {
     /// How many event streams of instances are open at once, over all hubs; more are refused with 503. Each holds up to a page of events, some
     /// 100 KB, while its client is slow.
     pub event_streams_max: u32,
+    /// How many requests wait at once for an instance to end or to change, over all hubs; further ones are answered at once with how it stands.
+    /// Each holds a connection and some 100 KB.
+    pub requests_waiting_max: u32,
     /// How long a status request may wait for a change, in seconds; one that asks for more gets this much. Longer than what lies between
     /// client and server lets a connection be silent, as a rule.
     pub status_wait_s_max: u64,
@@ -137,6 +140,7 @@ impl Default for Limits {
             residents_bytes_max: 1 << 30,
             idle_instances_max: 8_000,
             event_streams_max: 1_000,
+            requests_waiting_max: 5_000,
             status_wait_s_max: 300,
             starts_queued_max: 10_000,
             backlog_bytes_max: 512 << 20,

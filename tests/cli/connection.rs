@@ -92,9 +92,10 @@ fn a_server_that_is_not_there_has_an_exit_code_of_its_own() {
 }
 
 #[test]
-fn https_is_refused_with_what_to_do_instead() {
-    let why = Shell::new().refused(&["list", "--server", "https://oven.example"], USAGE);
-    assert!(why.contains("tunnel"), "{why}");
+fn a_server_that_speaks_no_tls_is_not_reached_by_https() {
+    let server = Server::start();
+    let why = Shell::new().refused(&["list", "--server", &server.origin.replace("http:", "https:")], UNREACHABLE);
+    assert!(why.contains("cannot reach"), "{why}");
 }
 
 #[test]

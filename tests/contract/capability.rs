@@ -221,3 +221,51 @@ fn links_are_refused_where_there_are_no_keys() {
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && told.contains("--capability-links needs keys"), "{told}");
 }
+
+#[test]
+fn what_a_link_does_leads_to_no_further_links() {
+    let server = with_links();
+    let stranger = stranger(&server);
+    let restart = link_of(&start(&server, "a"), "restartPostUri");
+    assert_eq!(server.post(&format!("{P3}/instances/a/terminate"), "").status, 202);
+    for url in [restart.clone(), format!("{restart}&restartWithNewInstanceId=false")] {
+        let reply = stranger.post(&url, "");
+        assert_eq!(reply.status, 202, "{reply}");
+        assert!(!reply.text().contains("signature=") && !reply.text().contains("code="), "{reply}");
+        let status = link_of(&reply, "statusQueryGetUri");
+        assert_eq!(reply.header("location"), Some(status.as_str()));
+        assert_eq!(stranger.get(&status).status, 401);
+    }
+    // The holder of a key gets new ones.
+    let reply = server.post(&format!("{P3}/instances/a/restart"), "");
+    assert!(link_of(&reply, "statusQueryGetUri").contains("signature="), "{reply}");
+}
+
+#[test]
+fn a_link_that_terminates_is_not_for_what_the_instance_has_started() {
+    let server = with_links();
+    let terminate = link_of(&start(&server, "a"), "terminatePostUri");
+    assert_eq!(stranger(&server).post(&format!("{terminate}&recursive=true"), "").status, 401);
+    assert_eq!(stranger(&server).post(&format!("{terminate}&recursive=false"), "").status, 202);
+}
+
+#[test]
+fn a_page_of_any_origin_may_read_what_a_link_opens() {
+    let server = with_links();
+    let status = link_of(&start(&server, "a"), "statusQueryGetUri");
+    let page = stranger(&server).with_header("origin", "http://shop.example");
+    let reply = page.get(&status);
+    assert_eq!((reply.status, reply.header("access-control-allow-origin")), (202, Some("*")));
+    let with_key = page.get(&format!("{P3}/instances/a?code={}", server.key("system")));
+    assert_eq!((with_key.status, with_key.header("access-control-allow-origin")), (202, None));
+}
+
+#[test]
+fn a_stream_ends_when_the_link_to_it_expires() {
+    let server = Setup { keys: true, arguments: &["--capability-links", "2"], ..Setup::default() }.start();
+    let status = link_of(&start(&server, "a"), "statusQueryGetUri");
+    let client = stranger(&server).with_header("accept", "text/event-stream");
+    let events: Vec<_> = client.stream(status.strip_prefix(&server.origin).expect("it is ours")).collect();
+    assert!(!events.is_empty() && events.iter().all(|event| !event.what().contains("Completed")), "{events:?}");
+    assert_eq!(stranger(&server).get(&status).status, 401);
+}

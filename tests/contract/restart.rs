@@ -132,3 +132,17 @@ fn what_has_continued_is_restarted_with_its_last_input() {
     eventually("the end", || (server.status(&id, "").status == 200).then_some(()));
     assert_eq!(server.status(&id, "").member("input"), "[0,3]", "as its status shows it");
 }
+
+#[test]
+fn a_restart_that_is_sent_again_with_its_key_is_one() {
+    let server = Server::start();
+    server.start_as("a", "Sequence", r#"{"count":1}"#);
+    server.finished("a");
+    let client = server.with_header("idempotency-key", "again");
+    let first = started(&restart(&client, "a", ""));
+    assert_eq!(started(&restart(&client, "a", "")), first);
+    assert_ne!(started(&restart(&server, "a", "")), first);
+    server.start_as("b", "Sequence", r#"{"count":1}"#);
+    refused(&restart(&client, "b", ""), 409);
+    refused(&restart(&client, "a", "restartWithNewInstanceId=false"), 400);
+}

@@ -318,3 +318,45 @@ fn a_hub_or_connection_that_cannot_be_is_refused() {
     assert_eq!(reply.status, 202, "{reply}");
     assert!(reply.header("location").unwrap().ends_with(&format!("taskHub={HUB}&connection=Storage")), "{reply}");
 }
+
+#[test]
+fn what_no_url_or_client_could_bear_is_refused() {
+    let server = Server::start();
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    for (path, body, why) in [
+        (".", "", "stands for a folder"),
+        ("%2e%2E", "", "stands for a folder"),
+        ("%ff", "", "UTF-8"),
+        ("a", deep.as_str(), "127 deep"),
+    ] {
+        // A client would take the first two out of the path by itself.
+        let (origin, length) = (server.authority(), body.len());
+        let reply = server.raw(&format!(
+            "POST {P3}/orchestrators/Race/{path} HTTP/1.1\r\nhost: {origin}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        ));
+        assert_eq!(reply.status, 400, "{path}: {reply}");
+        assert!(reply.json()["ExceptionMessage"].as_str().is_some_and(|message| message.contains(why)), "{reply}");
+    }
+}
+
+#[test]
+fn a_body_that_was_packed_on_the_way_is_refused() {
+    let server = Server::start();
+    let check = |header: &str, code: u16| {
+        let head = format!("POST {P3}/orchestrators/Race HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", server.authority());
+        let reply = server.raw(&format!("{head}{header}\r\n\r\n0\r\n\r\n"));
+        assert_eq!(reply.status, code, "{header}: {reply}");
+    };
+    check("transfer-encoding: chunked", 202);
+    check("transfer-encoding: gzip, chunked", 501);
+    check("transfer-encoding: chunked\r\ncontent-encoding: gzip", 415);
+}
+
+#[test]
+fn nobody_waits_when_too_many_wait() {
+    let limits = Limits { requests_waiting_max: 0, ..Limits::default() };
+    let server = Setup { limits, ..Setup::default() }.start();
+    let reply = server.post(&format!("{P3}/orchestrators/Forever/a?timeout=300"), "");
+    assert_eq!(reply.status, 202, "as if the time were up");
+    assert_eq!(server.status("a", "wait=300").status, 202);
+}

@@ -89,6 +89,17 @@ fn a_status_is_told_when_the_custom_status_changes() {
 }
 
 #[test]
+fn an_instance_that_continues_as_new_is_told_with_its_new_input() {
+    let server = Server::start();
+    server.start_as("a", "Till", r#"{"left":2,"taken":[]}"#);
+    let mut stream = server.follow("a", "", None);
+    stream.until_it_is("status Running");
+    server.with_header("content-type", "application/json").post(&format!("{P3}/instances/a/raiseEvent/coin"), "5");
+    let told = stream.until(|event| event.name == "status" && event.data["input"]["left"] == 1);
+    assert!(!told.is_empty());
+}
+
+#[test]
 fn a_stream_goes_on_behind_any_of_its_events() {
     let server = Server::start();
     server.start_as("a", "Household", "");

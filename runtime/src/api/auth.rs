@@ -51,6 +51,18 @@ pub enum Access {
     Workers,
 }
 
+/// On what grounds a request is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grounds {
+    /// By a key, or because none is needed: all that the endpoint does.
+    Trust,
+    /// By a capability link: one operation on one instance, and nothing that follows from it.
+    Link {
+        /// Until when, in seconds since 1970.
+        expires_s: u64,
+    },
+}
+
 /// What a request shows of who sends it.
 #[derive(Clone, Copy)]
 pub(super) struct Caller<'a> {
@@ -63,7 +75,24 @@ pub(super) struct Caller<'a> {
     pub(super) now_s: u64,
 }
 
+impl Grounds {
+    /// Whether it is a link.
+    pub(super) fn is_link(self) -> bool {
+        matches!(self, Self::Link { .. })
+    }
+
+    /// For how many seconds more they hold, if not for ever.
+    pub(super) fn left_s(self, now_s: u64) -> Option<u64> {
+        if let Self::Link { expires_s } = self { Some(expires_s.saturating_sub(now_s)) } else { None }
+    }
+}
+
 impl Access {
+    /// The same as [`Self::instance_pass`] for the answer to a request that was let in on these grounds: a link leads to no further ones.
+    pub(super) fn pass_on(&self, grounds: Grounds, now_s: u64) -> Pass<'_> {
+        if grounds.is_link() { Pass::Nothing } else { self.instance_pass(now_s) }
+    }
+
     /// What the URLs of a check-status object carry that is made at `now_s`, in seconds since 1970.
     pub(super) fn instance_pass(&self, now_s: u64) -> Pass<'_> {
         match self {
@@ -94,10 +123,10 @@ impl Access {
     /// # Errors
     /// 401 with an empty body if the key is missing or wrong, and so is the signature; 403 if no key is needed but the request may not be
     /// its user's will.
-    pub(super) fn check(&self, need: Need<'_>, caller: Caller<'_>) -> Result<(), ApiError> {
+    pub(super) fn check(&self, need: Need<'_>, caller: Caller<'_>) -> Result<Grounds, ApiError> {
         let Caller { headers, query, origin, .. } = caller;
         match self {
-            _ if need == Need::Nothing => Ok(()),
+            _ if need == Need::Nothing => Ok(Grounds::Trust),
             Self::Keys { keys, links } => {
                 // The header wins even if it is empty.
                 let header = headers.get("x-functions-key").map(|header| header.as_bytes());
@@ -107,11 +136,12 @@ impl Access {
                 let system = given.ct_eq(keys.system.as_bytes());
                 let enough = bool::from(if need == Need::Master { master } else { master | system });
                 let links = links.as_ref().filter(|_| header.is_none());
-                if enough || links.is_some_and(|links| is_link(links, need, caller)) {
-                    Ok(())
-                } else {
-                    Err(ApiError::empty(StatusCode::UNAUTHORIZED))
+                if enough {
+                    return Ok(Grounds::Trust);
                 }
+                let expires_s = links.and_then(|links| opened_until(links, need, caller));
+                let expires_s = expires_s.ok_or_else(|| ApiError::empty(StatusCode::UNAUTHORIZED))?;
+                Ok(Grounds::Link { expires_s })
             }
             Self::Open { hosts } => not_tricked(hosts, headers, origin),
             // Nothing behind that prefix needs as much, and nobody here could show it.
@@ -121,17 +151,21 @@ impl Access {
     }
 }
 
-/// Whether the query makes the request one of our links for what it needs.
-fn is_link(links: &CapabilityLinks, need: Need<'_>, Caller { query, target, now_s, .. }: Caller<'_>) -> bool {
-    let Need::Instance { verb, instance } = need else { return false };
-    target.is_some_and(|target| links.opens(query, target, verb, instance, now_s))
+/// Until when the query makes the request one of our links for what it needs, if it does.
+fn opened_until(links: &CapabilityLinks, need: Need<'_>, Caller { query, target, now_s, .. }: Caller<'_>) -> Option<u64> {
+    let Need::Instance { verb, instance } = need else { return None };
+    // It is for one instance, and not for those that this one has started.
+    if verb == Verb::Terminate && query.flag("recursive") == Some(true) {
+        return None;
+    }
+    links.opened_until(query, target?, verb, instance, now_s)
 }
 
 /// Whether a request is addressed to us by a name of ours and comes from no page of somebody else.
 ///
 /// A name of somebody else's that resolves to 127.0.0.1 makes a page of theirs "same origin" with us, hence the host; a form or
 /// an image on their page reaches us too, hence the rest.
-fn not_tricked(hosts: &[String], headers: &HeaderMap, origin: &Origin) -> Result<(), ApiError> {
+fn not_tricked(hosts: &[String], headers: &HeaderMap, origin: &Origin) -> Result<Grounds, ApiError> {
     let foreign = |message| Err(ApiError::ours(StatusCode::FORBIDDEN, "foreign_request", message));
     let ours = |host: &str| is_loopback(host) || hosts.iter().any(|known| known.eq_ignore_ascii_case(host));
     let authority = origin.authority();
@@ -151,7 +185,7 @@ fn not_tricked(hosts: &[String], headers: &HeaderMap, origin: &Origin) -> Result
     if headers.get_all("sec-fetch-site").iter().any(|site| site.as_bytes().eq_ignore_ascii_case(b"cross-site")) {
         return foreign("the server runs without keys and serves no pages of other sites".into());
     }
-    Ok(())
+    Ok(Grounds::Trust)
 }
 
 /// Whether a host, as a URL writes it, is this machine and nothing else.
@@ -181,7 +215,8 @@ mod tests {
         let target = query.target(&"Bakery".parse().unwrap(), names.iter()).ok();
         let caller = Caller { headers: &parts.headers, query: &query, origin: &origin, target: target.as_ref(), now_s: 1_000 };
         let seen = match access.check(need, caller) {
-            Ok(()) => "ok".to_owned(),
+            Ok(Grounds::Trust) => "ok".to_owned(),
+            Ok(Grounds::Link { expires_s }) => format!("until {expires_s}"),
             Err(error) => error.into_reply().shown(),
         };
         let seen = if seen.starts_with("403  {\"error\":{\"code\":\"foreign_request\"") { "403" } else { &seen };
@@ -254,10 +289,10 @@ mod tests {
         let expired = LINKS.pass(&target, Verb::Status, "loaf-17", 900);
         let get = |query: &str, headers: &str| format!("GET /?{query} HTTP/1.1\nHost: anywhere.example{headers}");
         let mine = status("loaf-17");
-        check(&access, mine, &get(&link, ""), "ok");
-        check(&access, mine, &get(&format!("taskHub=BAKERY&connection=storage&{link}"), ""), "ok");
+        check(&access, mine, &get(&link, ""), "until 1060");
+        check(&access, mine, &get(&format!("taskHub=BAKERY&connection=storage&{link}"), ""), "until 1060");
         check(&access, mine, &get("code=sss", ""), "ok");
-        check(&access, mine, &get(&format!("code=wrong&{link}"), ""), "ok");
+        check(&access, mine, &get(&format!("code=wrong&{link}"), ""), "until 1060");
         check(&access, mine, &get(&format!("code=sss&{expired}"), ""), "ok");
         check(&access, mine, &get(&link, "\nx-functions-key: sss"), "ok");
         for (need, query, headers) in [

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use hyper::StatusCode;
 use hyper::body::Body;
+use hyper::{HeaderMap, StatusCode, header};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
@@ -138,6 +138,24 @@ impl From<Received> for Bytes {
     fn from(received: Received) -> Self {
         Self::from_owner(received)
     }
+}
+
+/// Whether the body comes as what it is. Nobody here takes apart what was compressed on the way.
+///
+/// # Errors
+/// 501 or 415 if it does not.
+pub(super) fn as_it_is(headers: &HeaderMap) -> Result<(), ApiError> {
+    let is_other =
+        |name, plain: &str| headers.get_all(name).iter().any(|it| !it.as_bytes().eq_ignore_ascii_case(plain.as_bytes()));
+    if is_other(header::TRANSFER_ENCODING, "chunked") {
+        let message = "send the body with a Content-Length, or with Transfer-Encoding: chunked and nothing else";
+        return Err(ApiError::ours(StatusCode::NOT_IMPLEMENTED, "unknown_transfer_encoding", message));
+    }
+    if is_other(header::CONTENT_ENCODING, "identity") {
+        let message = "send the body as it is, without a Content-Encoding";
+        return Err(ApiError::ours(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unknown_content_encoding", message));
+    }
+    Ok(())
 }
 
 /// Takes in the rest of a body for a moment. A socket that closes with bytes unread resets the connection, and a client that is

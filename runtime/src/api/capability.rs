@@ -77,13 +77,13 @@ impl CapabilityLinks {
         format!("expires={expires_s}&signature={signature}")
     }
 
-    /// Whether `query` has what [`Self::pass`] made of the same, and at `now_s` it has not expired.
-    pub(super) fn opens(&self, query: &Query, target: &Target, verb: Verb, instance: &str, now_s: u64) -> bool {
-        let Some(expires_s) = query.text("expires").and_then(|text| text.parse().ok()) else { return false };
+    /// When it expires, in seconds since 1970, if `query` has what [`Self::pass`] made of the same, and at `now_s` it has not.
+    pub(super) fn opened_until(&self, query: &Query, target: &Target, verb: Verb, instance: &str, now_s: u64) -> Option<u64> {
+        let expires_s = query.text("expires")?.parse().ok()?;
         let mut given = [0; 32];
         let is_hex = query.text("signature").is_some_and(|text| hex::decode_to_slice(text, &mut given).is_ok());
         let expected = self.signature(target, verb, instance, expires_s);
-        is_hex && bool::from(given.ct_eq(&expected)) && now_s < expires_s
+        (is_hex && bool::from(given.ct_eq(&expected)) && now_s < expires_s).then_some(expires_s)
     }
 
     /// Of no two different things the signed texts are the same: none of the parts can hold a line break.
@@ -111,7 +111,7 @@ pub(super) mod tests {
     }
 
     fn opens(query: &str, hub: &str, verb: Verb, instance: &str, now_s: u64) -> bool {
-        LINKS.opens(&Query::parse(query), &target(hub), verb, instance, now_s)
+        LINKS.opened_until(&Query::parse(query), &target(hub), verb, instance, now_s).is_some()
     }
 
     #[test]

@@ -138,7 +138,7 @@ impl Family {
     pub(super) fn answers(self) -> &'static [Answer] {
         const OURS_TO_BLAME: &str =
             "Something went wrong in the server; the message has the number under which it logged the cause.";
-        const BROKEN: Answer = Answer::ours(400, "The request is broken, or its Host is no host.");
+        const BROKEN: Answer = Answer::long(400, "The request is broken, or its Host is no host.");
         const NO_HUB: &str = "The name of the task hub breaks its rules, or there is no such connection.";
         const PANIC: Answer = Answer::long(500, OURS_TO_BLAME);
         const CONTRACT: &[Answer] = &[BROKEN, Answer::long(400, NO_HUB), PANIC];
@@ -175,12 +175,16 @@ impl Family {
 impl Body {
     /// What may be wrong with it, whatever it holds.
     pub(super) fn answers(self) -> &'static [Answer] {
-        const LIMITS: &[Answer] = &[
-            Answer::ours(400, "The body broke off."),
-            Answer::ours(408, "The body did not arrive in time."),
-            Answer::ours(413, "The body is larger than the limit that the message names."),
-        ];
-        if self == Self::None { &[] } else { LIMITS }
+        const BROKE_OFF: &str = "The body broke off.";
+        const TOO_SLOW: &str = "The body did not arrive in time.";
+        const TOO_LARGE: &str = "The body is larger than the limit that the message names.";
+        const CONTRACT: &[Answer] = &[Answer::long(400, BROKE_OFF), Answer::long(408, TOO_SLOW), Answer::long(413, TOO_LARGE)];
+        const OURS: &[Answer] = &[Answer::ours(400, BROKE_OFF), Answer::ours(408, TOO_SLOW), Answer::ours(413, TOO_LARGE)];
+        match self {
+            Self::None => &[],
+            Self::Input | Self::Event => CONTRACT,
+            Self::Module => OURS,
+        }
     }
 }
 

@@ -104,7 +104,7 @@ impl ApiError {
     /// The same in the long form, if it is in the short one.
     pub(super) fn in_long_form(self) -> Self {
         match self.form {
-            Form::Short { message } => {
+            Form::Short { message } | Form::Ours { message, .. } => {
                 Self { form: Form::Long { message: "The request was refused", kind: "Refused", detail: message }, ..self }
             }
             _ => self,

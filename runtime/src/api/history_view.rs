@@ -136,8 +136,9 @@ pub(super) enum HistoryEvent<'a> {
     },
     /// Somebody from outside ended it; the reason stands where others have their input.
     ExecutionTerminated {
+        /// `null` without a reason; not there where inputs are not shown.
         #[serde(skip_serializing_if = "Option::is_none")]
-        input: Option<&'a str>,
+        input: Option<Option<&'a str>>,
         timestamp: String,
     },
     /// The orchestrator has come to its end.
@@ -270,7 +271,7 @@ pub(super) fn view(history: &[Event], show: Show) -> Vec<HistoryEvent<'_>> {
             }),
             Event::Ended { at_ms, end } => {
                 if let End::Terminated { reason } = end {
-                    let input = reason.as_deref().filter(|_| show.input);
+                    let input = show.input.then_some(reason.as_deref());
                     view.push(HistoryEvent::ExecutionTerminated { input, timestamp: time::exact(*at_ms) });
                 }
                 let function = first.map_or("", |started| &started.function);

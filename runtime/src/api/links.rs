@@ -86,7 +86,10 @@ impl Origin {
 
 /// Host and port without anything in front of them. `None` if it is something else.
 fn plain_authority(text: &str) -> Option<Authority> {
-    text.parse().ok().filter(|authority: &Authority| !authority.as_str().contains('@') && !authority.host().is_empty())
+    let authority: Authority = text.parse().ok()?;
+    let has_port = !authority.as_str().ends_with(']') && authority.as_str().contains(':');
+    let is_plain = !authority.as_str().contains('@') && !authority.host().is_empty();
+    (is_plain && (!has_port || authority.port_u16().is_some())).then_some(authority)
 }
 
 /// What a URL carries so that it opens something.

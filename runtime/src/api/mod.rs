@@ -30,6 +30,7 @@ mod route;
 mod start;
 mod status;
 mod stream;
+mod waits;
 mod why;
 
 use std::any::Any;
@@ -55,7 +56,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use self::auth::{Access, Caller, Need};
+use self::auth::{Access, Caller, Grounds, Need};
 use self::body::Room;
 use self::capability::Verb;
 use self::connections::{Connection, Connections, FromClient};
@@ -72,7 +73,8 @@ use self::route::{Door, Endpoint, Miss, route};
 use self::start::{StartCall, Waiting};
 use self::status::Wanted;
 pub use self::status::{Edition, UnknownEdition};
-use self::stream::Streams;
+use self::stream::{Listener, Streams};
+use self::waits::Waits;
 use crate::clock::Clock;
 use crate::engine::{Engine, Existing, Hub, Stores};
 use crate::model::HubName;
@@ -95,11 +97,13 @@ const DRAIN_S_MAX: u64 = 5;
 const ACCEPT_PAUSE_MS: u64 = 100;
 
 /// What the HTTP surface of a server needs.
+#[derive(Clone)]
 pub struct Api {
     stores: Arc<Stores>,
     settings: ApiSettings,
     room: Room,
     streams: Arc<Streams>,
+    waits: Arc<Waits>,
     connections: Connections,
     /// What it does, for programs; made when somebody first asks.
     document: OnceLock<Bytes>,
@@ -129,16 +133,15 @@ impl Api {
     pub fn new(stores: Arc<Stores>, settings: ApiSettings) -> Self {
         let room = Room::with(stores.limits().module_bytes_max.max(stores.limits().payload_bytes_max));
         let streams = Arc::new(Streams::at_most(stores.limits().event_streams_max));
+        let waits = Arc::new(Waits::at_most(stores.limits().requests_waiting_max as usize));
         let connections = Connections::at_most(settings.connections_max);
-        Self { stores, settings, room, streams, connections, document: OnceLock::new() }
+        Self { stores, settings, room, streams, waits, connections, document: OnceLock::new() }
     }
 
     /// The same for workers of this machine, by their prefix alone and without a key: for a loopback listener beside this one.
     pub fn for_workers(&self) -> Self {
         let settings = ApiSettings { access: Access::Workers, use_forwarded_host: false, workers: None, ..self.settings.clone() };
-        let Self { stores, room, streams, connections, .. } = self;
-        let (stores, room, streams, connections) = (stores.clone(), room.clone(), streams.clone(), connections.clone());
-        Self { stores, settings, room, streams, connections, document: OnceLock::new() }
+        Self { settings, document: OnceLock::new(), ..self.clone() }
     }
 }
 
@@ -250,7 +253,8 @@ async fn respond(
         body::discard(&mut body).await;
     }
     let status = reply.status().as_u16();
-    let endpoint = found.map_or("none", |(name, operation)| {
+    let reply = if found.is_some_and(|(.., grounds)| grounds.is_link()) { reply.for_pages() } else { reply };
+    let endpoint = found.map_or("none", |(name, operation, _)| {
         debug_assert!(operation.gives(status), "{name} answers {status}: add it to the answers in its description");
         name
     });
@@ -284,12 +288,12 @@ impl Api {
         body: &mut FromClient<Incoming>,
         local: SocketAddr,
         draining: &Draining,
-        found: &mut Option<(&'static str, &'static Operation)>,
+        found: &mut Option<(&'static str, &'static Operation, Grounds)>,
     ) -> Result<Reply, ApiError> {
-        let Api { stores, settings, room, streams, document, .. } = self;
+        let Api { stores, settings, room, streams, waits, document, .. } = self;
         let (limits, metrics) = (stores.limits(), stores.metrics());
         let origin = Origin::of(request, local)
-            .ok_or_else(|| ApiError::ours_bad_request("there must be one Host, and it must be a host"))?;
+            .ok_or_else(|| ApiError::bad_argument("there must be one Host, and it must be a host, perhaps with a port"))?;
         let query = Query::parse(request.uri.query().unwrap_or_default());
 
         // Before anything is said about paths: who has no key learns nothing.
@@ -298,9 +302,10 @@ impl Api {
         let now_s = Clock.now_ms() / 1_000;
         let target = query.target(&settings.default_hub, stores.names());
         let caller = Caller { headers: &request.headers, query: &query, origin: &origin, target: target.as_ref().ok(), now_s };
-        settings.access.check(need, caller)?;
+        let grounds = settings.access.check(need, caller)?;
         let (endpoint, operation) = routed?;
-        *found = Some((endpoint.name(), operation));
+        body::as_it_is(&request.headers)?;
+        *found = Some((endpoint.name(), operation, grounds));
 
         let here = origin.authority().to_string();
         let origin = if settings.use_forwarded_host { origin.forwarded(&request.headers) } else { origin };
@@ -311,20 +316,21 @@ impl Api {
                 let target = target.map_err(ApiError::bad_argument)?;
                 let call = StartCall::of(function, instance, &query, &request.headers, settings.existing)?;
                 let read = room.read(body, limits.payload_bytes_max, "payload_bytes_max", ApiError::unavailable);
-                let call = call.with_body(read.await?)?;
+                let call = call.with_body(read.await.map_err(ApiError::in_long_form)?)?;
                 let wanted = Wanted::of(&query, settings.edition, Door::Webhooks);
                 let links = Links::new(&origin, &target, settings.access.instance_pass(now_s));
-                start::start(self.hub(&target), call, &links, Waiting { wanted, draining, metrics }).await
+                start::start(self.hub(&target), call, &links, Waiting { wanted, draining, waits, metrics }).await
             }
             Endpoint::Status { instance, door } => {
                 let target = target.map_err(ApiError::bad_argument)?;
                 let (wanted, hub) = (Wanted::of(&query, settings.edition, door), self.hub(&target));
                 if stream::is_asked_for(&request.headers) {
-                    let (show, headers) = (wanted.show, &request.headers);
-                    return streams.open(hub.as_deref(), &instance, show, headers, draining, metrics).await;
+                    let longest = grounds.left_s(now_s).map(Duration::from_secs);
+                    let listener = Listener { show: wanted.show, headers: &request.headers, longest };
+                    return streams.open(hub.as_deref(), &instance, listener, draining, metrics).await;
                 }
                 let url = origin.url_of(&request.uri);
-                let long_poll = status::long_poll(&query, limits, draining, metrics);
+                let long_poll = status::long_poll(&query, limits, draining, waits, metrics);
                 status::status(hub.as_deref(), &instance, wanted, &url, long_poll).await
             }
             Endpoint::List => {
@@ -342,16 +348,16 @@ impl Api {
             }
             Endpoint::Restart { instance } => {
                 let target = target.map_err(ApiError::bad_argument)?;
-                let call = RestartCall::of(&instance, &query)?;
+                let call = RestartCall::of(&instance, &query, &request.headers)?;
                 let wanted = Wanted::of(&query, settings.edition, Door::Webhooks);
-                let links = Links::new(&origin, &target, settings.access.instance_pass(now_s));
-                restart::restart(self.hub(&target), call, &links, Waiting { wanted, draining, metrics }).await
+                let links = Links::new(&origin, &target, settings.access.pass_on(grounds, now_s));
+                restart::restart(self.hub(&target), call, &links, Waiting { wanted, draining, waits, metrics }).await
             }
             Endpoint::Raise { instance, event } => {
                 let target = target.map_err(ApiError::bad_argument)?;
                 let call = RaiseCall::of(self.hub(&target), &instance, event, &request.headers).await?;
                 let read = room.read(body, limits.payload_bytes_max, "payload_bytes_max", ApiError::unavailable);
-                control::raise(call, read.await?).await
+                control::raise(call, read.await.map_err(ApiError::in_long_form)?).await
             }
             Endpoint::Terminate { instance } => {
                 let target = target.map_err(ApiError::bad_argument)?;
@@ -369,7 +375,7 @@ impl Api {
                 let target = target.map_err(ApiError::bad_argument)?;
                 control::rewind(self.hub(&target), &instance, &query).await
             }
-            Endpoint::MakePrimary => Ok(operations::make_primary()),
+            Endpoint::MakePrimary => target.map(|_| operations::make_primary()).map_err(ApiError::bad_argument),
             Endpoint::Logs { instance } => {
                 let target = target.map_err(ApiError::bad_argument)?;
                 logs::logs(self.hub(&target), &instance, &query).await
@@ -460,6 +466,7 @@ impl From<Miss> for ApiError {
         match miss {
             Miss::NotFound => Self::empty(StatusCode::NOT_FOUND),
             Miss::Method { allow } => Self::method_not_allowed(allow),
+            Miss::NoText => Self::bad_argument("the path must be UTF-8, with other bytes as %XX"),
         }
     }
 }

@@ -39,10 +39,10 @@ pub(super) fn health() -> Reply {
 
 pub(super) static MAKE_PRIMARY: Operation = Operation {
     summary: "Does nothing: there is no lease that could move",
-    family: Family::Server,
+    family: Family::Contract,
     takes: &[],
     body: Body::None,
-    answers: &[Answer::empty(200, "Always.")],
+    answers: &[Answer::empty(200, "It is done.")],
 };
 
 /// `{prefix}/makeprimary`: 200 with an empty body. There is no lease that could move.

@@ -14,6 +14,10 @@ pub(super) const STATUSES: [&str; 8] =
 /// What the names of parameters begin with that are labels.
 const TAG: &str = "tag.";
 
+/// From here on a time is the latest that there is. .NET's last one, by which clients mean no end, is past the last that has a name in every
+/// time zone.
+const LAST_DAY: DateTime = DateTime::constant(9999, 12, 30, 0, 0, 0, 0);
+
 /// How many pieces of a query are read. Each is compared with all before it, also for who has no key.
 const PIECES_MAX: usize = 100;
 
@@ -84,7 +88,9 @@ impl Query {
         if let Some(digits @ 1..4) = text.find('-') {
             text.insert_str(0, &"000"[digits - 1..]);
         }
-        text.parse().ok().or_else(|| Offset::UTC.to_timestamp(text.parse::<DateTime>().ok()?).ok())
+        let civil = || text.trim_end_matches(['Z', 'z']).parse::<DateTime>().ok();
+        let last_day = || civil().filter(|time| *time >= LAST_DAY).map(|_| Timestamp::MAX);
+        text.parse().ok().or_else(|| Offset::UTC.to_timestamp(civil()?).ok()).or_else(last_day)
     }
 
     /// A list of statuses, by name in any case or by number. Unknown ones are passed over, and if no other is left, the list counts as
@@ -247,6 +253,9 @@ mod tests {
             ("", None),
             ("-", None),
             ("yesterday", None),
+            ("9999-12-31T23:59:59.9999999Z", Some("9999-12-30T22:00:00.999999999Z")),
+            ("9999-12-31", Some("9999-12-30T22:00:00.999999999Z")),
+            ("9999-12-32", None),
             ("2026-02-30T00:00:00Z", None),
             ("2026-03-01T08:00:00Z+x", None),
             ("1767225600", None),

@@ -94,6 +94,12 @@ impl Reply {
         self.status
     }
 
+    /// For pages of any origin too: the request was let in by what its URL carries, and by nothing that a browser adds unasked.
+    pub(super) fn for_pages(self) -> Self {
+        self.header(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"))
+            .header(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("Location, Retry-After"))
+    }
+
     /// As hyper wants it. The work for the request ends with that, unless a stream is a part of it.
     pub(super) fn into_response(self, at_work: Option<AtWork>) -> Response<ReplyBody> {
         let mut response = Response::new(match self.body {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::HeaderMap;
 use serde_json::Value;
 
 use super::description::{Answer, Body, Family, Header, Kind, Operation, Parameter};
@@ -12,14 +13,15 @@ use super::query::Query;
 use super::reply::Reply;
 use super::start::{self, Waiting, begin};
 use super::status;
-use crate::engine::{Hub, StartRequest};
-use crate::model::InstanceId;
+use crate::engine::{Existing, Hub, StartRequest};
+use crate::model::{Idempotency, IdempotencyKey, InstanceId};
 
 /// A restart as the request's path and query put it.
 #[derive(Debug)]
 pub(super) struct RestartCall {
     id: InstanceId,
     id_of_new: IdOfNew,
+    key: Option<IdempotencyKey>,
     wait: Option<Duration>,
 }
 
@@ -34,12 +36,17 @@ impl RestartCall {
     /// Reads it.
     ///
     /// # Errors
-    /// 400 if there can be no instance with this ID, or `pollingInterval` is longer than `timeout`.
-    pub(super) fn of(instance: &str, query: &Query) -> Result<Self, ApiError> {
-        let wait = start::wait(query)?;
+    /// 400 if there can be no instance with this ID, the key is ill-formed or for a restart in place, or `pollingInterval` is longer than `timeout`.
+    pub(super) fn of(instance: &str, query: &Query, headers: &HeaderMap) -> Result<Self, ApiError> {
+        let (wait, key) = (start::wait(query)?, start::key(headers)?);
         let id = instance.parse().map_err(ApiError::unknown_instance)?;
         let is_drawn = query.flag("restartWithNewInstanceId").unwrap_or(true);
-        Ok(Self { id, id_of_new: if is_drawn { IdOfNew::Drawn } else { IdOfNew::Same }, wait })
+        if key.is_some() && !is_drawn {
+            return Err(ApiError::bad_argument(
+                "Idempotency-Key needs a new instance, so restartWithNewInstanceId must not be false",
+            ));
+        }
+        Ok(Self { id, id_of_new: if is_drawn { IdOfNew::Drawn } else { IdOfNew::Same }, key, wait })
     }
 }
 
@@ -57,6 +64,7 @@ pub(super) static RESTART: Operation = Operation {
         status::SHOW_HISTORY,
         status::SHOW_HISTORY_OUTPUT,
         status::SHOW_INPUT,
+        start::IDEMPOTENCY_KEY,
     ],
     body: Body::None,
     answers: &[
@@ -67,7 +75,7 @@ pub(super) static RESTART: Operation = Operation {
             "It has ended while the request waited: its output if it is Completed, else its status object.",
         ),
         Answer::long(400, "There is no such instance, its orchestrator is not there any more, or an argument breaks its rules."),
-        Answer::long(409, "The instance is to be replaced and has not ended."),
+        Answer::long(409, "The instance is to be replaced and has not ended, or the key was used for another start."),
         Answer::long(503, "It could not be taken or recorded now.").with(&[Header::RetryAfter]),
     ],
 };
@@ -84,14 +92,18 @@ pub(super) async fn restart(
     links: &Links<'_>,
     waiting: Waiting<'_>,
 ) -> Result<Reply, ApiError> {
-    let RestartCall { id, id_of_new, wait } = call;
+    let RestartCall { id, id_of_new, key, wait } = call;
     let unknown = || ApiError::unknown_instance(format_args!("there is no instance {id} in this task hub"));
     let hub = hub.ok_or_else(unknown)?;
     let request = hub.again(&id).await.map_err(ApiError::internal)?.ok_or_else(unknown)?;
     let request = match id_of_new {
         IdOfNew::Same => request,
-        // Whoever repeats the start of the old one means the old one.
-        IdOfNew::Drawn => StartRequest { instance: None, idempotency: None, ..request },
+        // Whoever repeats the start of the old one means the old one, and a key of this request is for this restart alone.
+        IdOfNew::Drawn => {
+            let idempotency = key.map(|key| Idempotency::of(key, &format!("restart {id}"), &request.input));
+            let existing = if idempotency.is_some() { Existing::Keep } else { request.existing };
+            StartRequest { instance: None, idempotency, existing, ..request }
+        }
     };
     begin(hub, request, wait, None, links, waiting).await.map_err(ApiError::in_long_form)
 }

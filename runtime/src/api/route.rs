@@ -118,6 +118,8 @@ pub(super) enum Miss {
     NotFound,
     /// 405, with the methods that are understood here.
     Method { allow: String },
+    /// A start whose path is no text.
+    NoText,
 }
 
 /// The operations of the wire contract live under each of these.
@@ -245,7 +247,16 @@ pub(super) fn table(open: &[Door]) -> impl Iterator<Item = Described> {
 
 /// Finds the endpoint that `path`, as it was sent, names for `method`, behind one of the doors that are open, and its description.
 pub(super) fn route(method: &Method, path: &str, open: &[Door]) -> Result<(Endpoint, &'static Operation), Miss> {
-    let path = decode(path).ok_or(Miss::NotFound)?;
+    let Some(decoded) = decode(path) else {
+        // A start has to say what is wrong with the ID; of anything else there is nothing under such a name.
+        let like = find(method, &percent_encoding::percent_decode_str(path).decode_utf8_lossy(), open);
+        return Err(if matches!(like, Ok((Endpoint::Start { .. }, _))) { Miss::NoText } else { Miss::NotFound });
+    };
+    find(method, &decoded, open)
+}
+
+/// The same for a path that is decoded.
+fn find(method: &Method, path: &str, open: &[Door]) -> Result<(Endpoint, &'static Operation), Miss> {
     let path = path.strip_prefix('/').ok_or(Miss::NotFound)?;
     for (prefix, door) in PREFIXES.into_iter().filter(|(_, door)| open.contains(door)) {
         if let Some(rest) = behind(path, prefix) {
@@ -260,6 +271,8 @@ pub(super) fn route(method: &Method, path: &str, open: &[Door]) -> Result<(Endpo
     if !open.contains(&Door::Webhooks) {
         return Err(Miss::NotFound);
     }
+    // What watches over servers asks for heads.
+    let method = if *method == Method::HEAD { &Method::GET } else { method };
     let found = OURS.iter().find_map(|line| make(line, method, path, Door::Webhooks));
     found.ok_or_else(|| methods(&OURS, path).map_or(Miss::NotFound, |allow| Miss::Method { allow }))
 }
@@ -334,6 +347,7 @@ mod tests {
             Ok(other) => format!("{other:?}"),
             Err(Miss::NotFound) => "404".into(),
             Err(Miss::Method { allow }) => format!("405 {allow}"),
+            Err(Miss::NoText) => "400".into(),
         }
     }
 
@@ -382,6 +396,7 @@ mod tests {
         check("DELETE /admin/modules/bakery/versions/ab12", r#"DeleteModule { module: "bakery", digest: Some("ab12") }"#);
         check("GET /admin/instances/loaf%2017/export", r#"Export { instance: "loaf 17" }"#);
         check("GET /healthz", "Health");
+        check("HEAD /healthz", "Health");
         check("GET /readyz", "Ready");
         check("GET /metrics", "Metrics");
         check("GET /openapi.json", "Document");
@@ -412,6 +427,9 @@ mod tests {
         check(&status("a%zzb"), "404");
         check(&status("%FF"), "404");
         check(&status("%C3"), "404");
+        for start in ["POST /api/orchestrators/Bake/%FF", "POST /runtime/webhooks/durabletask/orchestrators/Bake/a%zz"] {
+            check(start, "400");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::links::{CheckStatus, Links};
 use super::query::Query;
 use super::reply::Reply;
 use super::status::{self, StatusPayload, Wanted};
+use super::waits::Waits;
 use super::{Draining, control};
 use crate::engine::{Existing, Hub, InstanceView, StartError, StartRequest, Watch};
 use crate::metrics::Metrics;
@@ -72,7 +73,7 @@ impl StartCall {
 }
 
 /// The key of a start, if it has one.
-fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
+pub(super) fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
     let mut values = headers.get_all(KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -87,8 +88,16 @@ fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, ApiError> {
 pub(super) struct Waiting<'a> {
     pub(super) wanted: Wanted,
     pub(super) draining: &'a Draining,
+    pub(super) waits: &'a Waits,
     pub(super) metrics: &'a Metrics,
 }
+
+pub(super) const IDEMPOTENCY_KEY: Parameter = Parameter::header(
+    "Idempotency-Key",
+    Kind::Matching("^[\\u0020-\\u007e]{1,255}$", 255),
+    "Who sends the same start again with the same key, and the same ID if it has one, is answered with the same instance.",
+);
+
 pub(super) static START: Operation = Operation {
     summary: "Start an instance, and perhaps wait for its end",
     family: Family::Contract,
@@ -100,11 +109,7 @@ pub(super) static START: Operation = Operation {
         status::SHOW_HISTORY,
         status::SHOW_HISTORY_OUTPUT,
         status::SHOW_INPUT,
-        Parameter::header(
-            "Idempotency-Key",
-            Kind::Matching("^[\\u0020-\\u007e]{1,255}$", 255),
-            "Who sends the same start again with the same key is answered with the same instance.",
-        ),
+        IDEMPOTENCY_KEY,
     ],
     body: Body::Input,
     answers: &[
@@ -154,7 +159,8 @@ pub(super) async fn begin(
     let id = match wait {
         None => control::recorded(share, async move { starting.start(request).await }).await??,
         Some(wait) => {
-            let _waits = waiting.metrics.request_waits();
+            let place = waiting.waits.place(waiting.metrics);
+            let wait = if place.is_some() { wait } else { Duration::ZERO };
             let watch = control::recorded(share, async move { starting.start_and_watch(request).await }).await??;
             let id = watch.id().clone();
             // The start stands, so what goes wrong from here on must not keep the client from its ID.

@@ -15,6 +15,7 @@ use super::history_view::{self, HistoryEvent, Show};
 use super::query::{Query, STATUSES};
 use super::reply::Reply;
 use super::route::Door;
+use super::waits::Waits;
 use crate::engine::{Hub, InstanceView};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -138,6 +139,7 @@ impl<'a> StatusPayload<'a> {
 pub(super) struct LongPoll<'a> {
     longest: Duration,
     draining: &'a Draining,
+    waits: &'a Waits,
     metrics: &'a Metrics,
 }
 
@@ -146,11 +148,13 @@ pub(super) fn long_poll<'a>(
     query: &Query,
     limits: &Limits,
     draining: &'a Draining,
+    waits: &'a Waits,
     metrics: &'a Metrics,
 ) -> Option<LongPoll<'a>> {
     let longest = query.seconds("wait")?.clamp(0.0, limits.status_wait_s_max as f64);
-    Some(LongPoll { longest: Duration::from_secs_f64(longest), draining, metrics })
+    Some(LongPoll { longest: Duration::from_secs_f64(longest), draining, waits, metrics })
 }
+
 pub(super) const SHOW_INPUT: Parameter =
     Parameter::query("showInput", Kind::Flag, "Whether inputs are shown; they are by default.");
 pub(super) const SHOW_HISTORY: Parameter = Parameter::query("showHistory", Kind::Flag, "Whether the history comes along.");
@@ -210,8 +214,9 @@ pub(super) async fn status(
     let id = instance.parse().map_err(|_| unknown())?;
     let changed = match long_poll {
         None => None,
-        Some(LongPoll { longest, draining, metrics }) => {
-            let _waits = metrics.request_waits();
+        Some(LongPoll { longest, draining, waits, metrics }) => {
+            let place = waits.place(metrics);
+            let longest = if place.is_some() { longest } else { Duration::ZERO };
             tokio::select! {
                 changed = hub.instance_changed(&id, wanted.history, longest) => Some(changed),
                 () = draining.begun() => None,

@@ -36,6 +36,17 @@ const KEEP_ALIVE_S: u64 = 15;
 /// How long a client should wait before it comes back after a stream was cut off, in milliseconds.
 const RETRY_MS: u64 = 1_000;
 
+/// Who asks for a stream.
+#[derive(Clone, Copy)]
+pub(super) struct Listener<'a> {
+    /// What is shown of a history.
+    pub(super) show: Show,
+    /// The request's.
+    pub(super) headers: &'a HeaderMap,
+    /// For how long it may be told anything, if not for ever.
+    pub(super) longest: Option<Duration>,
+}
+
 /// Places for the streams of a server.
 pub(super) struct Streams {
     places: Arc<Semaphore>,
@@ -60,11 +71,11 @@ impl Streams {
         &self,
         hub: Option<&Hub>,
         instance: &str,
-        show: Show,
-        headers: &HeaderMap,
+        listener: Listener<'_>,
         draining: &Draining,
         metrics: &Metrics,
     ) -> Result<Reply, ApiError> {
+        let Listener { show, headers, longest } = listener;
         let unknown = || ApiError::empty(StatusCode::NOT_FOUND);
         let hub = hub.ok_or_else(unknown)?;
         let id = instance.parse().map_err(|_| unknown())?;
@@ -87,7 +98,13 @@ impl Streams {
                 preface: Some(format!("retry: {RETRY_MS}\n\n").into()),
                 next: Some(Box::pin(Source { follower, show, known }.next())),
                 keep_alive: Box::pin(sleep(Duration::from_secs(KEEP_ALIVE_S))),
-                draining: Box::pin(async move { draining.begun().await }),
+                over: Box::pin(async move {
+                    let expired = longest.map(sleep);
+                    tokio::select! {
+                        () = draining.begun() => (),
+                        () = async { expired.expect("it is only polled then").await }, if longest.is_some() => (),
+                    }
+                }),
                 _at_work: None,
                 _place: place,
                 _held: metrics.stream_is_open(),
@@ -249,8 +266,8 @@ pub(super) struct EventBody {
     /// What is to be sent next, and where it goes on from there; `None` at the end.
     next: Option<Next>,
     keep_alive: Pin<Box<Sleep>>,
-    /// Done when the server is asked to stop.
-    draining: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// Done when the server is asked to stop, or the listener may be told no more.
+    over: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// Nobody keeps the server waiting by listening.
     _at_work: Option<AtWork>,
     _place: OwnedSemaphorePermit,
@@ -275,7 +292,7 @@ impl Body for EventBody {
             return frame(preface);
         }
         // A client comes back to another server, or to this one when it is there again.
-        if this.draining.as_mut().poll(context).is_ready() {
+        if this.over.as_mut().poll(context).is_ready() {
             this.next = None;
         }
         let Some(next) = &mut this.next else { return Poll::Ready(None) };

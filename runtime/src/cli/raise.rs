@@ -20,7 +20,7 @@ pub(super) struct Raise {
     id: String,
 
     /// The name that the instance waits for, in any case
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    #[arg(value_parser = event_name)]
     event: String,
 
     /// What it gets: JSON, or @FILE, or @- for standard input
@@ -29,6 +29,15 @@ pub(super) struct Raise {
 
     #[command(flatten)]
     connection: Connection,
+}
+
+/// A name that a path can carry.
+fn event_name(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("an event has a name".into()),
+        _ if text.contains('/') => Err("a URL cannot carry the name of an event that has a slash".into()),
+        _ => Ok(text.to_owned()),
+    }
 }
 
 impl Raise {

@@ -121,6 +121,7 @@ impl Serve {
             use_forwarded_host: config.use_forwarded_host,
             connections_max: descriptors::for_clients(config.limits.connections_max),
         };
+        let workers_at = settings.workers;
         let listener = TcpListener::bind(self.listen).with_context(|| format!("listen on {}", self.listen))?;
         let server = Server::start(listener, workers, &self.data, &config.stores, config.limits, surroundings, settings)?;
         let stop = server.stop_signal()?; // Before anybody knows where we are, so that nobody's signal comes too early.
@@ -128,6 +129,9 @@ impl Serve {
         // For programs, which may have closed the other end.
         let _ = writeln!(io::stdout(), "listening on {}", server.url());
         tell(format_args!("dacapo {} listens on {}, data in {data}, {keys}", env!("CARGO_PKG_VERSION"), server.url()));
+        if let Some(address) = workers_at {
+            tell(format_args!("workers are served without keys on http://{address}/durabletask"));
+        }
         server.run_until(stop)
     }
 }

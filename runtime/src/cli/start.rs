@@ -12,6 +12,7 @@ use super::output::{Spinner, brief, hint, say_data, shell_word};
 use super::tag::{self, Tag};
 use super::wire::{Instance, Started};
 use super::{input, moment};
+use crate::model::InstanceId;
 
 const ABOUT: &str = "\
 With --wait, the output is printed instead, as JSON, once the instance has completed.
@@ -33,7 +34,7 @@ pub(super) struct Start {
     input: Option<String>,
 
     /// The ID, which no live instance may have; without it, a random one
-    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_parser = |id: &str| id.parse::<InstanceId>().map(|_| id.to_owned()))]
     id: Option<String>,
 
     /// A tag, by which `dacapo list` finds it; may be given several times

@@ -271,8 +271,8 @@ impl Reader {
         let Some(row) = shell.row_of(id)? else { return Ok(Step::Told(Followed::Ended)) };
         if row.execution != self.execution {
             let Some(started) = start_of(shell, row.execution)? else { return self.try_again(id) };
-            let seen = self.seen;
-            *self = Self { seen, has_begun: true, ..Self::new(row.execution, started) };
+            // How it stands is told again: it has another input by now.
+            *self = Self { has_begun: true, ..Self::new(row.execution, started) };
         }
         if row.key != known {
             return Ok(Step::Replaced(row.key));

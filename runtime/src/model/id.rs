@@ -58,6 +58,9 @@ impl FromStr for InstanceId {
         if text.encode_utf16().count() > 256 {
             return Err(NameError("an instance ID may have at most 256 characters".into()));
         }
+        if matches!(text, "." | "..") {
+            return Err(NameError(format!("instance ID {text:?} stands for a folder in URLs, so it names no instance")));
+        }
         if text.starts_with('@') {
             return Err(NameError(format!("instance ID {text:?} must not start with '@', which is reserved for entities")));
         }
