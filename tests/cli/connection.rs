@@ -1,6 +1,6 @@
 //! Which server, which hub, which key?
 
-use super::{DONE, FAILED, NOT_FOUND, Shell, UNREACHABLE, USAGE};
+use super::{DONE, FAILED, NOT_FOUND, Shell, UNREACHABLE};
 use crate::support::{Server, Setup};
 
 fn with_keys() -> Server {
