@@ -9,6 +9,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod engine;
+#[cfg(test)]
+mod fuzz;
 pub mod host;
 pub mod limits;
 pub mod metrics;

@@ -10,6 +10,8 @@ pub mod capability;
 mod control;
 mod description;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod history_view;
 pub mod keys;
 mod links;

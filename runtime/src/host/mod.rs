@@ -10,6 +10,8 @@ mod contract;
 mod descriptors;
 mod engines;
 mod fault;
+#[cfg(test)]
+mod fuzz;
 mod heartbeat;
 mod http;
 mod module;
