@@ -10,6 +10,8 @@ pub mod clock;
 pub mod config;
 pub mod descriptors;
 pub mod engine;
+#[cfg(test)]
+mod fuzz;
 pub mod host;
 pub mod limits;
 pub mod metrics;

@@ -204,7 +204,7 @@ fn open(hub: Option<Arc<Hub>>, instance: &str) -> Result<(Arc<Hub>, InstanceId),
 }
 
 /// Whether the media type is JSON; its case and parameters do not count.
-fn is_json(headers: &HeaderMap) -> bool {
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let given = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     given.split(';').next().is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("application/json"))
 }

@@ -12,6 +12,8 @@ mod control;
 mod description;
 mod error;
 mod export;
+#[cfg(test)]
+mod fuzz;
 mod history_view;
 pub mod keys;
 mod links;

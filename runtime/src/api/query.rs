@@ -104,6 +104,12 @@ impl Query {
         (!numbers.is_empty()).then(|| numbers.into_iter().filter_map(RuntimeStatus::from_number).collect())
     }
 
+    /// All of them, in the order in which they were first given.
+    #[cfg(test)]
+    pub(super) fn pieces(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// The labels: parameters `tag.NAME=VALUE`.
     ///
     /// # Errors

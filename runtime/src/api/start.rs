@@ -203,7 +203,7 @@ async fn ended(
 }
 
 /// The bytes of a body as JSON. None, or only blanks, is `null`; a byte order mark in front is no part of it.
-fn input(body: &[u8]) -> Result<Payload, ApiError> {
+pub(super) fn input(body: &[u8]) -> Result<Payload, ApiError> {
     let body = body.strip_prefix("\u{feff}".as_bytes()).unwrap_or(body);
     let text = std::str::from_utf8(body).map_err(ApiError::bad_json)?;
     if text.trim().is_empty() { Ok(Payload::null()) } else { Payload::parse(text.to_owned()).map_err(ApiError::bad_json) }

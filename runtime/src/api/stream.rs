@@ -136,7 +136,7 @@ fn range(text: &str) -> Option<(String, f32)> {
 
 /// How far a client is: the ID of an event, which is the place behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cursor {
+pub(super) struct Cursor {
     place: Place,
     /// How many events of the stream it has that show the stored event at this place.
     parts: usize,
@@ -144,7 +144,7 @@ struct Cursor {
 
 impl Cursor {
     /// `None` if it is the ID of no event of ours.
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.trim().split('-');
         let (generation, event, seen) = (parts.next()?.parse().ok()?, parts.next()?, parts.next()?);
         let (event, shown) = event.split_once('.').unwrap_or((event, "0"));

@@ -9,6 +9,8 @@ mod compiler;
 mod contract;
 mod engines;
 mod fault;
+#[cfg(test)]
+mod fuzz;
 mod heartbeat;
 mod http;
 mod module;

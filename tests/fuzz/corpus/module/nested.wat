@@ -1,0 +1,1 @@
+(component (component (component (core module (memory 2) (table 10 funcref)))))

@@ -1,0 +1,1 @@
+(component (type $r (record (field "a" (list (tuple string u8))))) (import "f" (func (param "x" u32))) (core module $m (func (export "g"))) (core instance $i (instantiate $m)) (func (export "h") (canon lift (core func $i "g"))))
