@@ -1,9 +1,13 @@
 //! Guests that do next to nothing, so that what is measured is the server.
 
+mod crash;
+
 use std::time::{Duration, SystemTime};
 
 use dacapo_guest::prelude::*;
 use futures::future::join_all;
+
+use crash::{chance, collect, errand, family, gamble, repeat, rounds};
 
 const CITIES: [&str; 5] = ["Tokyo", "Seattle", "London", "Amsterdam", "Mumbai"];
 
@@ -43,4 +47,4 @@ async fn sleep(ctx: Context, until_ms: u64) -> Result<()> {
     ctx.sleep_until(SystemTime::UNIX_EPOCH + Duration::from_millis(until_ms)).await
 }
 
-dacapo_guest::module!(sequence, fan_out, parent, sleep, say_hello);
+dacapo_guest::module!(sequence, fan_out, parent, sleep, say_hello, collect, errand, rounds, gamble, family, repeat, chance);
