@@ -16,6 +16,7 @@ mod measure;
 mod modules;
 mod newcomer;
 mod orchestration;
+mod poison;
 mod readme;
 mod residents;
 mod serve;

@@ -30,6 +30,16 @@ fn a_crowd_is_looked_through_and_purged_while_others_run() {
 }
 
 #[test]
+fn nothing_acknowledged_is_lost_in_twenty_kills_under_a_mixed_load() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let data = folder.path().to_str().expect("a path of text");
+    let line = "dacapo-trial crash --rounds 20 --latest 500";
+    let report = dacapo_bench::trial::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
+    let report = report.unwrap_or_else(|error| panic!("{error:#}"));
+    assert!(report.starts_with("20 kills in ") && report.contains("\ndacapo verify: sound; "), "{report}");
+}
+
+#[test]
 fn the_bench_checks_what_it_runs_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().expect("make a folder");
     let data = folder.path().to_str().expect("a path of text");

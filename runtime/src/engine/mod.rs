@@ -17,6 +17,7 @@ mod functions;
 mod guest_log;
 mod heartbeats;
 mod hub;
+mod in_flight;
 mod instance;
 mod listing;
 mod orders;
@@ -36,6 +37,7 @@ mod shell;
 mod simulation;
 mod step;
 mod stores;
+mod suspects;
 mod turns;
 mod verify;
 mod views;
@@ -80,11 +82,13 @@ use backlog::Backlog;
 use deletion::discard_modules;
 use functions::Functions;
 use guest_log::GuestLog;
+use in_flight::InFlight;
 use pool::TurnPool;
 use post::Post;
 use residents::Residents;
 use rewind::Plans;
 use shell::{Machinery, Shell};
+use suspects::Suspects;
 
 /// Where compiled code is, in the data directory.
 const COMPILED: &str = "compiled";
@@ -150,9 +154,9 @@ pub enum OpenError {
     /// Guests cannot be run.
     #[error("cannot run guests: {0}")]
     Host(#[from] ModuleError),
-    /// The machine refuses threads.
-    #[error("cannot start threads: {0}")]
-    Threads(#[from] std::io::Error),
+    /// The machine refuses threads, or a small file in the data directory.
+    #[error("cannot start threads, or write to the data directory: {0}")]
+    System(#[from] std::io::Error),
 }
 
 /// The engine of a server: all its hubs.
@@ -188,7 +192,12 @@ impl Engine {
             .build()?;
         let backlog = Backlog::new(limits.backlog_bytes_max);
         let activities = (runtime.handle().clone(), limits.activities_running_max);
+        // First it is durable who ran when the server died, then that is forgotten.
+        let page = data.join(in_flight::FILE);
+        let suspects = Suspects::open(&data, &in_flight::left_behind(&page)?, store.as_ref())?;
         let machinery = Arc::new(Machinery {
+            suspects,
+            in_flight: InFlight::open(&page, turns_max)?,
             committer: Committer::with_metrics(store.clone(), metrics.clone()),
             residents: Residents::new(host.residents_max() as usize, limits.residents_bytes_max / u64::from(share)),
             host: Arc::new(host),
@@ -373,6 +382,7 @@ impl Engine {
         }
         await_until(Instant::now() + SETTLE_MAX, || !turns.has_begun_work() && committer.queued() == 0);
         let deadline = Instant::now() + CLOSE_MAX;
+        self.machinery.in_flight.stop();
         self.machinery.turns.close();
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(runtime) = runtime {

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::in_flight::Flight;
 use crate::model::{
     ActivityCall, Again, Digest, End, Event, Execution, ExecutionKey, Failure, Generation, HttpCall, HubKey, Input as Given,
     InstanceId, InstanceKey, LimitsInForce, LogLine, LogRecord, Message, MessageKey, Outcome, Parent, Payload, Progress,
@@ -300,6 +301,13 @@ pub struct TurnOrder {
     pub next_task: TaskId,
     /// What it has to ask for first, if it is played again after a rewind.
     pub again: Option<Again>,
+}
+
+impl TurnOrder {
+    /// How it is noted while it runs.
+    pub(super) fn flight(&self) -> Flight {
+        Flight { execution: self.execution, turns: self.turns }
+    }
 }
 
 /// Something to write, all of it or nothing.

@@ -2,7 +2,7 @@
 //!
 //! Turns never run on threads that do I/O. The pool adds a thread when its queue stands still, since a turn may compute for
 //! long; so one slow guest does not hold up the others. A module whose guest has used up its bounds gets one thread at a time
-//! for a while, however many instances it has.
+//! for a while, however many instances it has; so do, together, all turns that may have taken the server down.
 //!
 //! What has begun goes before what has not: the first turns of new instances wait behind all other jobs, and while much else waits in
 //! memory. So under more load than the machine can bear, what is let in comes to its end, and the rest stays as small as it came.
@@ -57,8 +57,8 @@ struct Queue {
     turns: VecDeque<Job>,
     /// First turns of instances that nobody waits for inside.
     beginnings: VecDeque<Job>,
-    /// What waits behind a module's job that runs or stands in `turns`, of modules that run one at a time.
-    lanes: HashMap<Digest, VecDeque<Work>>,
+    /// What waits behind a job of its lane that runs or stands in `turns`.
+    lanes: HashMap<Lane, VecDeque<Work>>,
     /// Modules that run one at a time, and since when.
     suspects: HashMap<Digest, Instant>,
     /// How many jobs were ever taken: it stands still when all threads are busy with long ones.
@@ -72,9 +72,31 @@ struct Queue {
 struct Job {
     /// Whose turn it is, if it is one.
     module: Option<Digest>,
-    /// Its end lets the next one of its module's lane run.
-    in_lane: bool,
+    /// Its end lets the next one of this lane run.
+    lane: Option<Lane>,
     work: Work,
+}
+
+/// What a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A turn of an instance that has begun.
+    Turn,
+    /// The first turn of one.
+    Beginning,
+    /// A turn that may take the server down.
+    Alone,
+    /// No turn.
+    Other,
+}
+
+/// Where jobs run one at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Lane {
+    /// The turns of a module that is under suspicion.
+    Module(Digest),
+    /// The turns of all instances that may have taken the server down.
+    Alone,
 }
 
 impl TurnPool {
@@ -112,38 +134,43 @@ impl TurnPool {
     /// Runs `work`, a turn of `module`, as soon as a thread is free, and if the module is under suspicion, its turns before are
     /// done. After [`TurnPool::close`] it is dropped.
     pub(super) fn submit(&self, module: Digest, work: impl FnOnce() + Send + 'static) {
-        self.push(Some(module), false, Box::new(work));
+        self.push(Some(module), Kind::Turn, Box::new(work));
     }
 
     /// The same for the first turn of an instance.
     pub(super) fn submit_beginning(&self, module: Digest, work: impl FnOnce() + Send + 'static) {
-        self.push(Some(module), true, Box::new(work));
+        self.push(Some(module), Kind::Beginning, Box::new(work));
+    }
+
+    /// Runs `work`, a turn of `module` that may take the server down, as soon as a thread is free and all such turns before are done.
+    pub(super) fn submit_alone(&self, module: Digest, work: impl FnOnce() + Send + 'static) {
+        self.push(Some(module), Kind::Alone, Box::new(work));
     }
 
     /// Runs `work`, which is no turn, as soon as a thread is free. After [`TurnPool::close`] it is dropped.
     pub(super) fn submit_other(&self, work: impl FnOnce() + Send + 'static) {
-        self.push(None, false, Box::new(work));
+        self.push(None, Kind::Other, Box::new(work));
     }
 
-    fn push(&self, module: Option<Digest>, begins: bool, work: Work) {
+    fn push(&self, module: Option<Digest>, kind: Kind, work: Work) {
         let mut queue = self.state.lock();
         if queue.closed {
             return;
         }
-        let in_lane = module.is_some_and(|module| queue.is_suspected(module));
-        if in_lane && let Some(lane) = module.and_then(|module| queue.lanes.get_mut(&module)) {
-            lane.push_back(work);
-            return;
+        let lane = if kind == Kind::Alone { Some(Lane::Alone) } else { module.filter(|module| queue.is_suspected(*module)).map(Lane::Module) };
+        if let Some(lane) = lane {
+            if let Some(waiting) = queue.lanes.get_mut(&lane) {
+                waiting.push_back(work);
+                return;
+            }
+            queue.lanes.insert(lane, VecDeque::new());
         }
-        if in_lane {
-            queue.lanes.extend(module.map(|module| (module, VecDeque::new())));
-        }
-        let line = match module {
-            None => &mut queue.others,
-            Some(_) if begins && !in_lane => &mut queue.beginnings,
-            Some(_) => &mut queue.turns,
+        let line = match (module, kind, lane) {
+            (None, ..) => &mut queue.others,
+            (_, Kind::Beginning, None) => &mut queue.beginnings,
+            _ => &mut queue.turns,
         };
-        line.push_back(Job { module, in_lane, work });
+        line.push_back(Job { module, lane, work });
         drop(queue);
         self.state.wake.notify_one();
     }
@@ -157,17 +184,18 @@ impl TurnPool {
         let mut waiting = VecDeque::new();
         for line in [turns, beginnings] {
             let (its, others): (VecDeque<Job>, VecDeque<Job>) =
-                std::mem::take(line).into_iter().partition(|job| job.module == Some(module) && !job.in_lane);
+                std::mem::take(line).into_iter().partition(|job| job.module == Some(module) && job.lane.is_none());
             *line = others;
             waiting.extend(its);
         }
-        if !queue.lanes.contains_key(&module)
+        let lane = Lane::Module(module);
+        if !queue.lanes.contains_key(&lane)
             && let Some(first) = waiting.pop_front()
         {
-            queue.turns.push_back(Job { in_lane: true, ..first });
-            queue.lanes.insert(module, VecDeque::new());
+            queue.turns.push_back(Job { lane: Some(lane), ..first });
+            queue.lanes.insert(lane, VecDeque::new());
         }
-        if let Some(lane) = queue.lanes.get_mut(&module) {
+        if let Some(lane) = queue.lanes.get_mut(&lane) {
             lane.extend(waiting.into_iter().map(|job| job.work));
         }
     }
@@ -185,7 +213,7 @@ impl TurnPool {
 
     /// How many turns of `module` wait for each other, because it is under suspicion.
     pub(super) fn queued_in_lane(&self, module: Digest) -> usize {
-        self.state.lock().lanes.get(&module).map_or(0, VecDeque::len)
+        self.state.lock().lanes.get(&Lane::Module(module)).map_or(0, VecDeque::len)
     }
 
     /// Lets the running jobs end in their own time and drops the others.
@@ -232,7 +260,7 @@ impl PoolState {
     fn work(&self) {
         let mut queue = self.lock();
         while !queue.closed {
-            if let Some(Job { module, in_lane, work }) = queue.next(&self.backlog) {
+            if let Some(Job { module, lane, work }) = queue.next(&self.backlog) {
                 queue.taken += 1;
                 queue.running += 1;
                 drop(queue);
@@ -240,8 +268,8 @@ impl PoolState {
                 let _ = catch_unwind(AssertUnwindSafe(work));
                 queue = self.lock();
                 queue.running -= 1;
-                if in_lane && let Some(module) = module {
-                    queue.go_on_in_lane(module);
+                if let Some(lane) = lane {
+                    queue.go_on_in_lane(lane, module);
                 }
                 continue;
             }
@@ -286,16 +314,16 @@ impl Queue {
             self.suspects.remove(&module);
         }
         // Until its lane is empty, what comes later must not go past what waits there.
-        suspected || self.lanes.contains_key(&module)
+        suspected || self.lanes.contains_key(&Lane::Module(module))
     }
 
-    /// A job of `module` is done: its next one may run.
-    fn go_on_in_lane(&mut self, module: Digest) {
-        match self.lanes.get_mut(&module).and_then(VecDeque::pop_front) {
+    /// A job of `lane` is done, which was of `module`: the next one may run.
+    fn go_on_in_lane(&mut self, lane: Lane, module: Option<Digest>) {
+        match self.lanes.get_mut(&lane).and_then(VecDeque::pop_front) {
             // The thread that calls this takes it, or an earlier one; nobody needs to be woken.
-            Some(work) => self.turns.push_back(Job { module: Some(module), in_lane: true, work }),
+            Some(work) => self.turns.push_back(Job { module, lane: Some(lane), work }),
             None => {
-                self.lanes.remove(&module);
+                self.lanes.remove(&lane);
             }
         }
     }
@@ -383,6 +411,26 @@ mod tests {
         block.send(()).unwrap();
         assert_eq!(finished.recv_timeout(DEADLINE), Ok("suspect 1"));
         assert_eq!(finished.recv_timeout(DEADLINE), Ok("suspect 2"));
+    }
+
+    #[test]
+    fn what_may_take_the_server_down_runs_alone_and_others_go_past_it() {
+        let (one, other) = (Digest([1; 32]), Digest([2; 32]));
+        let pool = TurnPool::new(2, 4);
+        let (release, held) = mpsc::channel::<()>();
+        let (done, finished) = mpsc::channel();
+        let first = done.clone();
+        pool.submit_alone(one, move || {
+            held.recv().unwrap();
+            first.send("alone 1").unwrap();
+        });
+        let second = done.clone();
+        pool.submit_alone(other, move || second.send("alone 2").unwrap());
+        pool.submit(one, move || done.send("past them").unwrap());
+        assert_eq!(finished.recv_timeout(DEADLINE), Ok("past them"));
+        release.send(()).unwrap();
+        assert_eq!(finished.recv_timeout(DEADLINE), Ok("alone 1"));
+        assert_eq!(finished.recv_timeout(DEADLINE), Ok("alone 2"));
     }
 
     #[test]

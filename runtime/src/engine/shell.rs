@@ -4,6 +4,7 @@
 //! partition's lock, which is held for microseconds and never while waiting, and then carries out the effects itself. So nothing
 //! is handed from thread to thread more often than the work asks for.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
@@ -20,6 +21,7 @@ use super::changes::Changes;
 use super::due::Searched;
 use super::functions::{Code, Functions};
 use super::guest_log::GuestLog;
+use super::in_flight::InFlight;
 use super::orders::{
     ActivityOrder, Answer, CommitOrder, Effect, Ended, HttpOrder, Input, LoadError, NoRewind, RewindOrder, Start, Token,
     TurnFailure, TurnOrder,
@@ -29,6 +31,7 @@ use super::pool::TurnPool;
 use super::post::Post;
 use super::residents::Residents;
 use super::rewind::{self, Plans};
+use super::suspects::{Suspects, Verdict};
 use super::turns::{self, TurnContext};
 use crate::clock::Clock;
 use crate::host::{Catalog, Host, Surroundings, SurroundingsByHub};
@@ -47,6 +50,8 @@ pub(super) struct Machinery {
     pub committer: Committer,
     pub host: Arc<Host>,
     pub turns: TurnPool,
+    pub in_flight: InFlight,
+    pub suspects: Suspects,
     pub residents: Residents,
     pub activities: Activities,
     pub backlog: Arc<Backlog>,
@@ -73,8 +78,8 @@ pub(super) struct Machinery {
 impl Machinery {
     /// What a turn needs.
     pub(super) fn turn_context(&self) -> TurnContext<'_> {
-        let Self { store, host, residents, limits, metrics, .. } = self;
-        TurnContext { store: store.as_ref(), host, residents, limits, metrics }
+        let Self { store, host, residents, limits, metrics, in_flight, .. } = self;
+        TurnContext { store: store.as_ref(), host, residents, limits, metrics, in_flight }
     }
 
     /// Whether so much waits to be committed or run that new work has to come later.
@@ -206,6 +211,12 @@ impl Shell {
 
     /// Hands `input` to a partition and carries out what follows.
     pub(super) fn deliver(self: &Arc<Self>, partition: u32, input: Input) {
+        let effects = self.take(partition, input);
+        self.act(partition, effects);
+    }
+
+    /// Hands `input` to a partition and answers those who wait; what else there is to do.
+    fn take(self: &Arc<Self>, partition: u32, input: Input) -> Vec<Effect> {
         let mut cell = self.lock(partition);
         let before = cell.partition.busy_weight();
         let effects = cell.partition.on(self.machinery.clock.now_ms(), input);
@@ -224,11 +235,15 @@ impl Shell {
         for (caller, answer) in answers {
             let _ = caller.send(answer); // Whoever does not listen any more has gone.
         }
-        if rest.len() > EFFECTS_AT_ONCE {
+        rest
+    }
+
+    fn act(self: &Arc<Self>, partition: u32, effects: Vec<Effect>) {
+        if effects.len() > EFFECTS_AT_ONCE {
             let shell = self.clone();
-            self.machinery.turns.submit_other(move || shell.carry_out_all(partition, rest));
+            self.machinery.turns.submit_other(move || shell.carry_out_all(partition, effects));
         } else {
-            self.carry_out_all(partition, rest);
+            self.carry_out_all(partition, effects);
         }
     }
 
@@ -272,13 +287,14 @@ impl Shell {
                 let Ended { instance, function, status, took_ms } = *ended;
                 tracing::debug!(target: "dacapo::ended", %instance, function, %status, took_ms, "ended");
             }
-            Effect::Reply(..) | Effect::Send(_) => unreachable!("`deliver` has taken these out"),
+            Effect::Reply(..) | Effect::Send(_) => unreachable!("`take` has taken these out"),
         }
     }
 
     fn run_turn(self: &Arc<Self>, partition: u32, order: Box<TurnOrder>) {
-        let shell = self.clone();
-        let module = order.module;
+        let (shell, module) = (self.clone(), order.module);
+        let verdict = self.machinery.suspects.judge(order.flight());
+        let runs_alone = verdict == Verdict::Alone;
         // What has a parent belongs to what has begun.
         let begins = order.started.as_ref().is_some_and(|started| started.parent.is_none());
         let work = move || {
@@ -286,12 +302,19 @@ impl Shell {
             if !shell.lock(partition).partition.begin_turn(order.execution, order.number) {
                 return;
             }
+            if let Verdict::SetAside(failure) = verdict {
+                tracing::error!("execution {} is failed: {}", order.execution.0, failure.message);
+                shell.machinery.suspects.forget(order.execution);
+                let error = TurnError::Fault(Fault::Certain(failure));
+                let failure = TurnFailure::Guest { error, lines: Vec::new() };
+                return shell.deliver(partition, Input::TurnDone(order.execution, order.number, Err(failure)));
+            }
             let Machinery { turns, metrics, .. } = &*shell.machinery;
             let context = shell.machinery.turn_context();
             let began = Instant::now();
-            // A panic of ours must not leave the instance waiting for its turn for ever.
-            let result = catch_unwind(AssertUnwindSafe(|| turns::run(&context, &order, |name| shell.current(name))))
-                .unwrap_or_else(|_| Err(TurnFailure::Host("the host panicked".into())));
+            let mut noted = None;
+            let played = catch_unwind(AssertUnwindSafe(|| turns::run(&context, &order, &mut noted, |name| shell.current(name))));
+            let result = played.unwrap_or_else(|panic| Err(panicked(&*panic)));
             metrics.turn(began.elapsed(), result.as_ref().err().and_then(guest_fault));
             match &result {
                 Err(TurnFailure::Host(message)) => {
@@ -305,9 +328,14 @@ impl Shell {
                 }
                 Err(TurnFailure::Guest { .. }) | Ok(_) => (),
             }
-            shell.deliver(partition, Input::TurnDone(order.execution, order.number, result));
+            // Noted until the partition has taken it: that may be what a rule of ours breaks at. What follows is other instances' work too.
+            let effects = shell.take(partition, Input::TurnDone(order.execution, order.number, result));
+            drop(noted);
+            shell.act(partition, effects);
         };
-        if begins {
+        if runs_alone {
+            self.machinery.turns.submit_alone(module, work);
+        } else if begins {
             self.machinery.turns.submit_beginning(module, work);
         } else {
             self.machinery.turns.submit(module, work);
@@ -536,6 +564,15 @@ impl Shell {
     }
 }
 
+/// What becomes of a turn in which our own code has panicked: it is tried again, and the third time the instance is failed. The log has where it
+/// was.
+fn panicked(panic: &(dyn Any + Send)) -> TurnFailure {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let message = format!("the host panicked in this turn: {}", text.unwrap_or("it did not say why"));
+    let error = TurnError::Fault(Fault::Exhausted(Failure::new("HostPanicked", message)));
+    TurnFailure::Guest { error, lines: Vec::new() }
+}
+
 /// What to count a failed turn as, if it is the guest's doing.
 fn guest_fault(failure: &TurnFailure) -> Option<GuestFault> {
     match failure {
@@ -543,5 +580,24 @@ fn guest_fault(failure: &TurnFailure) -> Option<GuestFault> {
         TurnFailure::Guest { error: TurnError::Fault(Fault::Certain(_)), .. } => Some(GuestFault::Certain),
         TurnFailure::Guest { error: TurnError::Fault(Fault::Exhausted(_)), .. } => Some(GuestFault::Exhausted),
         TurnFailure::Guest { error: TurnError::Corrupt(_), .. } | TurnFailure::Host(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_ours_is_tried_again_and_named() {
+        for (panic, text) in [
+            (Box::new("no room") as Box<dyn Any + Send>, "no room"),
+            (Box::new("no room left".to_owned()), "no room left"),
+            (Box::new(7), "it did not say why"),
+        ] {
+            let TurnFailure::Guest { error: TurnError::Fault(Fault::Exhausted(failure)), .. } = panicked(&*panic) else {
+                panic!("it would not be tried again, or for ever")
+            };
+            assert_eq!(failure.message, format!("the host panicked in this turn: {text}"));
+        }
     }
 }

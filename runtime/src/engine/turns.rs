@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::functions::Code;
+use super::in_flight::{InFlight, Noted};
 use super::orders::{Next, TurnFailure, TurnOrder, TurnResult};
 use super::residents::Residents;
 use crate::host::{Host, NoGuest, OrchestratorGuest};
@@ -21,6 +22,7 @@ pub(super) struct TurnContext<'a> {
     pub residents: &'a Residents,
     pub limits: &'a Limits,
     pub metrics: &'a Metrics,
+    pub in_flight: &'a InFlight,
 }
 
 /// How much longer than one turn may compute all recorded turns of a rebuilt guest may, each: they were within the bound when they
@@ -28,15 +30,19 @@ pub(super) struct TurnContext<'a> {
 pub(super) const REPLAY_PATIENCE: u64 = 10;
 
 /// Runs one turn: on the living guest, or on one that is brought to this point by replay. `current` says which code new instances of an
-/// orchestrator get, if a module has it.
-pub(super) fn run(
-    context: &TurnContext<'_>,
+/// orchestrator get, if a module has it. From when a guest runs on, it is `noted`.
+pub(super) fn run<'a>(
+    context: &TurnContext<'a>,
     order: &TurnOrder,
+    noted: &mut Option<Noted<'a>>,
     current: impl Fn(&str) -> Option<Code>,
 ) -> Result<TurnResult, TurnFailure> {
     let mut guest = match context.residents.take(order.execution, order.after) {
-        Some(guest) => guest,
-        None => rebuild(context, order)?,
+        Some(guest) => {
+            *noted = context.in_flight.note(order.flight());
+            guest
+        }
+        None => rebuild(context, order, noted)?,
     };
     let recorded = order.again.as_ref().map(Recorded::beginning);
     let played = replay::turn(&mut guest, order.at_ms, &order.inputs, order.next_task, recorded.as_ref());
@@ -92,7 +98,11 @@ fn kept(context: &TurnContext<'_>, order: &TurnOrder, numbers: &[u32]) -> Result
     }
 }
 
-fn rebuild(context: &TurnContext<'_>, order: &TurnOrder) -> Result<OrchestratorGuest, TurnFailure> {
+fn rebuild<'a>(
+    context: &TurnContext<'a>,
+    order: &TurnOrder,
+    noted: &mut Option<Noted<'a>>,
+) -> Result<OrchestratorGuest, TurnFailure> {
     let history = match &order.started {
         Some(started) => vec![Event::Started(started.clone())],
         None => {
@@ -100,6 +110,9 @@ fn rebuild(context: &TurnContext<'_>, order: &TurnOrder) -> Result<OrchestratorG
             context.store.history(order.execution).map_err(unreadable)?
         }
     };
+    // Many may wait for the same module after a start: none of them is to blame for what happens then.
+    super::module(context.host, context.store, order.module).map_err(|error| TurnFailure::Host(error.to_string()))?;
+    *noted = context.in_flight.note(order.flight());
     let mut guest = new_guest(context, order.module)?;
     if order.turns > 0 {
         context.metrics.replay();

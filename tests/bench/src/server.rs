@@ -52,6 +52,17 @@ pub(crate) fn version(program: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+/// What `dacapo verify` says of a data directory, as JSON.
+///
+/// # Errors
+/// If it finds anything.
+pub(crate) fn verify(program: &Path, data: &Path) -> Result<String> {
+    let output = command(program)?.args(["verify", "--json"]).arg(data).output().context("run dacapo verify")?;
+    let report = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    ensure!(output.status.success(), "{}{report}", String::from_utf8_lossy(&output.stderr));
+    Ok(report)
+}
+
 /// Runs the file, whatever the search path has under its name.
 fn command(program: &Path) -> Result<Command> {
     Ok(Command::new(program.canonicalize().with_context(|| format!("find {}", program.display()))?))
@@ -103,6 +114,18 @@ impl Server {
     pub(crate) fn log(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         format!("the server's log:\n{log}")
+    }
+
+    /// SIGKILL: no chance to tidy up.
+    ///
+    /// # Errors
+    /// If it has ended by itself before.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait().context("look for the server")? {
+            bail!("the server has ended by itself with {status}; {}", self.log());
+        }
+        self.child.kill().context("kill the server")?;
+        self.child.wait().map(drop).context("wait for the server")
     }
 
     /// SIGTERM, and waits for a clean end.

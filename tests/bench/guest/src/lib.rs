@@ -1,9 +1,13 @@
 //! Guests that do next to nothing, so that what is measured is the server.
 
+mod crash;
+
 use std::time::{Duration, SystemTime};
 
 use dacapo_guest::prelude::*;
 use futures::future::join_all;
+
+use crash::{chance, collect, errand, family, gamble, repeat, rounds};
 
 const CITIES: [&str; 5] = ["Tokyo", "Seattle", "London", "Amsterdam", "Mumbai"];
 
@@ -44,8 +48,8 @@ async fn sleep(ctx: Context, until_ms: u64) -> Result<()> {
 }
 
 /// Waits for so many numbers, which are raised to it as `Number` one after the other, and returns them.
-#[orchestrator(name = "Collect")]
-async fn collect(ctx: Context, count: usize) -> Result<Vec<u64>> {
+#[orchestrator(name = "Numbers")]
+async fn numbers(ctx: Context, count: usize) -> Result<Vec<u64>> {
     let mut numbers = Vec::with_capacity(count);
     for _ in 0..count {
         numbers.push(ctx.event("Number").await?);
@@ -53,4 +57,6 @@ async fn collect(ctx: Context, count: usize) -> Result<Vec<u64>> {
     Ok(numbers)
 }
 
-dacapo_guest::module!(sequence, fan_out, parent, sleep, collect, say_hello);
+dacapo_guest::module!(
+    sequence, fan_out, parent, sleep, numbers, say_hello, collect, errand, rounds, gamble, family, repeat, chance
+);

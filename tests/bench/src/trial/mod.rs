@@ -1,5 +1,6 @@
 //! What does the server bear? Each trial asks one question of that kind of the built program, and answers with figures.
 
+mod crash;
 mod crowd;
 mod power_loss;
 mod sleepers;
@@ -41,6 +42,7 @@ struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Trial {
+    Crash(crash::Crash),
     Crowd(crowd::Crowd),
     PowerLoss(power_loss::PowerLoss),
     Sleepers(sleepers::Sleepers),
@@ -78,6 +80,7 @@ impl Arguments {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the clients")?;
         let shown = runtime.block_on(async {
             match &self.trial {
+                Trial::Crash(trial) => trial.run(&place).await,
                 Trial::Crowd(trial) => trial.run(&place).await,
                 Trial::PowerLoss(trial) => trial.run(&place).await,
                 Trial::Sleepers(trial) => trial.run(&place).await,

@@ -87,10 +87,10 @@ impl Story {
         let (function, input, deeds) = match number % KINDS {
             0 => ("Sequence", 3, vec![Start, End]),
             1 => ("Parent", 3, vec![Start, End]),
-            2 => ("Collect", NUMBERS + 1, [Start].into_iter().chain(raises).collect()),
-            3 => ("Collect", NUMBERS, [Start].into_iter().chain(raises).chain([End, Purge]).collect()),
-            4 => ("Collect", NUMBERS, vec![Start, Raise(1), Terminate]),
-            _ => ("Collect", NUMBERS, vec![Start, Raise(1), Terminate, Purge]),
+            2 => ("Numbers", NUMBERS + 1, [Start].into_iter().chain(raises).collect()),
+            3 => ("Numbers", NUMBERS, [Start].into_iter().chain(raises).chain([End, Purge]).collect()),
+            4 => ("Numbers", NUMBERS, vec![Start, Raise(1), Terminate]),
+            _ => ("Numbers", NUMBERS, vec![Start, Raise(1), Terminate, Purge]),
         };
         Self { id: format!("life-{life}-{number}"), function, input, deeds }
     }
@@ -103,7 +103,7 @@ impl Story {
         let raised: Vec<u64> =
             done.iter().filter_map(|deed| if let Deed::Raise(number) = deed { Some(*number) } else { None }).collect();
         // It ends by itself as soon as it has what it waits for.
-        let may_end = self.function != "Collect" || raised.len() as u64 >= self.input;
+        let may_end = self.function != "Numbers" || raised.len() as u64 >= self.input;
         let status = match found.status {
             TERMINATED => done.contains(&Deed::Terminate),
             COMPLETED => may_end && !done.contains(&Deed::Terminate),

@@ -1,0 +1,83 @@
+//! What if a turn takes the server down, again and again? The server is killed from outside in the middle of the same turn: to the next life of
+//! the server that looks alike.
+
+use dacapo::limits::Limits;
+use serde_json::json;
+
+use crate::support::{P3, Server, Setup, eventually};
+
+/// A server on which a turn may loop for longer than the test takes.
+fn patient() -> Server {
+    Setup::limits(Limits { turn_cpu_ms_max: 600_000, ..Limits::default() }).start()
+}
+
+/// Waits until the code of an instance runs.
+fn wait_until_it_runs(server: &Server, id: &str) {
+    eventually("a turn", || (turn(server, id) == "running").then_some(()));
+}
+
+/// What is in flight for an instance.
+fn turn(server: &Server, id: &str) -> String {
+    server.get(&format!("{P3}/instances/{id}/why")).member("turn")
+}
+
+fn kill_in_the_middle_of(server: &mut Server, id: &str) {
+    wait_until_it_runs(server, id);
+    server.kill();
+    server.restart();
+}
+
+#[test]
+fn an_instance_in_whose_turn_the_server_died_three_times_is_failed_and_others_go_on() {
+    let mut server = patient();
+    server.start_as("poison", "Loop", "");
+    for death in 1..=3 {
+        assert_eq!(server.output("Sequence", r#"{"count":3}"#), json!([0, 1, 2]), "after {death} deaths");
+        kill_in_the_middle_of(&mut server, "poison");
+    }
+    let status = server.finished("poison");
+    assert_eq!(status["runtimeStatus"], "Failed", "{status}");
+    let why = status["output"].to_string();
+    assert!(why.contains("the server died 3 times while it ran turn 1 of this instance"), "{why}");
+    assert_eq!(server.output("Sequence", r#"{"count":3}"#), json!([0, 1, 2]));
+
+    // An operator has it go on, and it is held to what others are held to.
+    server.stop();
+    server.restart_with(Limits { turn_cpu_ms_max: 50, ..Limits::default() });
+    let reply = server.post(&format!("{P3}/instances/poison/rewind"), "");
+    assert_eq!(reply.status, 202, "{reply}");
+    let why = server.finished("poison")["output"].to_string();
+    assert!(why.contains("limit turn_cpu_ms_max") && why.contains("tried 3 times"), "{why}");
+}
+
+#[test]
+fn who_only_ran_beside_it_is_told_apart() {
+    let mut server = patient();
+    for id in ["one", "other"] {
+        server.start_as(id, "Loop", "");
+    }
+    wait_until_it_runs(&server, "one");
+    kill_in_the_middle_of(&mut server, "other");
+    // Both ran, so from now on they run one at a time.
+    let runs = |id: &&&str| turn(&server, id) == "running";
+    let guilty = *eventually("one of them", || ["one", "other"].iter().find(runs));
+    let bystander = if guilty == "one" { "other" } else { "one" };
+    assert_eq!(turn(&server, bystander), "queued");
+    kill_in_the_middle_of(&mut server, guilty);
+    kill_in_the_middle_of(&mut server, guilty);
+    assert_eq!(server.finished(guilty)["runtimeStatus"], "Failed");
+    wait_until_it_runs(&server, bystander);
+    assert_eq!(server.post(&format!("{P3}/instances/{bystander}/terminate"), "").status, 202);
+}
+
+#[test]
+fn kills_while_an_instance_gets_on_never_add_up() {
+    let mut server = patient();
+    server.start_as("steady", "Till", r#"{"left":6,"taken":[]}"#);
+    for coin in 0..6 {
+        server.raise("steady", "coin", &coin.to_string());
+        server.kill();
+        server.restart();
+    }
+    assert_eq!(server.finished("steady")["runtimeStatus"], "Completed");
+}
