@@ -43,4 +43,27 @@ async fn sleep(ctx: Context, until_ms: u64) -> Result<()> {
     ctx.sleep_until(SystemTime::UNIX_EPOCH + Duration::from_millis(until_ms)).await
 }
 
-dacapo_guest::module!(sequence, fan_out, parent, sleep, say_hello);
+/// Never waits, until it is stopped.
+#[orchestrator(name = "Spin")]
+async fn spin(_ctx: Context) -> Result<()> {
+    compute_for_ever()
+}
+
+/// Waits for what never comes back.
+#[orchestrator(name = "SpinElsewhere")]
+async fn spin_elsewhere(ctx: Context) -> Result<()> {
+    ctx.call(spin_activity, ()).await
+}
+
+#[activity(name = "SpinActivity")]
+async fn spin_activity() -> Result<()> {
+    compute_for_ever()
+}
+
+fn compute_for_ever() -> ! {
+    loop {
+        std::hint::black_box(());
+    }
+}
+
+dacapo_guest::module!(sequence, fan_out, parent, sleep, spin, spin_elsewhere, say_hello, spin_activity);

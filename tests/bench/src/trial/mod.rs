@@ -1,6 +1,7 @@
 //! What does the server bear? Each trial asks one question of that kind of the built program, and answers with figures.
 
 mod crowd;
+mod neighbours;
 mod sleepers;
 
 use std::ffi::OsString;
@@ -41,6 +42,7 @@ struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Trial {
     Crowd(crowd::Crowd),
+    Neighbours(neighbours::Neighbours),
     Sleepers(sleepers::Sleepers),
 }
 
@@ -77,6 +79,7 @@ impl Arguments {
         let shown = runtime.block_on(async {
             match &self.trial {
                 Trial::Crowd(trial) => trial.run(&place).await,
+                Trial::Neighbours(trial) => trial.run(&place).await,
                 Trial::Sleepers(trial) => trial.run(&place).await,
             }
         })?;
