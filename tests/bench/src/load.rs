@@ -22,6 +22,15 @@ pub(crate) enum Amount {
     Seconds(u64),
 }
 
+/// When the next orchestration starts.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Pace {
+    /// As soon as a client has its answer.
+    AsFastAsAnswered,
+    /// So many in each second, evenly, as long as a client is free.
+    PerSecond(f64),
+}
+
 /// Clients, each with a connection of its own.
 pub(crate) struct Clients {
     workload: &'static Workload,
@@ -43,10 +52,17 @@ impl Clients {
     /// # Errors
     /// If one answer is not what it should be: figures of a server that fails are worth nothing.
     pub(crate) async fn run(&mut self, amount: Amount) -> Result<Histogram<u64>> {
+        self.run_paced(amount, Pace::AsFastAsAnswered).await
+    }
+
+    /// The same at this pace. What is late since all clients still wait for answers counts from when it should have begun.
+    pub(crate) async fn run_paced(&mut self, amount: Amount, pace: Pace) -> Result<Histogram<u64>> {
         let shared = Shared {
             workload: self.workload,
             request: &self.request,
             quota: Quota::new(amount),
+            pace,
+            slots: Slots { begin: Instant::now(), next: Cell::new(0) },
             tally: RefCell::new(Tally::new()?),
         };
         let mut clients: FuturesUnordered<_> = self.connections.iter_mut().map(|connection| shared.drive(connection)).collect();
@@ -61,14 +77,22 @@ struct Shared<'a> {
     workload: &'a Workload,
     request: &'a [u8],
     quota: Quota,
+    pace: Pace,
+    slots: Slots,
     tally: RefCell<Tally>,
+}
+
+/// Which start comes next, of those at a steady pace.
+struct Slots {
+    begin: Instant,
+    next: Cell<u32>,
 }
 
 impl Shared<'_> {
     /// One client, until the quota is used up or its connection is lost.
     async fn drive(&self, connection: &mut Connection) {
         while self.quota.take() {
-            let begin = Instant::now();
+            let begin = self.slot().await;
             let answer = connection.ask(self.request).await;
             let took = begin.elapsed();
             let is_lost = answer.is_err();
@@ -77,6 +101,20 @@ impl Shared<'_> {
                 return;
             }
         }
+    }
+}
+
+impl Shared<'_> {
+    /// Waits until it is time for the next start, and returns when it was.
+    async fn slot(&self) -> Instant {
+        let Pace::PerSecond(rate) = self.pace else { return Instant::now() };
+        let number = self.slots.next.replace(self.slots.next.get() + 1);
+        let due = self.slots.begin + Duration::from_secs_f64(f64::from(number) / rate);
+        if due <= Instant::now() {
+            return due;
+        }
+        tokio::time::sleep_until(due.into()).await;
+        Instant::now() // The timer is coarse, which is not the server's fault.
     }
 }
 

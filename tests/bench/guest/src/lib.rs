@@ -57,6 +57,44 @@ async fn numbers(ctx: Context, count: usize) -> Result<Vec<u64>> {
     Ok(numbers)
 }
 
+/// Never waits, until it is stopped.
+#[orchestrator(name = "Spin")]
+async fn spin(_ctx: Context) -> Result<()> {
+    compute_for_ever()
+}
+
+/// Waits for what never comes back.
+#[orchestrator(name = "SpinElsewhere")]
+async fn spin_elsewhere(ctx: Context) -> Result<()> {
+    ctx.call(spin_activity, ()).await
+}
+
+#[activity(name = "SpinActivity")]
+async fn spin_activity() -> Result<()> {
+    compute_for_ever()
+}
+
+fn compute_for_ever() -> ! {
+    loop {
+        std::hint::black_box(());
+    }
+}
+
 dacapo_guest::module!(
-    sequence, fan_out, parent, sleep, numbers, say_hello, collect, errand, rounds, gamble, family, repeat, chance
+    sequence,
+    fan_out,
+    parent,
+    sleep,
+    numbers,
+    say_hello,
+    collect,
+    errand,
+    rounds,
+    gamble,
+    family,
+    repeat,
+    chance,
+    spin,
+    spin_elsewhere,
+    spin_activity
 );

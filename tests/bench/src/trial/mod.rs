@@ -2,6 +2,7 @@
 
 mod crash;
 mod crowd;
+mod neighbours;
 mod power_loss;
 mod sleepers;
 
@@ -44,6 +45,7 @@ struct Arguments {
 enum Trial {
     Crash(crash::Crash),
     Crowd(crowd::Crowd),
+    Neighbours(neighbours::Neighbours),
     PowerLoss(power_loss::PowerLoss),
     Sleepers(sleepers::Sleepers),
 }
@@ -82,6 +84,7 @@ impl Arguments {
             match &self.trial {
                 Trial::Crash(trial) => trial.run(&place).await,
                 Trial::Crowd(trial) => trial.run(&place).await,
+                Trial::Neighbours(trial) => trial.run(&place).await,
                 Trial::PowerLoss(trial) => trial.run(&place).await,
                 Trial::Sleepers(trial) => trial.run(&place).await,
             }
