@@ -7,6 +7,7 @@ mod checkpoint;
 mod delete;
 mod list;
 mod read;
+mod renew;
 mod write;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -71,7 +72,8 @@ impl SqliteStore {
     }
 
     fn open_locked(dir: &Path, lock: File) -> Result<Self, StoreError> {
-        let path = dir.join("dacapo.db");
+        let (path, wal) = (dir.join("dacapo.db"), dir.join("dacapo.db-wal"));
+        renew::renew(&wal).map_err(|error| StoreError::Other(format!("write {} anew: {error}", wal.display())))?;
         let mut conn = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         schema::version(&conn, MIGRATIONS)?; // A newer file is refused before anything in it changes.
         conn.pragma_update(None, "page_size", 4096)?;
@@ -85,7 +87,7 @@ impl SqliteStore {
         let writer = Arc::new(Mutex::new(Writer::new(conn, Arc::clone(&signal))?));
         let own = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let checkpointer = Checkpointer::start(own, Arc::clone(&writer), signal)?;
-        Ok(Self { readers: Readers::new(path), checkpointer, writer, wal: dir.join("dacapo.db-wal"), _lock: lock })
+        Ok(Self { readers: Readers::new(path), checkpointer, writer, wal, _lock: lock })
     }
 
     fn writing<T>(&self, write: impl FnOnce(&mut Writer) -> Result<T, StoreError>) -> Result<T, StoreError> {

@@ -161,7 +161,7 @@ impl Ledger {
             for deed in &story.deeds {
                 let asked = layer.position()?;
                 self.tales.borrow_mut()[tale].steps.push(Step { asked, told: None });
-                match deed.ask(&mut connection, server, &story).await? {
+                match deed.ask(&mut connection, server, &story).await.with_context(|| format!("{deed:?} of {}", story.id))? {
                     Answered::Done => {
                         self.tales.borrow_mut()[tale].steps.last_mut().context("it was just begun")?.told =
                             Some(layer.position()?);
@@ -183,12 +183,12 @@ impl Ledger {
     pub(super) async fn upload(&self, layer: &Layer, server: SocketAddr, module: &[u8], life: usize, has_to: bool) -> Result<()> {
         let mut connection = Connection::open(server).await?;
         for number in 0..UPLOADS {
-            let upload = Upload { hub: format!("Hub-{life}-{number}"), life };
+            let upload = Upload { hub: format!("Hub{life}x{number}"), life };
             let step = Step { asked: layer.position()?, told: None };
             let path = format!("/admin/modules/bench?taskHub={}", upload.hub);
             let request = http::request("PUT", &path, server, "application/wasm", &variant(module, life));
             self.uploads.borrow_mut().push((upload, step));
-            match answered(connection.ask(&request).await, 201)? {
+            match answered(connection.ask(&request).await, 201).context("upload a module")? {
                 Answered::Done => {
                     self.uploads.borrow_mut().last_mut().context("it was just begun")?.1.told = Some(layer.position()?);
                     self.told.set(self.told() + 1);

@@ -115,7 +115,7 @@ impl PowerLoss {
                 }
                 Ok(())
             };
-            futures::try_join!(clients, uploads, interrupt)?;
+            futures::try_join!(clients, uploads, interrupt).with_context(|| format!("life {}; {}", life + 1, server.log()))?;
             match end {
                 End::Stopped | End::Failed => server.stop()?,
                 End::Killed => {
