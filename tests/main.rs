@@ -9,6 +9,7 @@ mod clients;
 mod contract;
 mod crash;
 mod deletion;
+mod disks;
 mod examples;
 mod faults;
 mod hostile;

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use dacapo::limits::Limits;
+use dacapo_disk::Layer;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -35,6 +36,8 @@ pub(crate) struct Setup {
     pub(crate) descriptors_max: Option<u32>,
     /// With a listener for workers, beside one with keys.
     pub(crate) workers: bool,
+    /// On a disk that can be full or fail to sync, see [`Server::disk`].
+    pub(crate) disk: bool,
     /// What it logs, as `DACAPO_LOG` has it; empty for the default.
     pub(crate) log: &'static str,
     /// What its configuration file says beside the limits: settings, then tables such as `[hubs.NAME.network]`.
@@ -74,6 +77,7 @@ impl Setup {
 pub(crate) struct Server {
     setup: Setup,
     folder: TempDir,
+    disk: Option<Layer>,
     process: Option<Process>,
     client: Client,
 }
@@ -102,7 +106,8 @@ impl Server {
             prepared().iter().for_each(|file| file.write(&data));
         }
         fs::write(folder.path().join("dacapo.toml"), setup.file()).expect("write the configuration");
-        let mut server = Self { setup, folder, process: None, client: Client::new("http://nowhere.invalid") };
+        let disk = setup.disk.then(|| Layer::new(&data, folder.path()).expect("put a disk under the server"));
+        let mut server = Self { setup, folder, disk, process: None, client: Client::new("http://nowhere.invalid") };
         server.restart();
         server
     }
@@ -134,6 +139,9 @@ impl Server {
         }
         if !self.setup.log.is_empty() {
             command.env("DACAPO_LOG", self.setup.log);
+        }
+        if let Some(disk) = &self.disk {
+            disk.put_under(&mut command);
         }
         let (process, origin) = Process::spawn(command);
         self.process = Some(process);
@@ -193,6 +201,11 @@ impl Server {
         let (_, fields) = line.rsplit_once(") ").expect("the name of the program stands in brackets");
         // User and system time of children that were waited for: fields 16 and 17, of which two stand before the bracket.
         fields.split(' ').skip(13).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+    }
+
+    /// The disk that it was set up with.
+    pub(crate) fn disk(&self) -> &Layer {
+        self.disk.as_ref().expect("it was set up with a disk")
     }
 
     pub(crate) fn data(&self) -> PathBuf {

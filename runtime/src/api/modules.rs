@@ -70,7 +70,7 @@ pub(super) static UPLOAD: Operation = Operation {
         Answer::json::<Uploaded<'static>>(201, "This version is new, and the current one."),
         Answer::ours(400, "The name breaks its rules, or the bytes are no module that can run here: `invalid_module`."),
         Answer::ours(409, "`function_taken`: another module of the hub has one of its functions."),
-        Answer::ours(503, "There is no room for it now.").with(&[Header::RetryAfter]),
+        Answer::ours(503, "There is no room for it now, or the store takes no writes.").with(&[Header::RetryAfter]),
     ],
 };
 
@@ -78,7 +78,7 @@ pub(super) static UPLOAD: Operation = Operation {
 ///
 /// 201 if this digest is new under this name, 200 if it is known; both with what was taken. 400 if the name is ill-formed or the
 /// bytes are no module that can run here, 409 if another module has one of its functions, 413 if it is too large, 503 if there is no
-/// room for it now.
+/// room for it now, or the store takes no writes.
 pub(super) async fn upload(engine: &Arc<Engine>, hub: &HubName, name: &ModuleName, bytes: Bytes) -> Result<Reply, ApiError> {
     let uploaded = engine.upload(hub, name, bytes).await?;
     let code = if uploaded.new { StatusCode::CREATED } else { StatusCode::OK };
@@ -144,13 +144,14 @@ pub(super) static DELETE_MODULE: Operation = Operation {
         Answer::json::<Deleted>(200, "These digests are gone."),
         Answer::ours(404, "There is no such module or version."),
         Answer::ours(409, "`in_use`: instances that have not ended run on it. `current`: it is the current one of several."),
+        Answer::ours(503, "The store takes no writes now.").with(&[Header::RetryAfter]),
     ],
 };
 
 /// `DELETE /admin/modules/{name}` and `DELETE /admin/modules/{name}/versions/{digest}`: takes a module away, or one version of it.
 ///
 /// 200 with the digests that are gone, 404 if there is none; 409 with the code `in_use` while instances that have not ended run on
-/// one of them, and with `current` for the current version of a module that has others.
+/// one of them, and with `current` for the current version of a module that has others; 503 while the store takes no writes.
 pub(super) async fn delete(engine: &Arc<Engine>, hub: &HubName, name: &str, digest: Option<&str>) -> Result<Reply, ApiError> {
     let unknown = || match digest {
         None => not_found(format!("there is no module {name:?} in this task hub")),

@@ -26,11 +26,16 @@ impl State {
     /// # Errors
     /// If the file system refuses.
     pub fn make(&self, at: &Path) -> Result<()> {
+        self.make_only(at, |_| true)
+    }
+
+    /// The same with the files only that `is_wanted` says, by their paths.
+    pub fn make_only(&self, at: &Path, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
         let folders = std::iter::once(at.to_owned()).chain(self.folders.iter().map(|path| at.join(path)));
         for folder in folders {
             DirBuilder::new().mode(0o700).create(&folder).with_context(|| format!("make {}", folder.display()))?;
         }
-        for (path, bytes) in &self.files {
+        for (path, bytes) in self.files.iter().filter(|(path, _)| is_wanted(path)) {
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(at.join(path));
             file.and_then(|mut file| file.write_all(bytes)).with_context(|| format!("write {path}"))?;
         }

@@ -45,6 +45,11 @@ impl Layer {
         command.env(trace::FOLDER, &self.folder).env(trace::TRACE, &self.trace).env(trace::CONTROL, &self.control);
     }
 
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// How long the trace is: what was done up to now stands before this position.
     ///
     /// # Errors

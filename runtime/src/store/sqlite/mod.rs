@@ -9,6 +9,7 @@ mod delete;
 mod inspect;
 mod list;
 mod read;
+mod renew;
 mod write;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
@@ -78,7 +79,8 @@ impl SqliteStore {
     }
 
     fn open_locked(dir: &Path, lock: File) -> Result<Self, StoreError> {
-        let path = dir.join(FILE);
+        let (path, wal) = (dir.join(FILE), dir.join(format!("{FILE}-wal")));
+        renew::renew(&wal).map_err(|error| StoreError::Other(format!("write {} anew: {error}", wal.display())))?;
         let mut conn = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         schema::version(&conn, MIGRATIONS)?; // A newer file is refused before anything in it changes.
         conn.pragma_update(None, "page_size", 4096)?;
@@ -92,7 +94,7 @@ impl SqliteStore {
         let writer = Arc::new(Mutex::new(Writer::new(conn, Arc::clone(&signal))?));
         let own = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let checkpointer = Checkpointer::start(own, Arc::clone(&writer), signal)?;
-        Ok(Self { readers: Readers::new(path), checkpointer, writer, wal: dir.join("dacapo.db-wal"), _lock: lock })
+        Ok(Self { readers: Readers::new(path), checkpointer, writer, wal, _lock: lock })
     }
 
     fn writing<T>(&self, write: impl FnOnce(&mut Writer) -> Result<T, StoreError>) -> Result<T, StoreError> {

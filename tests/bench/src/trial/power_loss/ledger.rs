@@ -66,8 +66,8 @@ struct Step {
 #[derive(Debug, Clone)]
 struct Upload {
     hub: String,
-    /// Which life's variant it is.
-    life: usize,
+    /// Which variant.
+    number: usize,
 }
 
 /// What came of a request.
@@ -161,7 +161,7 @@ impl Ledger {
             for deed in &story.deeds {
                 let asked = layer.position()?;
                 self.tales.borrow_mut()[tale].steps.push(Step { asked, told: None });
-                match deed.ask(&mut connection, server, &story).await? {
+                match deed.ask(&mut connection, server, &story).await.with_context(|| format!("{deed:?} of {}", story.id))? {
                     Answered::Done => {
                         self.tales.borrow_mut()[tale].steps.last_mut().context("it was just begun")?.told =
                             Some(layer.position()?);
@@ -183,12 +183,14 @@ impl Ledger {
     pub(super) async fn upload(&self, layer: &Layer, server: SocketAddr, module: &[u8], life: usize, has_to: bool) -> Result<()> {
         let mut connection = Connection::open(server).await?;
         for number in 0..UPLOADS {
-            let upload = Upload { hub: format!("Hub-{life}-{number}"), life };
+            // The last one has to be compiled, which the others need not wait for.
+            let is_last = number + 1 == UPLOADS;
+            let upload = Upload { hub: format!("Hub{life}x{number}"), number: if is_last { life + 1 } else { 0 } };
             let step = Step { asked: layer.position()?, told: None };
             let path = format!("/admin/modules/bench?taskHub={}", upload.hub);
-            let request = http::request("PUT", &path, server, "application/wasm", &variant(module, life));
+            let request = http::request("PUT", &path, server, "application/wasm", &variant(module, upload.number));
             self.uploads.borrow_mut().push((upload, step));
-            match answered(connection.ask(&request).await, 201)? {
+            match answered(connection.ask(&request).await, 201).context("upload a module")? {
                 Answered::Done => {
                     self.uploads.borrow_mut().last_mut().context("it was just begun")?.1.told = Some(layer.position()?);
                     self.told.set(self.told() + 1);
@@ -209,8 +211,8 @@ impl Ledger {
         for tale in self.tales.borrow().iter() {
             due += tale.check(cut, found.instances.get(&tale.story.id))?;
         }
-        for (Upload { hub, life }, step) in self.uploads.borrow().iter() {
-            let has = found.modules.get(hub).is_some_and(|modules| *modules == [variant(module, *life)]);
+        for (Upload { hub, number }, step) in self.uploads.borrow().iter() {
+            let has = found.modules.get(hub).is_some_and(|modules| *modules == [variant(module, *number)]);
             let is_due = step.told.is_some_and(|told| told <= cut);
             ensure!(has || !is_due, "the module that hub {hub} was given is not there");
             ensure!(step.asked <= cut || !found.modules.contains_key(hub), "hub {hub} is there before anybody asked for it");
@@ -279,9 +281,12 @@ fn answered(answer: Result<http::Answer>, expected: u16) -> Result<Answered> {
     }
 }
 
-/// The module with a section that means nothing, so that each life has one of its own to compile.
-fn variant(module: &[u8], life: usize) -> Vec<u8> {
-    let name = format!("life {life}");
+/// The module with a section that means nothing, so that the server takes it for another; number 0 is the module itself.
+fn variant(module: &[u8], number: usize) -> Vec<u8> {
+    if number == 0 {
+        return module.to_vec();
+    }
+    let name = format!("variant {number}");
     let length = u8::try_from(name.len()).expect("a short name");
     [module, &[0, length + 1, length], name.as_bytes()].concat()
 }
