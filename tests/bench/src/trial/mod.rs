@@ -115,7 +115,8 @@ impl Place<'_> {
 /// How long to go on asking for a server that starts, and for those that were due.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Starts `count` instances of `function` by so many clients, each with one request at a time. Their IDs are `prefix` and a number; `input` is
+/// Starts `count` instances of `function` by so many clients, each with one request at a time, which come again when they
+/// are told to. Their IDs are `prefix` and a number; `input` is
 /// asked just before each start.
 async fn start_many(
     server: SocketAddr,
@@ -132,8 +133,12 @@ async fn start_many(
             let path = format!("/api/orchestrators/{function}/{prefix}-{number}");
             let input = input(number).to_string();
             let request = http::request("POST", &path, server, "application/json", input.as_bytes());
-            let answer = connection.ask(&request).await?;
-            ensure!(answer.status == 202, "a start was not taken: {answer}");
+            while let answer = connection.ask(&request).await?
+                && answer.status != 202
+            {
+                ensure!(answer.status == 503 && answer.has_retry_after, "a start was not taken: {answer}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
         }
         Ok(())
     };
