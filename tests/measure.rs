@@ -16,6 +16,31 @@ fn sleepers_are_measured_through_a_kill_and_wake_when_they_are_due() {
 }
 
 #[test]
+fn under_more_load_than_it_can_bear_the_server_does_what_it_has_accepted_and_is_well_soon_after() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let data = folder.path().to_str().expect("a path of text");
+    let line =
+        "dacapo-trial overload --seconds 2 --quiet 1 --connections 8 --depth 4 --idle 50 --slow 5 --slower-ms 5000 --recovery 60";
+    let report = dacapo_bench::trial::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
+    let report = report.expect("no promise is broken");
+    for what in ["beside 50 idle connections", " starts in 2 s over 8 connections", "has come to its end"] {
+        assert!(report.contains(what), "{report}");
+    }
+    assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
+}
+
+#[test]
+fn a_server_that_was_killed_is_there_again_with_all_that_was_open() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let data = folder.path().to_str().expect("a path of text");
+    let line = "dacapo-trial startup --instances 60 --due 20 --working 20 --load 1 --clients 4 --at-least 20000";
+    let report = dacapo_bench::trial::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
+    let report = report.expect("it starts in time");
+    assert!(report.starts_with("60 instances open, ") && report.contains("\nkilled in the middle of a load"), "{report}");
+    assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
+}
+
+#[test]
 fn a_crowd_is_looked_through_and_purged_while_others_run() {
     let folder = tempfile::tempdir().expect("make a folder");
     let data = folder.path().to_str().expect("a path of text");

@@ -173,10 +173,21 @@ impl Server {
 
     /// SIGTERM, and waits for a clean end.
     pub(crate) fn stop(&mut self) {
+        self.ask_to_stop();
+        let (status, log) = self.ended();
+        assert!(status.success(), "the server ended with {status}:\n{log}");
+    }
+
+    /// SIGTERM, without waiting.
+    pub(crate) fn ask_to_stop(&self) {
+        let Process { child, .. } = self.process.as_ref().expect("it is running");
+        kill_process(Pid::from_child(child), Signal::TERM).expect("signal the server");
+    }
+
+    /// Waits for its end, however that comes, and returns what it has logged.
+    pub(crate) fn ended(&mut self) -> (ExitStatus, String) {
         let mut process = self.process.take().expect("it is running");
-        kill_process(Pid::from_child(&process.child), Signal::TERM).expect("signal the server");
-        let status = process.ended();
-        assert!(status.success(), "the server ended with {status}:\n{}", process.log());
+        (process.ended(), process.log())
     }
 
     /// Whether the process still runs; a server must outlive whatever it is sent.

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::orders::Input;
-use super::shell::Shell;
+use super::shell::{Machinery, Shell};
 use super::{Engine, Hub};
 use crate::model::MessageKey;
 use crate::store::StoreError;
@@ -20,7 +20,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How far ahead, in milliseconds: what is due so soon must be in memory by the time, however slow the search is.
 const AHEAD_MS: u64 = 3_000;
 
-/// How many rows to read at once, and how many turns may wait before more are read.
+/// How many rows to read at once, and how many instances may wait to be read before more are looked for.
 const PAGE: usize = 256;
 
 /// The same for messages, which may have megabytes each.
@@ -146,8 +146,10 @@ impl Shell {
 
     fn wait_for_room(&self, room: usize) {
         let began = Instant::now();
-        let waiting = || self.machinery.turns.queued().max(self.machinery.post.waiting());
-        while waiting() > room && began.elapsed() < ROOM_WAIT_MAX && !self.machinery.turns.is_closed() {
+        let Machinery { turns, post, limits, .. } = &*self.machinery;
+        // Turns may pile up as far as they may by starts: so all is soon known that was going on when the server ended.
+        let is_busy = || turns.others_queued().max(post.waiting()) > room || turns.queued() > limits.starts_queued_max;
+        while is_busy() && began.elapsed() < ROOM_WAIT_MAX && !self.machinery.turns.is_closed() {
             thread::sleep(PAUSE);
         }
     }

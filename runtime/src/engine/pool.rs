@@ -206,6 +206,11 @@ impl TurnPool {
         queue.others.len() + queue.turns.len() + queue.beginnings.len()
     }
 
+    /// How many of them are no turns.
+    pub(super) fn others_queued(&self) -> usize {
+        self.state.lock().others.len()
+    }
+
     /// How many of them are first turns.
     pub(super) fn beginnings_queued(&self) -> usize {
         self.state.lock().beginnings.len()

@@ -35,6 +35,8 @@ pub(crate) struct Connection {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) body: Vec<u8>,
+    /// Whether it says when to come again.
+    pub(crate) has_retry_after: bool,
 }
 
 impl Connection {
@@ -62,7 +64,8 @@ impl Connection {
         answer.await.with_context(|| format!("no answer within {seconds} s"))?
     }
 
-    async fn send(&self, mut rest: &[u8]) -> Result<()> {
+    /// Sends a request, or several in one write, without waiting for an answer.
+    pub(crate) async fn send(&self, mut rest: &[u8]) -> Result<()> {
         while !rest.is_empty() {
             match self.stream.try_write(rest) {
                 Ok(written) => rest = &rest[written..],
@@ -73,7 +76,8 @@ impl Connection {
         Ok(())
     }
 
-    async fn receive(&mut self) -> Result<Answer> {
+    /// Waits for the next answer.
+    pub(crate) async fn receive(&mut self) -> Result<Answer> {
         let mut bytes = [0; 4096];
         loop {
             if let Some(answer) = self.incoming.take()? {
@@ -109,25 +113,37 @@ impl Incoming {
             ensure!(self.bytes.len() <= HEAD_BYTES_MAX, "the head of the answer does not end");
             return Ok(None);
         };
-        let (status, length) = parse(&self.bytes[..head])?;
+        let Head { status, length, has_retry_after } = parse(&self.bytes[..head])?;
         let body = head + 4;
         let Some(end) = body.checked_add(length).filter(|&end| end <= self.bytes.len()) else { return Ok(None) };
-        let answer = Answer { status, body: self.bytes[body..end].to_vec() };
+        let answer = Answer { status, body: self.bytes[body..end].to_vec(), has_retry_after };
         self.bytes.drain(..end);
         Ok(Some(answer))
     }
 }
 
-/// Status and length of the body, from the head of an answer.
-fn parse(head: &[u8]) -> Result<(u16, usize)> {
+/// What is looked at of the head of an answer.
+struct Head {
+    status: u16,
+    /// Of the body.
+    length: usize,
+    has_retry_after: bool,
+}
+
+fn parse(head: &[u8]) -> Result<Head> {
     let head = str::from_utf8(head).context("the head of the answer is no text")?;
     let mut lines = head.split("\r\n");
     let status = lines.next().and_then(|line| line.strip_prefix("HTTP/1.1 ")).and_then(|rest| rest.get(..3)?.parse().ok());
     let status = status.with_context(|| format!("the answer has no status: {head}"))?;
-    let mut headers = lines.filter_map(|line| line.split_once(':'));
-    let length = headers.find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    let length = length.and_then(|(_, value)| value.trim().parse().ok());
-    Ok((status, length.with_context(|| format!("the answer has no Content-Length: {head}"))?))
+    let (mut length, mut has_retry_after) = (None, false);
+    for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+        if name.eq_ignore_ascii_case("content-length") {
+            length = value.trim().parse().ok();
+        }
+        has_retry_after |= name.eq_ignore_ascii_case("retry-after");
+    }
+    let length = length.with_context(|| format!("the answer has no Content-Length: {head}"))?;
+    Ok(Head { status, length, has_retry_after })
 }
 
 #[cfg(test)]
@@ -138,7 +154,7 @@ mod tests {
         HTTP/1.1 404 Not Found\r\nContent-Length:0\r\nx: y\r\n\r\n";
 
     fn answer(status: u16, body: &[u8]) -> Answer {
-        Answer { status, body: body.to_vec() }
+        Answer { status, body: body.to_vec(), has_retry_after: false }
     }
 
     fn error(head: &[u8]) -> String {

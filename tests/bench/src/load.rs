@@ -188,7 +188,7 @@ mod tests {
     const TOOK: Duration = Duration::from_millis(2);
 
     fn answer(status: u16, body: &str) -> Result<Answer> {
-        Ok(Answer { status, body: body.into() })
+        Ok(Answer { status, body: body.into(), has_retry_after: false })
     }
 
     #[test]

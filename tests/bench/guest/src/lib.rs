@@ -16,6 +16,13 @@ async fn say_hello(city: String) -> Result<String> {
     Ok(format!("Hello {city}!"))
 }
 
+/// Does nothing for so many milliseconds.
+#[activity(name = "Nap")]
+async fn nap(ms: u64) -> Result<()> {
+    std::thread::sleep(Duration::from_millis(ms));
+    Ok(())
+}
+
 /// Greets as many cities as it is told, one after the other, from the first again when they are used up.
 #[orchestrator(name = "Sequence")]
 async fn sequence(ctx: Context, length: usize) -> Result<Vec<String>> {
@@ -45,6 +52,12 @@ async fn parent(ctx: Context, width: usize) -> Result<usize> {
 #[orchestrator(name = "Sleep")]
 async fn sleep(ctx: Context, until_ms: u64) -> Result<()> {
     ctx.sleep_until(SystemTime::UNIX_EPOCH + Duration::from_millis(until_ms)).await
+}
+
+/// Waits for an activity that does nothing for so many milliseconds.
+#[orchestrator(name = "Rest")]
+async fn rest(ctx: Context, ms: u64) -> Result<()> {
+    ctx.call(nap, ms).await
 }
 
 /// Waits for so many numbers, which are raised to it as `Number` one after the other, and returns them.
@@ -86,7 +99,9 @@ dacapo_guest::module!(
     parent,
     sleep,
     numbers,
+    rest,
     say_hello,
+    nap,
     collect,
     errand,
     rounds,

@@ -3,16 +3,21 @@
 mod crash;
 mod crowd;
 mod neighbours;
+mod overload;
 mod power_loss;
 mod sleepers;
+mod startup;
 
 use std::ffi::OsString;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use futures::future::try_join_all;
 
 use crate::http::{self, Connection};
 use crate::machine::{self, Machine};
@@ -46,8 +51,10 @@ enum Trial {
     Crash(crash::Crash),
     Crowd(crowd::Crowd),
     Neighbours(neighbours::Neighbours),
+    Overload(overload::Overload),
     PowerLoss(power_loss::PowerLoss),
     Sleepers(sleepers::Sleepers),
+    Startup(startup::Startup),
 }
 
 /// Where a trial takes place.
@@ -85,8 +92,10 @@ impl Arguments {
                 Trial::Crash(trial) => trial.run(&place).await,
                 Trial::Crowd(trial) => trial.run(&place).await,
                 Trial::Neighbours(trial) => trial.run(&place).await,
+                Trial::Overload(trial) => trial.run(&place).await,
                 Trial::PowerLoss(trial) => trial.run(&place).await,
                 Trial::Sleepers(trial) => trial.run(&place).await,
+                Trial::Startup(trial) => trial.run(&place).await,
             }
         })?;
         let (file_system, checkout) = (machine::file_system(&self.data)?, machine::checkout());
@@ -110,6 +119,50 @@ impl Place<'_> {
         ensure!(uploaded.status == 201, "the guests were not taken: {uploaded}");
         Ok(())
     }
+}
+
+/// How long to go on asking for a server that starts, and for those that were due.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Starts `count` instances of `function` by so many clients, each with one request at a time, which come again when they
+/// are told to. Their IDs are `prefix` and a number; `input` is
+/// asked just before each start.
+async fn start_many(
+    server: SocketAddr,
+    clients: usize,
+    function: &str,
+    prefix: &str,
+    count: u64,
+    input: impl Fn(u64) -> u64,
+) -> Result<()> {
+    let input = &input;
+    let client = |first: u64| async move {
+        let mut connection = Connection::open(server).await?;
+        for number in (first..count).step_by(clients) {
+            let path = format!("/api/orchestrators/{function}/{prefix}-{number}");
+            let input = input(number).to_string();
+            let request = http::request("POST", &path, server, "application/json", input.as_bytes());
+            while let answer = connection.ask(&request).await?
+                && answer.status != 202
+            {
+                ensure!(answer.status == 503 && answer.has_retry_after, "a start was not taken: {answer}");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+        Ok(())
+    };
+    try_join_all((0..clients as u64).map(client)).await.map(drop)
+}
+
+/// Waits until the server says that it is ready.
+async fn ready(server: SocketAddr) -> Result<()> {
+    let request = http::request("GET", "/readyz", server, "application/json", b"");
+    let (mut connection, began) = (Connection::open(server).await?, Instant::now());
+    while connection.ask(&request).await?.status != 200 {
+        ensure!(began.elapsed() < PATIENCE, "the server is not ready after {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
 }
 
 /// So many bytes in MiB.

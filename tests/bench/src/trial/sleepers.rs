@@ -5,18 +5,14 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use futures::future::try_join_all;
 use hdrhistogram::Histogram;
 use serde_json::Value;
 
-use super::{Place, mib, now_ms};
+use super::{PATIENCE, Place, mib, now_ms, ready, start_many};
 use crate::http::{self, Connection};
 
 /// How long the others sleep, in milliseconds: far longer than this runs.
 const DAY_MS: u64 = 24 * 3_600_000;
-
-/// How long to go on asking for a server that starts, and for those that were due.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Start instances that sleep, kill the server, start it again, and look how late those wake that are due in one second
 #[derive(Debug, clap::Args)]
@@ -45,18 +41,19 @@ impl Sleepers {
         let empty = server.usage()?;
 
         // Those that are due are started last, so that it can be told by then when that may be.
+        let clients = self.clients.get();
         let (begin, sleepers) = (Instant::now(), self.instances.get().saturating_sub(self.due));
-        self.start(server.address, "sleeper", sleepers, |_| now_ms() + DAY_MS).await?;
+        start_many(server.address, clients, "Sleep", "sleeper", sleepers, |_| now_ms() + DAY_MS).await?;
         let took = begin.elapsed();
         let due_ms = (now_ms() / 1_000 + self.after) * 1_000;
         let spread = |number: u64| due_ms + number * 1_000 / self.due.max(1);
-        self.start(server.address, "due", self.due, spread).await?;
+        start_many(server.address, clients, "Sleep", "due", self.due, spread).await?;
         let asleep = server.usage()?;
         drop(server); // Killed.
 
         let began = Instant::now();
         let server = place.start()?;
-        let ready = self.ready(server.address).await.map(|()| began.elapsed())?;
+        let ready = ready(server.address).await.map(|()| began.elapsed())?;
         let started = server.usage()?;
         let lateness_ms = self.lateness_ms(server.address, spread).await?;
         let woken = server.usage()?;
@@ -77,35 +74,6 @@ impl Sleepers {
             self.due,
             mib(woken.resident_bytes),
         ))
-    }
-
-    /// Starts so many, whose IDs are `prefix` and a number, to sleep until the time that `until_ms` gives.
-    async fn start(&self, server: SocketAddr, prefix: &str, count: u64, until_ms: impl Fn(u64) -> u64) -> Result<()> {
-        let clients = self.clients.get() as u64;
-        let until_ms = &until_ms;
-        let client = |first: u64| async move {
-            let mut connection = Connection::open(server).await?;
-            for number in (first..count).step_by(usize::try_from(clients)?) {
-                let path = format!("/api/orchestrators/Sleep/{prefix}-{number}");
-                let input = until_ms(number).to_string();
-                let request = http::request("POST", &path, server, "application/json", input.as_bytes());
-                let answer = connection.ask(&request).await?;
-                ensure!(answer.status == 202, "a start was not taken: {answer}");
-            }
-            Ok(())
-        };
-        try_join_all((0..clients).map(client)).await.map(drop)
-    }
-
-    /// Waits until the server says that it is ready.
-    async fn ready(&self, server: SocketAddr) -> Result<()> {
-        let request = http::request("GET", "/readyz", server, "application/json", b"");
-        let (mut connection, began) = (Connection::open(server).await?, Instant::now());
-        while connection.ask(&request).await?.status != 200 {
-            ensure!(began.elapsed() < PATIENCE, "the server is not ready after {PATIENCE:?}");
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        Ok(())
     }
 
     /// How much later than they were due those have ended that were due in one second, in milliseconds.

@@ -1,0 +1,163 @@
+//! How soon is a server there again that was killed, with much that is open? Instances that sleep, that have come due meanwhile, and whose
+//! activities were under way; and then the same in the middle of a load.
+
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::time::sleep;
+
+use super::overload::Metrics;
+use super::{PATIENCE, Place, mib, now_ms, ready, start_many};
+use crate::http::{self, Connection};
+use crate::server::Server;
+use crate::tell;
+
+/// How long those sleep that are not due, in milliseconds: far longer than this runs.
+const SLEEP_MS: u64 = 24 * 3_600_000;
+
+/// How long activities take, in milliseconds: longer than this runs, and less than an activity may take.
+const NAP_MS: u64 = 590_000;
+
+/// How many starts a server takes in a second at least; until those that are due have been started, they must not be due.
+const STARTS_PER_S: u64 = 500;
+
+/// How many open instances may cost a second.
+const OPEN_PER_S: f64 = 100_000.0;
+
+/// Start instances, kill the server, start it again, and see how soon it answers and goes on with all of them
+#[derive(Debug, clap::Args)]
+pub(super) struct Startup {
+    /// How many instances are open
+    #[arg(long, value_name = "N", default_value = "100000")]
+    instances: NonZeroU64,
+
+    /// How many of them come due while there is no server
+    #[arg(long, value_name = "N", default_value = "10000")]
+    due: u64,
+
+    /// How many of them wait for an activity
+    #[arg(long, value_name = "N", default_value = "10000")]
+    working: u64,
+
+    /// How long others are started before the second kill, in seconds
+    #[arg(long, value_name = "S", default_value = "10")]
+    load: u64,
+
+    /// How many clients start them, each with a connection of its own
+    #[arg(long, value_name = "C", default_value = "64")]
+    clients: NonZeroUsize,
+
+    /// How long a start may take however little is open, in milliseconds
+    #[arg(long, value_name = "MS", default_value = "1000")]
+    at_least: u64,
+}
+
+/// A start of a server.
+struct Start {
+    listening: Duration,
+    first_answer: Duration,
+    ready: Duration,
+    resident_bytes: u64,
+}
+
+impl Startup {
+    pub(super) async fn run(&self, place: &Place<'_>) -> Result<String> {
+        let server = place.start()?;
+        place.upload(&server).await?;
+        let clients = self.clients.get();
+        let sleeping = self.instances.get().saturating_sub(self.due + self.working);
+        tell(format_args!("starting {} instances", self.instances));
+        start_many(server.address, clients, "Sleep", "sleeper", sleeping, |_| now_ms() + SLEEP_MS).await?;
+        start_many(server.address, clients, "Rest", "resting", self.working, |_| NAP_MS).await?;
+        let due_ms = now_ms() + 2_000 + self.due * 1_000 / STARTS_PER_S;
+        start_many(server.address, clients, "Sleep", "due", self.due, |_| due_ms).await?;
+        until_queued(&server, 0.0).await?;
+        let early = ended(&Metrics::ask(server.address).await?);
+        drop(server); // Killed.
+        sleep(Duration::from_millis(due_ms.saturating_sub(now_ms()))).await;
+
+        let (server, after_rest, began) = self.start(place).await?;
+        until(&server, "what was due has ended", |metrics| Ok(early + ended(metrics) >= self.due as f64)).await?;
+        let due_done = began.elapsed();
+
+        tell(format_args!("starting others for {} s", self.load));
+        tokio::select! {
+            loaded = start_many(server.address, clients, "Sequence", "load", u64::MAX, |_| 3) => loaded?,
+            () = sleep(Duration::from_secs(self.load)) => (),
+        }
+        let left = Metrics::ask(server.address).await?.get("dacapo_instances_open")?;
+        drop(server); // Killed once more.
+        let (server, after_load, began) = self.start(place).await?;
+        until_queued(&server, 0.0).await?;
+        let load_done = began.elapsed();
+        drop(server);
+
+        let shown = format!(
+            "{} instances open, of which {} come due while there is no server and {} wait for an activity\n\
+             killed at rest: {after_rest}; all that was due has ended after {:.1} s\n\
+             killed in the middle of a load, with {left:.0} of the open ones in memory: {after_load}; no turn waits any more after {:.1} s",
+            self.instances,
+            self.due,
+            self.working,
+            due_done.as_secs_f64(),
+            load_done.as_secs_f64(),
+        );
+        let allowed = Duration::from_secs_f64(self.instances.get() as f64 / OPEN_PER_S).max(Duration::from_millis(self.at_least));
+        let slowest = after_rest.ready.max(after_load.ready);
+        ensure!(slowest <= allowed, "{shown}\nbroken: a start may take {:.1} s", allowed.as_secs_f64());
+        Ok(shown)
+    }
+
+    /// Starts the server, and says how it went and when that began.
+    async fn start(&self, place: &Place<'_>) -> Result<(Server, Start, Instant)> {
+        let began = Instant::now();
+        let server = place.start()?;
+        let listening = began.elapsed();
+        let path = "/runtime/webhooks/durabletask/instances?top=1";
+        let mut connection = Connection::open(server.address).await?;
+        let answer = connection.ask(&http::request("GET", path, server.address, "application/json", b"")).await?;
+        ensure!(answer.status == 200, "the first request was answered with {answer}");
+        let first_answer = began.elapsed();
+        ready(server.address).await?;
+        let ready = began.elapsed();
+        let resident_bytes = server.usage()?.resident_bytes;
+        Ok((server, Start { listening, first_answer, ready, resident_bytes }, began))
+    }
+}
+
+impl std::fmt::Display for Start {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+        let Self { listening, first_answer, ready, resident_bytes } = self;
+        write!(
+            f,
+            "listens after {:.0} ms, answers after {:.0} ms, ready after {:.0} ms with {:.0} MiB resident",
+            ms(*listening),
+            ms(*first_answer),
+            ms(*ready),
+            mib(*resident_bytes)
+        )
+    }
+}
+
+/// Waits until no more turns wait than that.
+async fn until_queued(server: &Server, most: f64) -> Result<()> {
+    until(server, "its turns are done", |metrics| Ok(metrics.get("dacapo_turns_queued")? <= most)).await
+}
+
+/// How many instances have ended since the server was started. Before the first one has, there is no such line.
+fn ended(metrics: &Metrics) -> f64 {
+    metrics.get("dacapo_instances_ended_total{status=\"Completed\"}").unwrap_or(0.0)
+}
+
+async fn until(server: &Server, what: &str, condition: impl Fn(&Metrics) -> Result<bool>) -> Result<()> {
+    let began = Instant::now();
+    while !condition(&Metrics::ask(server.address).await.context("look at the metrics")?)? {
+        if began.elapsed() > PATIENCE {
+            bail!("not within {PATIENCE:?}: {what}");
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
