@@ -252,7 +252,11 @@ impl Metrics {
         ours.register("http_streams_open", "Event streams that follow an instance", self.streams_open.clone());
         ours.register("instances_started", "Starts that are durable", self.started.clone());
         ours.register("instances_ended", "Ends that are durable", self.ended.clone());
-        ours.register("instances_purged_by_age", "Ended instances that were older than they are kept", self.purged_by_age.clone());
+        ours.register(
+            "instances_purged_by_age",
+            "Ended instances that were older than they are kept",
+            self.purged_by_age.clone(),
+        );
         ours.register("instances_open", "Instances that have not ended, as far as they are loaded", s.open_instances.clone());
         ours.register_with_unit("turn", "Time of a turn, its replay included", Unit::Seconds, self.turn_seconds.clone());
         ours.register("turns_replayed", "Turns whose guest had to be rebuilt by replay", self.replays.clone());

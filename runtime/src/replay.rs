@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use crate::model::{
-    Action, ActivityCall, Again, Ask, ChildCall, ChildStart, Continuation, CorruptHistory, Digest, End, Event, Execution, Failure, HttpCall,
-    Input, InstanceId, Progress, SentEvent, Started, TaskId, rewind, time,
+    Action, ActivityCall, Again, Ask, ChildCall, ChildStart, Continuation, CorruptHistory, Digest, End, Event, Execution,
+    Failure, HttpCall, Input, InstanceId, Progress, SentEvent, Started, TaskId, rewind, time,
 };
 
 /// A guest that runs one execution: a component instance, or what a test puts in its place.

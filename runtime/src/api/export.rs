@@ -34,7 +34,11 @@ pub(super) static EXPORT: Operation = Operation {
     takes: &[],
     body: Takes::None,
     answers: &[
-        Answer::other(200, TAR, "A tar archive with `manifest.json`, `history.jsonl` and `module.wasm`, as `dacapo replay` reads it."),
+        Answer::other(
+            200,
+            TAR,
+            "A tar archive with `manifest.json`, `history.jsonl` and `module.wasm`, as `dacapo replay` reads it.",
+        ),
         Answer::ours(404, "There is no such instance."),
         Answer::ours(503, "The server makes as many of these files as it may.").with(&[Header::RetryAfter]),
     ],
@@ -45,7 +49,8 @@ pub(super) static EXPORT: Operation = Operation {
 /// 200 with the file, as it is made: if the instance is taken away meanwhile, or the store fails, the connection breaks before the file ends.
 /// 404 if there is no such instance, hub or possible ID; 503 if the server makes as many files as it may.
 pub(super) async fn export(hub: Option<&Hub>, instance: &str) -> Result<Reply, ApiError> {
-    let unknown = || ApiError::ours(StatusCode::NOT_FOUND, "not_found", format!("there is no instance {instance:?} in this task hub"));
+    let unknown =
+        || ApiError::ours(StatusCode::NOT_FOUND, "not_found", format!("there is no instance {instance:?} in this task hub"));
     let hub = hub.ok_or_else(unknown)?;
     let id = instance.parse().map_err(|_| unknown())?;
     let place = PLACES

@@ -33,12 +33,12 @@ pub(super) struct Export {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     id: String,
 
-    /// The file to write [default: the ID with .tar behind it]; - is standard output
+    /// The file to write, - for standard output [default: ID.tar]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Read this data directory, which no server has open, instead of asking one
-    #[arg(long, value_name = "DIR", conflicts_with = "server")]
+    /// Read this data directory, which no server has open, and ask none
+    #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 
     #[command(flatten)]
@@ -59,9 +59,9 @@ impl Export {
         let unfinished = PathBuf::from(unfinished);
         let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&unfinished);
         let file = file.with_context(|| format!("write {}", unfinished.display()))?;
-        let written = self.write_file(file).and_then(|()| {
-            fs::rename(&unfinished, &output).with_context(|| format!("write {}", output.display()))
-        });
+        let written = self
+            .write_file(file)
+            .and_then(|()| fs::rename(&unfinished, &output).with_context(|| format!("write {}", output.display())));
         if written.is_err() {
             let _ = fs::remove_file(&unfinished); // Its name says that it is of no use.
         }
@@ -85,7 +85,8 @@ impl Export {
             Some(name) => name.parse().map_err(|error| Exit::Usage.because(error))?,
             None => HubName::default_hub(),
         };
-        let absent = || Exit::NotFound.because(format_args!("task hub {hub} in {} has no instance {:?}", data.display(), self.id));
+        let absent =
+            || Exit::NotFound.because(format_args!("task hub {hub} in {} has no instance {:?}", data.display(), self.id));
         // A directory that is not there would be made.
         if !data.is_dir() {
             return Err(Exit::Failed.because(format_args!("there is no data directory {}", data.display())));
@@ -111,7 +112,9 @@ mod tests {
 
     #[test]
     fn a_file_is_named_after_its_instance_as_far_as_that_makes_a_name() {
-        for (id, expected) in [("loaf-17", "loaf-17.tar"), ("a b:c", "a_b_c.tar"), ("..", "_...tar"), ("-o", "_-o.tar"), ("é", "é.tar")] {
+        for (id, expected) in
+            [("loaf-17", "loaf-17.tar"), ("a b:c", "a_b_c.tar"), ("..", "_...tar"), ("-o", "_-o.tar"), ("é", "é.tar")]
+        {
             assert_eq!(file_name(id), expected);
         }
         assert_eq!(file_name(&"x".repeat(256)).len(), 54);

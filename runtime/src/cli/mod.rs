@@ -288,7 +288,6 @@ mod tests {
             "dacapo purge a --status Failed",
             "dacapo restart",
             "dacapo export",
-            "dacapo export a --data d --server http://oven",
             "dacapo replay",
             "dacapo backup",
         ] {

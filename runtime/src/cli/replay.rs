@@ -203,9 +203,13 @@ fn conclusion(archive: &Archive, stage: &Stage<'_>, last: Option<&PlayedTurn>) -
     match (stage.is_other_code(), free, &last.failure) {
         (false, false, _) => format!("It replays to the same history: {turns}, {events} events."),
         (false, true, _) => {
-            format!("It replays to the same history: {turns}, {events} events. In the last turn the guest was at fault, which no replay has to repeat.")
+            format!(
+                "It replays to the same history: {turns}, {events} events. In the last turn the guest was at fault, which no replay has to repeat."
+            )
         }
-        (true, false, _) => format!("It replays to the same history, by the rules for another version of the code: {turns}, {events} events."),
+        (true, false, _) => {
+            format!("It replays to the same history, by the rules for another version of the code: {turns}, {events} events.")
+        }
         (true, true, None) => format!(
             "It replays to the same history, by the rules for another version of the code, up to the failure in turn {}: a rewind can go on with it.",
             last.number

@@ -91,7 +91,8 @@ impl Serve {
     pub(super) fn run(self) -> Result<()> {
         start_logging("warn,dacapo=info")?;
         let config = self.config.as_deref().map(Config::load).transpose().context("load the settings")?.unwrap_or_default();
-        let surroundings = SurroundingsByHub::read(&config.hubs, config.retention).context("read what the task hubs give their activities")?;
+        let surroundings =
+            SurroundingsByHub::read(&config.hubs, config.retention).context("read what the task hubs give their activities")?;
         let data = self.data.display();
         DirBuilder::new().recursive(true).mode(0o700).create(&self.data).with_context(|| format!("make {data}"))?;
         let (access, keys) = if self.no_auth {

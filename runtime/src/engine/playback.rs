@@ -92,17 +92,13 @@ impl<'a> Stage<'a> {
     ///
     /// # Errors
     /// [`PlaybackError::Module`], or [`PlaybackError::Corrupt`] if the history does not begin as one does.
-    pub fn set(
-        archive: &'a Archive,
-        module: Option<&[u8]>,
-        cache: &Path,
-        compiler: Compiler,
-    ) -> Result<Self, PlaybackError> {
+    pub fn set(archive: &'a Archive, module: Option<&[u8]>, cache: &Path, compiler: Compiler) -> Result<Self, PlaybackError> {
         let (digest, bytes) = match module {
             Some(bytes) => (Digest::of(bytes), bytes),
             None => {
                 let digest = Replay::of(&archive.history)?.code();
-                let lacks = || format!("the history runs on module {digest}, and the export does not have it; give it with --module");
+                let lacks =
+                    || format!("the history runs on module {digest}, and the export does not have it; give it with --module");
                 let bytes = archive.modules.get(&digest).ok_or_else(|| ModuleError::Invalid(lacks()))?;
                 (digest, &bytes[..])
             }

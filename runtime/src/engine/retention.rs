@@ -151,7 +151,10 @@ mod tests {
         check("", &[(u64::MAX, "3 3 3")]);
         check("all = 'forever'", &[(u64::MAX, "3 3 3")]);
         check("completed = '10s'", &[(12_999, "3 3 3"), (13_000, "2 3 3"), (14_000, "1 3 3"), (510_000, "0 3 3")]);
-        check("all = '10s'\nfailed = 'forever'\nterminated = '5m'", &[(13_000, "2 3 3"), (304_000, "1 3 1"), (u64::MAX, "0 3 0")]);
+        check(
+            "all = '10s'\nfailed = 'forever'\nterminated = '5m'",
+            &[(13_000, "2 3 3"), (304_000, "1 3 1"), (u64::MAX, "0 3 0")],
+        );
         check("all = '1d'", &[(0, "3 3 3"), (1_000, "3 3 3")]);
         check("all = '0s'", &[(3_999, "2 2 2"), (4_000, "1 1 1")]);
     }
@@ -170,11 +173,12 @@ mod tests {
         }
         let mut sweep = Sweep::of(world.hub, toml::from_str("all = '10s'").unwrap(), 15_000);
         let slices: Vec<usize> = std::iter::from_fn(|| {
-            sweep.slice(&store, |rows| {
-                assert!(rows.len() <= PURGE_ROWS);
-                store.purge(rows)
-            })
-            .unwrap()
+            sweep
+                .slice(&store, |rows| {
+                    assert!(rows.len() <= PURGE_ROWS);
+                    store.purge(rows)
+                })
+                .unwrap()
         })
         .collect();
         assert_eq!(slices.iter().sum::<usize>() as i64, count / 2);

@@ -33,7 +33,9 @@ use crate::clock::Clock;
 use crate::host::{Catalog, Host, Surroundings, SurroundingsByHub};
 use crate::limits::Limits;
 use crate::metrics::{GuestFault, Metrics};
-use crate::model::{Body, Digest, Execution, ExecutionKey, Failure, HttpCall, InstanceId, Message, MessageKey, Retention, Started, TaskId};
+use crate::model::{
+    Body, Digest, Execution, ExecutionKey, Failure, HttpCall, InstanceId, Message, MessageKey, Retention, Started, TaskId,
+};
 use crate::replay::{Fault, TurnError};
 use crate::store::group::Committer;
 use crate::store::{HubRow, InstanceRow, Replaces, Store, StoreError};

@@ -80,7 +80,8 @@ impl FromStr for Kept {
             text[..at].parse::<u64>().ok()?.checked_mul(unit_ms)
         });
         let ms = parsed.filter(|_| !text.starts_with('+'));
-        ms.map(Self::Ms).ok_or_else(|| format!("{text:?} is no time to keep something: write \"forever\", or 90s, 30m, 12h or 30d"))
+        ms.map(Self::Ms)
+            .ok_or_else(|| format!("{text:?} is no time to keep something: write \"forever\", or 90s, 30m, 12h or 30d"))
     }
 }
 
@@ -106,7 +107,9 @@ mod tests {
         {
             assert_eq!(ms(text), Ok(expected), "{text}");
         }
-        for text in ["", "d", "30", "30 d", "-1d", "+1d", "1.5h", "2w", "ü", "99999999999999999999d", "9999999999999999d", "Forever"] {
+        for text in
+            ["", "d", "30", "30 d", "-1d", "+1d", "1.5h", "2w", "ü", "99999999999999999999d", "9999999999999999d", "Forever"]
+        {
             assert!(ms(text).unwrap_err().contains("forever"), "{text}");
         }
         assert!(toml::from_str::<Retention>("complete = '1d'").unwrap_err().to_string().contains("unknown field `complete`"));
