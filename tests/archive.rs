@@ -9,11 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use dacapo::engine::archive::{Archive, decode};
+use dacapo::engine::playback::{Played, Stage, Verdict};
+use dacapo::host::Compiler;
 use dacapo::limits::Limits;
+use dacapo::model::Failure;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::orchestration::versions::{EDITIONS, second_edition};
+use crate::orchestration::versions::second_edition;
 use crate::support::server::{HUB, PROGRAM, run_to_end};
 use crate::support::{P3, Server, Setup, eventually, guests};
 
@@ -66,14 +69,6 @@ impl Desk {
         (file, archive)
     }
 
-    /// Replays a file, which has to agree, and returns what was shown.
-    #[track_caller]
-    fn replays(&self, file: &str) -> String {
-        let shown = self.done(&["replay", file]);
-        assert!(shown.contains("\nIt replays to the same history"), "{file}: {shown}");
-        shown
-    }
-
     /// The files of an export, as tar unpacks them, into a folder of this name.
     fn unpacked(&self, file: &str, folder: &str) -> PathBuf {
         let path = self.path(folder);
@@ -92,58 +87,68 @@ fn ends_as(server: &Server, id: &str, status: &str) {
     eventually(status, || (server.status(id, "").json()["runtimeStatus"] == status).then_some(()));
 }
 
+/// What a module of the server makes of a history: how many turns there were, how the last one compares, and whether it is at fault. The first
+/// turn that diverges is an error.
+fn played(server: &Server, archive: &Archive, module: Option<&[u8]>) -> Result<(u32, Verdict, Option<Failure>), String> {
+    // The server has compiled it already.
+    let cache = server.data().join("compiled");
+    let stage = Stage::set(archive, module, &cache, Compiler::InProcess).map_err(|error| error.to_string())?;
+    let mut playback = stage.play().map_err(|error| error.to_string())?;
+    let mut last = (0, Verdict::Same, None);
+    while let Some(step) = playback.next_step().map_err(|error| error.to_string())? {
+        let Played::Turn(turn) = step else { continue };
+        assert_eq!((turn.number, &last.1), (last.0 + 1, &Verdict::Same), "nothing comes after a turn that is not the same");
+        if let Verdict::Diverged(message) = turn.verdict {
+            return Err(format!("turn {}, {message}", turn.number));
+        }
+        last = (turn.number, turn.verdict, turn.failure);
+    }
+    assert_eq!(playback.into_execution().length as usize, archive.history.len());
+    Ok(last)
+}
+
 /// Completed, failed by its code, at fault, running, terminated, continued as new, rewound on its code and on mended code.
 #[test]
 fn an_export_of_an_instance_in_any_state_replays() {
     let (server, desk) = (Server::start(), Desk::new());
-    server.start_as("completed", "Sequence", r#"{"count":3}"#);
-    server.start_as("failed", "FailActivity", "1");
-    server.start_as("faulted", "Panic", "1");
-    server.start_as("running", "Listen", "1");
-    server.start_as("terminated", "Listen", "1");
-    server.start_as("continued", "CountDown", "[5, 0]");
-    server.start_as("rewound", "AllMended", "2");
-    for (id, status) in [
-        ("completed", "Completed"),
-        ("failed", "Failed"),
-        ("faulted", "Failed"),
-        ("running", "Running"),
-        ("terminated", "Running"),
-        ("continued", "Completed"),
-        ("rewound", "Failed"),
-    ] {
+    let instances = [
+        ("completed", "Sequence", r#"{"count":3}"#, "Completed", 4),
+        ("failed", "FailActivity", "1", "Failed", 2),
+        ("faulted", "Panic", "1", "Failed", 1),
+        ("running", "Listen", "1", "Running", 1),
+        ("terminated", "Listen", "1", "Running", 1),
+        ("continued", "CountDown", "[5, 0]", "Completed", 1),
+        ("rewound", "AllMended", "2", "Failed", 2),
+    ];
+    for (id, function, input, ..) in instances {
+        server.start_as(id, function, input);
+    }
+    for (id, _, _, status, _) in instances {
         ends_as(&server, id, status);
     }
     assert_eq!(server.post(&format!("{P3}/instances/terminated/terminate?reason=power+cut"), "").status, 202);
     ends_as(&server, "terminated", "Terminated");
-    let (file, before) = desk.export(&server, "rewound");
-    desk.replays(&file);
-    server.upload(HUB, "guests", &second_edition());
-    assert_eq!(server.post(&format!("{P3}/instances/rewound/rewind?reason=mended"), "").status, 202);
-    ends_as(&server, "rewound", "Completed");
-
-    for (id, expected) in [
-        ("completed", "It replays to the same history: 4 turns"),
-        ("failed", "failure"),
-        ("faulted", "In the last turn the guest was at fault, which no replay has to repeat"),
-        ("running", "It replays to the same history: 1 turn"),
-        ("terminated", "terminated: power cut at "),
-        ("continued", "It replays to the same history: 1 turn"),
-        ("rewound", "rewound: mended at "),
-    ] {
-        let (file, archive) = desk.export(&server, id);
-        let shown = desk.replays(&file);
-        assert!(shown.contains(expected), "{id}: {shown}");
+    for (id, _, _, _, turns) in instances {
+        let (_, archive) = desk.export(&server, id);
+        let (count, verdict, failure) = played(&server, &archive, None).unwrap_or_else(|error| panic!("{id}: {error}"));
+        assert!(count >= turns, "{id} has {count} turns");
+        let at_fault = id == "faulted";
+        assert_eq!((verdict == Verdict::Free, failure.is_some()), (at_fault, at_fault), "{id}: {failure:?}");
         let status = server.status(id, "").json();
         assert_eq!(archive.manifest.status, status["runtimeStatus"].as_str().expect("text"), "{id}");
         assert_eq!(archive.manifest.events as usize, archive.history.len(), "{id}");
     }
-    let (_, after) = desk.export(&server, "rewound");
+
+    let (_, before) = desk.export(&server, "rewound");
+    server.upload(HUB, "guests", &second_edition());
+    assert_eq!(server.post(&format!("{P3}/instances/rewound/rewind?reason=mended"), "").status, 202);
+    ends_as(&server, "rewound", "Completed");
+    let (file, after) = desk.export(&server, "rewound");
     assert!(after.history.len() > before.history.len() && after.history.starts_with(&before.history));
     assert_eq!(after.manifest.modules, [before.manifest.module], "the code before the rewind is there too");
     assert_eq!(after.modules[&after.manifest.module], second_edition());
-    let panic = desk.done(&["replay", "faulted.tar", "--full"]);
-    assert!(panic.contains("failure  Panic: panicked at ") && panic.contains("is at fault"), "{panic}");
+    let shown = desk.done(&["replay", &file]);
+    assert!(shown.contains("\nrewound: mended at ") && shown.contains("\nIt replays to the same history: "), "{shown}");
 }
 
 #[test]
@@ -155,45 +160,48 @@ fn a_changed_history_diverges_and_both_sides_are_shown() {
     let folder = desk.unpacked(&file, "opened");
     let history = fs::read_to_string(folder.join("history.jsonl")).expect("it is text");
     assert_eq!(history.lines().count(), archive.history.len(), "an event a line");
+    let changed = |then: &str, now: &str| {
+        let changed = history.replace(then, now);
+        assert_ne!(changed, history);
+        fs::write(folder.join("history.jsonl"), changed).expect("write the history");
+        desk.tar(&["-cf", "changed.tar", "-C", "opened", "."]);
+        decode(&fs::read(desk.path("changed.tar")).expect("read the file")).expect("it is an export")
+    };
+    // An end that no code would come to.
+    let other_end = played(&server, &changed("\"completed\":[0,1,2]", "\"completed\":[0,1,3]"), None).unwrap_err();
+    assert!(other_end.ends_with("returns [0,1,3], the guest now returns [0,1,2]"), "{other_end}");
     let call = history.lines().find(|line| line.contains(r#""scheduled":{"task":1,"#)).expect("it has a second task");
-    let name: Value = serde_json::from_str(call).expect("a line is JSON");
-    let name = name["scheduled"]["action"]["activity"]["name"].as_str().expect("it calls an activity").to_owned();
-    let changed = history.replace(call, &call.replace(&format!("{name:?}"), "\"BurnBread\""));
-    fs::write(folder.join("history.jsonl"), changed).expect("write the history");
-    desk.tar(&["-cf", "changed.tar", "-C", "opened", "."]);
+    let event: Value = serde_json::from_str(call).expect("a line is JSON");
+    let name = event["scheduled"]["action"]["activity"]["name"].as_str().expect("it calls an activity");
+    changed(call, &call.replace(&format!("{name:?}"), "\"BurnBread\""));
     let Ran { code, stdout, stderr } = desk.run(&["replay", "changed.tar"], &[]);
     assert_eq!(code, 1, "{stderr}");
     let row = stdout.lines().find(|line| line.starts_with('≠')).unwrap_or_else(|| panic!("{stdout}"));
-    assert!(row.contains("BurnBread") && row.contains(&name), "{row}");
+    assert!(row.contains("BurnBread") && row.contains(name), "{row}");
     let expected = format!("turn 2, task 1: history has activity \"BurnBread\", the guest now asks for activity {name:?}");
     assert!(stderr.contains(&expected), "{stderr}");
-    // An end that no code would come to.
-    let other_end = history.replace("\"completed\":[0,1,2]", "\"completed\":[0,1,3]");
-    assert_ne!(other_end, history);
-    fs::write(folder.join("history.jsonl"), other_end).expect("write the history");
-    desk.tar(&["-cf", "changed.tar", "-C", "opened", "."]);
-    let Ran { code, stderr, .. } = desk.run(&["replay", "changed.tar"], &[]);
-    assert!(code == 1 && stderr.contains("returns [0,1,3], the guest now returns [0,1,2]"), "{stderr}");
 }
 
 #[test]
 fn another_module_plays_a_history_by_the_rules_for_versions() {
     let (server, desk) = (Server::start(), Desk::new());
     server.start_as("broken", "MendedItself", "true");
+    server.start_as("edition", "ChildEdition", "");
     ends_as(&server, "broken", "Failed");
-    let (file, _) = desk.export(&server, "broken");
+    ends_as(&server, "edition", "Completed");
+    server.upload("Elsewhere", "mended", &second_edition());
+    server.upload("Elsewhere2", "hello", guests::hello_sequence());
+    let (file, broken) = desk.export(&server, "broken");
+    let (_, edition) = desk.export(&server, "edition");
+    let (_, verdict, failure) = played(&server, &broken, Some(&second_edition())).expect("it agrees up to the failure");
+    assert_eq!((verdict, failure), (Verdict::Free, None));
+    // What it says otherwise is not held against it.
+    assert_eq!(played(&server, &edition, Some(&second_edition())), Ok((1, Verdict::Same, None)));
+    let unknown = played(&server, &broken, Some(guests::hello_sequence())).unwrap_err();
+    assert!(unknown.contains("has no orchestrator named \"MendedItself\""), "{unknown}");
     fs::write(desk.path("mended.wasm"), second_edition()).expect("write a module");
-    fs::write(desk.path("hello.wasm"), guests::hello_sequence()).expect("write a module");
     let shown = desk.done(&["replay", &file, "--module", "mended.wasm"]);
     assert!(shown.contains("another than its own") && shown.contains("a rewind can go on with it"), "{shown}");
-    let Ran { code, stderr, .. } = desk.run(&["replay", &file, "--module", "hello.wasm"], &[]);
-    assert!(code == 1 && stderr.contains("has no orchestrator named \"MendedItself\""), "{stderr}");
-    // What it says otherwise is not held against it.
-    server.start_as("edition", "ChildEdition", "");
-    ends_as(&server, "edition", "Completed");
-    let (file, _) = desk.export(&server, "edition");
-    let shown = desk.done(&["replay", &file, "--module", "mended.wasm", "--full"]);
-    assert!(shown.contains(EDITIONS.0) && shown.contains(EDITIONS.1) && shown.contains("\n~"), "{shown}");
 }
 
 #[test]

@@ -16,9 +16,9 @@ use crate::engine::archive::Export as Archived;
 use crate::model::HubName;
 
 const ABOUT: &str = "\
-The file is a tar archive: manifest.json says what it is, history.jsonl has the events of the present
-execution with all inputs and results, module.wasm is the code. Values of secrets are in no history.
-The name of the file is printed. From a server this takes the master key.
+The file is a tar archive: manifest.json says what it is, history.jsonl has the events of the
+present execution with all inputs and results, module.wasm is the code. Values of secrets are in no
+history. The name of the file is printed. A server wants the master key for this.
 
 Examples:
   dacapo export loaf-17
