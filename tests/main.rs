@@ -4,6 +4,7 @@
 //! every execution in that folder is replayed from its history once more; a divergence fails the test.
 
 mod abuse;
+mod archive;
 mod cli;
 mod clients;
 mod contract;

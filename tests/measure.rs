@@ -65,6 +65,21 @@ fn nothing_acknowledged_is_lost_in_twenty_kills_under_a_mixed_load() {
 }
 
 #[test]
+fn a_store_is_backed_up_while_others_run_and_an_export_replays() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let data = folder.path().to_str().expect("a path of text");
+    let line = "dacapo-trial backup --fill 2000 --clients 3 --seconds 1";
+    let report = dacapo_bench::trial::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
+    let report = report.expect("the copy is good");
+    for what in
+        [" instances, ", "a server on the copy is ready after", "one instance exported in", "sequence-3 during the backup"]
+    {
+        assert!(report.contains(what), "{report}");
+    }
+    assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
+}
+
+#[test]
 fn the_bench_checks_what_it_runs_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().expect("make a folder");
     let data = folder.path().to_str().expect("a path of text");

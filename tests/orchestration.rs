@@ -10,7 +10,7 @@ mod queries;
 mod retries;
 mod rewinds;
 mod timers;
-mod versions;
+pub(crate) mod versions;
 mod waiting;
 
 use dacapo::limits::Limits;

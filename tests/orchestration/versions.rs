@@ -8,13 +8,13 @@ use crate::support::server::HUB;
 use crate::support::{P3, Server, guests, wasm};
 
 /// What the functions of the test guests say of their edition, and what those of another build say.
-pub(super) const EDITIONS: (&str, &str) = (
+pub(crate) const EDITIONS: (&str, &str) = (
     "this is the edition of the test guests that was built first of all",
     "this is the edition of the test guests that was made out of that 1",
 );
 
 /// The test guests as they were built anew.
-pub(super) fn second_edition() -> Vec<u8> {
+pub(crate) fn second_edition() -> Vec<u8> {
     wasm::reworded(guests::test_guests(), EDITIONS.0, EDITIONS.1)
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct Setup {
     pub(crate) limits: Limits,
     /// Without any module. All others have `tests/guests` in the default hub, under the name `guests`.
     pub(crate) empty: bool,
+    /// A data directory that it takes in the place of a new one; with the test guests, if it has them.
+    pub(crate) data: Option<PathBuf>,
     /// With keys. The client sends the master key.
     pub(crate) keys: bool,
     /// How many files it may have open, if not as many as this process.
@@ -101,8 +103,11 @@ impl Server {
     fn with(setup: Setup) -> Self {
         let folder = TempDir::with_prefix("dacapo-test-").expect("make a folder");
         let data = folder.path().join("data");
-        fs::create_dir(&data).expect("make the data directory");
-        if !setup.empty {
+        match &setup.data {
+            Some(there) => fs::rename(there, &data).expect("move the data directory"),
+            None => fs::create_dir(&data).expect("make the data directory"),
+        }
+        if !setup.empty && setup.data.is_none() {
             prepared().iter().for_each(|file| file.write(&data));
         }
         fs::write(folder.path().join("dacapo.toml"), setup.file()).expect("write the configuration");

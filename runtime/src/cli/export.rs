@@ -16,9 +16,9 @@ use crate::engine::archive::Export as Archived;
 use crate::model::HubName;
 
 const ABOUT: &str = "\
-The file is a tar archive: manifest.json says what it is, history.jsonl has the events of the present
-execution with all inputs and results, module.wasm is the code. Values of secrets are in no history.
-The name of the file is printed. From a server this takes the master key.
+The file is a tar archive: manifest.json says what it is, history.jsonl has the events of the
+present execution with all inputs and results, module.wasm is the code. Values of secrets are in no
+history. The name of the file is printed. A server wants the master key for this.
 
 Examples:
   dacapo export loaf-17
@@ -33,12 +33,12 @@ pub(super) struct Export {
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     id: String,
 
-    /// The file to write [default: the ID with .tar behind it]; - is standard output
+    /// The file to write, - for standard output [default: ID.tar]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Read this data directory, which no server has open, instead of asking one
-    #[arg(long, value_name = "DIR", conflicts_with = "server")]
+    /// Read this data directory, which no server has open, and ask none
+    #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 
     #[command(flatten)]

@@ -292,7 +292,6 @@ mod tests {
             "dacapo restart",
             "dacapo verify",
             "dacapo export",
-            "dacapo export a --data d --server http://oven",
             "dacapo replay",
             "dacapo backup",
         ] {

@@ -525,7 +525,7 @@ mod tests {
         check(&|manifest| manifest["events"] = "many".into(), &history, wasm, "its manifest.json cannot be read");
         check(&same, b"", wasm, "does not begin with `started`");
         check(&same, b"{\"resumed\":{\"at_ms\":1}}", wasm, "does not begin with `started`");
-        check(&same, &[&history[..], b"{\"baked\":{}}"].concat(), wasm, "cannot be read from event 2 on: unknown variant");
+        check(&same, &[&history[..], b"{\"baked\":{}}"].concat(), wasm, "cannot be read from event 3 on: unknown variant");
         check(&same, &history, b"other", "module.wasm has the digest");
         for (bytes, expected) in [
             (Vec::new(), "it has no manifest.json"),

@@ -60,7 +60,7 @@ pub fn copy(from: &Path, to: &Path, tell: impl FnMut(Copying)) -> Result<StoreCo
 }
 
 fn copy_file(from: &Path, to: &Path, mut tell: impl FnMut(Copying)) -> Result<(), StoreError> {
-    let source = connect(from, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let source = open_source(from)?;
     source.execute_batch("BEGIN")?;
     schema::version(&source, MIGRATIONS)?; // The first thing that is read takes the snapshot.
     let mut target = connect(to, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -85,6 +85,15 @@ fn copy_file(from: &Path, to: &Path, mut tell: impl FnMut(Copying)) -> Result<()
     }
     tell(Copying { bytes: of, of });
     Ok(())
+}
+
+/// Opens what is to be copied. A store at rest has no log, as a backup has none; whoever only reads could not take away the one that comes
+/// with reading, and somebody who may write does so at the end, if nobody else has come by then.
+fn open_source(path: &Path) -> Result<Connection, StoreError> {
+    if path.with_extension("db-wal").exists() {
+        return connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY);
+    }
+    Ok(Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?)
 }
 
 /// Has SQLite look through the structure of the file; how many instances are in it. Leaves nothing beside the file.

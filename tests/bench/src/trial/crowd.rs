@@ -65,13 +65,13 @@ pub(super) struct Crowd {
 
 /// When the copies have begun.
 #[derive(Clone, Copy)]
-struct Copies {
+pub(super) struct Copies {
     count: u64,
     begin_ms: u64,
 }
 
 impl Copies {
-    fn of(count: u64) -> Self {
+    pub(super) fn of(count: u64) -> Self {
         Self { count, begin_ms: now_ms() - SPAN_MS }
     }
 
@@ -89,7 +89,7 @@ struct Model {
 }
 
 /// How long something took, many times.
-struct Row {
+pub(super) struct Row {
     what: String,
     took_us: Histogram<u64>,
     per_second: Option<f64>,
@@ -183,7 +183,7 @@ impl Crowd {
 }
 
 /// Runs the instances that are copied: one that completes, one that fails.
-async fn run_models(server: SocketAddr) -> Result<()> {
+pub(super) async fn run_models(server: SocketAddr) -> Result<()> {
     let mut connection = Connection::open(server).await?;
     for (id, input) in [("model-of-completed", "3"), ("model-of-failed", r#""three""#)] {
         let path = format!("/api/orchestrators/Sequence/{id}?timeout=30");
@@ -194,7 +194,7 @@ async fn run_models(server: SocketAddr) -> Result<()> {
 }
 
 /// Writes copies of the models into the file of a stopped server.
-fn fill(path: &Path, crowd: Copies) -> Result<()> {
+pub(super) fn fill(path: &Path, crowd: Copies) -> Result<()> {
     let mut file = File::open(path).context("open the store")?;
     // If this does not come to its end, nobody uses the file.
     file.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -500000")?;
@@ -262,13 +262,13 @@ impl Row {
         Self { what: what.to_owned(), took_us, per_second: None }
     }
 
-    fn load(when: &str, workload: &Workload, took_us: Histogram<u64>, seconds: f64) -> Self {
+    pub(super) fn load(when: &str, workload: &Workload, took_us: Histogram<u64>, seconds: f64) -> Self {
         let per_second = Some(took_us.len() as f64 / seconds);
         Self { what: format!("{} {when}", workload.name), took_us, per_second }
     }
 }
 
-fn table(rows: &[Row]) -> Table {
+pub(super) fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::ASCII_MARKDOWN);
     table.set_header(["", "count", "per second", "p50, ms", "p99, ms", "most, ms"]);

@@ -1,5 +1,6 @@
 //! What does the server bear? Each trial asks one question of that kind of the built program, and answers with figures.
 
+mod backup;
 mod crash;
 mod crowd;
 mod neighbours;
@@ -48,6 +49,7 @@ struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum Trial {
+    Backup(backup::Backup),
     Crash(crash::Crash),
     Crowd(crowd::Crowd),
     Neighbours(neighbours::Neighbours),
@@ -89,6 +91,7 @@ impl Arguments {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the clients")?;
         let shown = runtime.block_on(async {
             match &self.trial {
+                Trial::Backup(trial) => trial.run(&place).await,
                 Trial::Crash(trial) => trial.run(&place).await,
                 Trial::Crowd(trial) => trial.run(&place).await,
                 Trial::Neighbours(trial) => trial.run(&place).await,
