@@ -48,7 +48,7 @@ fn fuzzed_queries_are_read_or_refused() {
         let list = ListCall::of(&query, &headers).map_or_else(told, |_| "list".into());
         let start = StartCall::of("F".into(), query.text("instance").map(str::to_owned), &query, &headers, Existing::Keep);
         let start = start.map_or_else(told, |_| "start".into());
-        let restart = RestartCall::of("a", &query).map_or_else(told, |_| "restart".into());
+        let restart = RestartCall::of("a", &query, &headers).map_or_else(told, |_| "restart".into());
         let wanted = Wanted::of(&query, Edition::default(), Door::Webhooks);
         let times = ["createdTimeFrom", "createdTimeTo"].map(|name| query.time(name).is_some());
         let statuses = query.statuses("runtimeStatus").map(|statuses| statuses.len());
@@ -86,6 +86,7 @@ fn fuzzed_paths_lead_somewhere_or_nowhere() {
                 }
                 Err(Miss::NotFound) => "-",
                 Err(Miss::Method { .. }) => "405",
+                Err(Miss::NoText) => "400",
             });
             seen.push(' ');
         }
@@ -128,7 +129,7 @@ fn fuzzed_headers_are_read_or_refused() {
         let target = query.target(&HubName::default_hub(), stores().iter());
         let caller = Caller { headers, query: &query, origin: &origin, target: target.as_ref().ok(), now_s: 1_000 };
         let need = Need::Instance { verb: Verb::Status, instance: "a" };
-        let access = [&keys, &open].map(|access| access.check(need, caller).map_or_else(told, |()| "ok".into()));
+        let access = [&keys, &open].map(|access| access.check(need, caller).map_or_else(told, |_| "ok".into()));
         let url = origin.url_of(&parts.uri);
         let forwarded = origin.forwarded(headers);
         if let Ok(target) = &target {

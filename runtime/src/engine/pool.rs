@@ -157,7 +157,11 @@ impl TurnPool {
         if queue.closed {
             return;
         }
-        let lane = if kind == Kind::Alone { Some(Lane::Alone) } else { module.filter(|module| queue.is_suspected(*module)).map(Lane::Module) };
+        let lane = if kind == Kind::Alone {
+            Some(Lane::Alone)
+        } else {
+            module.filter(|module| queue.is_suspected(*module)).map(Lane::Module)
+        };
         if let Some(lane) = lane {
             if let Some(waiting) = queue.lanes.get_mut(&lane) {
                 waiting.push_back(work);
@@ -421,7 +425,7 @@ mod tests {
     #[test]
     fn what_may_take_the_server_down_runs_alone_and_others_go_past_it() {
         let (one, other) = (Digest([1; 32]), Digest([2; 32]));
-        let pool = TurnPool::new(2, 4);
+        let pool = pool(2, 4);
         let (release, held) = mpsc::channel::<()>();
         let (done, finished) = mpsc::channel();
         let first = done.clone();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Compiler, Host, ModuleError};
+use super::{CompiledCode, Compiler, Host, ModuleError};
 use crate::fuzz::{Shape, fuzz};
 use crate::limits::Limits;
 use crate::model::Digest;
@@ -12,7 +12,8 @@ use crate::model::Digest;
 fn fuzzed_modules_are_taken_or_refused() {
     let folder = tempfile::tempdir().unwrap();
     let limits = Limits { residents_max: 1, activities_running_max: 1, turn_cpu_ms_max: 20, ..Limits::default() };
-    let host = Host::new(&folder.path().join("compiled"), &limits, 1, 1, Compiler::InProcess, Arc::default()).unwrap();
+    let host = Host::new(CompiledCode::Kept(&folder.path().join("compiled")), &limits, 1, 1, Compiler::InProcess, Arc::default())
+        .unwrap();
     fuzz("module", Shape::Bytes, |bytes| {
         let digest = Digest::of(bytes);
         let made = host.module(digest, || Ok(bytes.to_vec())).map(|module| {

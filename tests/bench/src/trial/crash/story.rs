@@ -333,7 +333,11 @@ mod tests {
     }
 
     fn ended(status: &str, output: Value) -> Answer {
-        Answer { status: 200, body: json!({ "runtimeStatus": status, "output": output }).to_string().into() }
+        Answer {
+            status: 200,
+            body: json!({ "runtimeStatus": status, "output": output }).to_string().into(),
+            has_retry_after: false,
+        }
     }
 
     #[test]
@@ -349,7 +353,7 @@ mod tests {
         }
         assert!(story.check_end(&ended("Failed", json!("died"))).is_err());
         assert!(story.check_end(&ended("Terminated", json!(null))).is_err());
-        assert!(story.check_end(&Answer { status: 404, body: Vec::new() }).is_err());
+        assert!(story.check_end(&Answer { status: 404, body: Vec::new(), has_retry_after: false }).is_err());
     }
 
     #[test]
@@ -367,10 +371,10 @@ mod tests {
         assert!(story.check_end(&ended("Completed", json!([]))).is_err());
         story.purge();
         story.answered(412);
-        assert!(story.check_end(&Answer { status: 404, body: Vec::new() }).is_err());
+        assert!(story.check_end(&Answer { status: 404, body: Vec::new(), has_retry_after: false }).is_err());
         story.purge();
         story.answered(200);
         assert!(story.check_end(&ended("Terminated", json!(null))).is_err());
-        story.check_end(&Answer { status: 404, body: Vec::new() }).unwrap();
+        story.check_end(&Answer { status: 404, body: Vec::new(), has_retry_after: false }).unwrap();
     }
 }
