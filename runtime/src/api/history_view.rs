@@ -748,7 +748,7 @@ mod tests {
         check(Some("power cut"), r#""Input":"power cut","#, r#""power cut""#);
         check(Some("42"), r#""Input":"42","#, "42");
         check(Some(""), r#""Input":"","#, r#""""#);
-        check(None, "", "null");
+        check(None, r#""Input":null,"#, "null");
     }
 
     #[test]

@@ -447,7 +447,7 @@ mod tests {
         check("DELETE /admin/modules", "405 GET");
         check("POST /admin/modules/bakery", "405 PUT, GET, DELETE");
         check("GET /api/orchestrators/Bake", "405 POST");
-        check("HEAD /healthz", "405 GET");
+        check("PUT /healthz", "405 GET");
     }
 
     #[test]
