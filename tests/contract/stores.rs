@@ -25,12 +25,15 @@ fn upload(server: &Client, name: &str, bytes: &[u8]) {
 fn names(server: &Client, query: &str) -> Vec<String> {
     let reply = server.get(&format!("/admin/modules?{query}"));
     assert_eq!(reply.status, 200, "{reply}");
-    reply.json().as_array().unwrap().iter().map(|module| module["name"].as_str().unwrap().to_owned()).collect()
+    let modules = reply.json();
+    let names =
+        modules.as_array().expect("a list").iter().map(|module| module["name"].as_str().expect("a name is text").to_owned());
+    names.collect()
 }
 
 /// Whatever was acknowledged there repeats itself.
 fn verify(folder: &Path) {
-    dacapo::engine::verify(&folder.join("archive"), &Limits::default()).unwrap();
+    dacapo::engine::verify(&folder.join("archive"), &Limits::default()).expect("what is stored there repeats itself");
 }
 
 #[test]

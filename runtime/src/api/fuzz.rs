@@ -5,6 +5,7 @@ use std::str;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request};
+use serde_json::Value;
 
 use super::auth::{Access, Caller, Need};
 use super::capability::Verb;
@@ -33,7 +34,9 @@ fn stores() -> [StoreName; 2] {
 fn told(error: ApiError) -> String {
     let shown = error.into_reply().shown();
     assert!(shown.starts_with('4'), "{shown}");
-    shown
+    let body: Value = shown.find('{').map_or(Value::Null, |at| serde_json::from_str(&shown[at..]).unwrap());
+    let words = [&body["ExceptionMessage"], &body["Message"], &body["error"]["message"]].into_iter().find_map(Value::as_str);
+    words.unwrap_or("refused").to_owned()
 }
 
 #[test]
@@ -65,7 +68,10 @@ fn fuzzed_queries_are_read_or_refused() {
             let again = Query::parse(&printed);
             assert_eq!(again.pieces().collect::<Vec<_>>(), [(name, value)], "{printed}");
         }
-        format!("{:?} {list} {start} {restart} {times:?} {statuses:?} {flags:?}", target.map(drop))
+        format!(
+            "{} {list} {start} {restart} {times:?} {statuses:?} {flags:?}",
+            target.map_or_else(|refused| refused, |_| "target".into())
+        )
     });
 }
 
@@ -144,7 +150,7 @@ fn fuzzed_headers_are_read_or_refused() {
             assert_eq!(Cursor::parse(&cursor.to_string()).as_ref(), Some(cursor));
         }
         let wants = (stream::is_asked_for(headers), is_json(headers), cursor.is_some(), url.len() > 100);
-        format!("{access:?} {start} {list} {wants:?}")
+        format!("{} {start} {list} {wants:?}", access.join(" "))
     });
 }
 
@@ -158,7 +164,7 @@ fn fuzzed_bodies_are_json_or_refused() {
             assert_eq!(serde_json::from_str::<Event>(&stored).unwrap(), event);
             let given = str::from_utf8(bytes).unwrap().trim_start_matches('\u{feff}').trim();
             assert!(given == payload.text() || given.is_empty(), "{given:?} became {:?}", payload.text());
-            payload.text().chars().filter(|c| "{}[]\",:".contains(*c)).take(12).collect()
+            payload.text().chars().filter(|c| "{}[]\",:".contains(*c)).take(4).collect()
         }
         Err(error) => told(error),
     });

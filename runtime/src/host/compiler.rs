@@ -95,28 +95,30 @@ impl Drop for Place<'_> {
 }
 
 fn compile(module: &[u8], limits: &Limits) -> Result<Compiled, String> {
-    let component = componentize(module)?;
     let engine = |config| Engine::new(&config).map_err(|error| format!("the compiler cannot start: {error:#}"));
+    let deterministic = engine(engines::deterministic_config(limits))?;
+    let component = componentize(&deterministic, module)?;
     let code =
         |engine: &Engine| Component::new(engine, &component).map_err(|error| format!("the module is not valid: {error:#}"));
     let serialize = |code: &Component| code.serialize().map_err(|error| format!("the module does not compile: {error:#}"));
 
-    let deterministic = engine(engines::deterministic_config(limits))?;
     let first = code(&deterministic)?;
     let has_activities = first.component_type().get_export(&deterministic, contract::ACTIVITY).is_some();
     let activities = if has_activities { Some(serialize(&code(&engine(engines::activities_config())?)?)?) } else { None };
     Ok(Compiled { deterministic: serialize(&first)?, activities })
 }
 
-/// The component that `module` is, or that its component type makes of it.
-fn componentize(module: &[u8]) -> Result<Vec<u8>, String> {
+/// The component that `module` is, or that its component type makes of it. A core module is validated by `engine` first: what makes the component
+/// panics on one that is cut off.
+fn componentize(engine: &Engine, module: &[u8]) -> Result<Vec<u8>, String> {
     match module {
         [0, b'a', b's', b'm', 0x0d, 0, 1, 0, ..] => Ok(module.to_vec()),
-        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => ComponentEncoder::default()
-            .validate(true)
-            .module(module)
-            .and_then(|mut encoder| encoder.encode())
-            .map_err(|error| format!("this core module cannot be made a component: {error:#}")),
+        [0, b'a', b's', b'm', 1, 0, 0, 0, ..] => {
+            wasmtime::Module::validate(engine, module).map_err(|error| format!("the module is not valid: {error:#}"))?;
+            let encoder = ComponentEncoder::default().validate(true).module(module);
+            let component = encoder.and_then(|mut encoder| encoder.encode());
+            component.map_err(|error| format!("this core module cannot be made a component: {error:#}"))
+        }
         [0, b'a', b's', b'm', ..] => Err("this version of the wasm format is unknown here".into()),
         _ => Err("these bytes are not WebAssembly: they do not begin with \"\\0asm\"".into()),
     }
@@ -244,6 +246,7 @@ mod tests {
         assert_eq!(refused(b"hello"), "these bytes are not WebAssembly: they do not begin with \"\\0asm\"");
         assert_eq!(refused(b"\0asm\x02\0\0\0"), "this version of the wasm format is unknown here");
         assert!(refused(b"\0asm\x0d\0\x01\0junk").starts_with("the module is not valid: "));
+        assert!(refused(b"\0asm\x01\0\0\0\x02\x29\x01").starts_with("the module is not valid: unexpected end"), "it is cut off");
         // A core module with an import that its component type (it has none) does not explain.
         let core = wat::parse_str("(module (import \"env\" \"f\" (func)))").unwrap();
         let message = refused(&core);
