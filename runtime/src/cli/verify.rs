@@ -36,7 +36,9 @@ pub(super) struct Verify {
     #[arg(value_name = "DIR")]
     data: PathBuf,
 
-    /// The server's configuration file, if it has one: its limits apply to replay too
+    /// The server's configuration file, if it has one
+    ///
+    /// Its limits hold for replays too.
     #[arg(long, value_name = "FILE", env = "DACAPO_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
 

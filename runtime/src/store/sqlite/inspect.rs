@@ -17,8 +17,8 @@ use crate::store::schema::{self, MIGRATIONS, OPEN, PARTITIONS};
 use crate::store::{HubRow, InstanceRow, ModuleRow};
 
 /// How many rows of instances are read at once, and how many messages, which may have megabytes each.
-const PAGE: usize = 256;
-const INBOX_PAGE: usize = 32;
+const PAGE: i64 = 256;
+const INBOX_PAGE: i64 = 32;
 
 /// What has to be escaped in the path of a URI.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.');
@@ -65,6 +65,9 @@ pub struct Inspector {
     /// No server can open it as long as this is held. A copy need not have the file.
     _lock: Option<File>,
 }
+
+/// Rows by their keys, each as it could be read.
+pub type Page<K, T> = Vec<(K, Result<T, StoreError>)>;
 
 /// How much there is to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -165,10 +168,10 @@ impl Inspector {
 
     /// The messages behind `after`, each as it could be read; an empty page says that there is no more. Those that are about a task are
     /// noted, see [`Inspector::is_on_its_way`].
-    pub fn messages(&self, after: Option<MessageKey>) -> Result<Vec<(MessageKey, Result<Message, StoreError>)>, StoreError> {
+    pub fn messages(&self, after: Option<MessageKey>) -> Result<Page<MessageKey, Message>, StoreError> {
         let sql = "SELECT id, recipient, body FROM inbox WHERE id > ?1 ORDER BY id LIMIT ?2";
         let after = after.map_or(i64::MIN, |key| key.0);
-        let rows = read::all(&self.conn, sql, params![after, INBOX_PAGE as i64], |row| {
+        let rows = read::all(&self.conn, sql, params![after, INBOX_PAGE], |row| {
             let key = MessageKey(row.get(0)?);
             let message = || {
                 let body = read::parse(format_args!("message {}", key.0), &row.get::<_, String>(2)?)?;
@@ -198,11 +201,7 @@ impl Inspector {
     }
 
     /// The instances behind `after`, each as it could be read; an empty page says that there is no more.
-    pub fn instances(
-        &self,
-        hub: HubKey,
-        after: Option<InstanceKey>,
-    ) -> Result<Vec<(InstanceKey, Result<InstanceRow, StoreError>)>, StoreError> {
+    pub fn instances(&self, hub: HubKey, after: Option<InstanceKey>) -> Result<Page<InstanceKey, InstanceRow>, StoreError> {
         let sql = format!(
             "{} NOT INDEXED LEFT JOIN blob ON blob.id = instance.module WHERE hub = ?1 AND key > ?2 AND key < ?3 ORDER BY key LIMIT ?4",
             read::INSTANCE
@@ -210,7 +209,7 @@ impl Inspector {
         let (first, _) = ExecutionKey::range(hub, 0);
         let (_, end) = ExecutionKey::range(hub, PARTITIONS - 1);
         let after = after.map_or(first.0 - 1, |key| key.0);
-        read::all(&self.conn, &sql, params![hub.0, after, end.0, PAGE as i64], |row| {
+        read::all(&self.conn, &sql, params![hub.0, after, end.0, PAGE], |row| {
             Ok((InstanceKey(row.get(0)?), read::instance_row(row)))
         })
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
-pub use self::inspect::{Amount, Inspector};
+pub use self::inspect::{Amount, Inspector, Page};
 
 use self::checkpoint::Checkpointer;
 use self::read::Readers;

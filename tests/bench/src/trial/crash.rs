@@ -270,7 +270,8 @@ async fn finish(connection: &mut Connection, server: SocketAddr, stories: &[Stor
             let id = row["instanceId"].as_str().context("find the ID of an instance")?;
             let (rest, body) = match (row["runtimeStatus"].as_str(), row["name"].as_str()) {
                 (Some("Suspended"), _) => ("resume", ""),
-                (Some("Failed"), Some("Gamble")) => ("rewind", ""),
+                // Not for any other reason, such as that the server died in one of its turns.
+                (Some("Failed"), Some("Gamble")) if row["output"].to_string().contains("no luck") => ("rewind", ""),
                 (Some("Failed"), _) => bail!("it must not fail: {row}"),
                 (_, Some("Collect")) if !dying.iter().any(|child| child == id) => ("raiseEvent/item", "null"),
                 _ => continue,
