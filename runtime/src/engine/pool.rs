@@ -2,7 +2,8 @@
 //!
 //! Turns never run on threads that do I/O. The pool adds a thread when its queue stands still, since a turn may compute for
 //! long; so one slow guest does not hold up the others. A module whose guest has used up its bounds gets one thread at a time
-//! for a while, however many instances it has.
+//! for a while, however many instances it has. A thread whose guest computes for long gets a low priority (`priority.rs`), does
+//! nothing else afterwards, and has a successor meanwhile.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::model::Digest;
+use crate::priority;
 
 /// How long the queue may stand still before the pool grows by a thread.
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -51,6 +53,8 @@ struct Queue {
     /// How many of them run now.
     running: usize,
     threads: usize,
+    /// Of these, the ones that end with the job that they have, since it computes for long.
+    lowered: usize,
     closed: bool,
 }
 
@@ -77,7 +81,9 @@ impl TurnPool {
                 if queue.closed {
                     return;
                 }
-                if !queue.jobs.is_empty() && queue.taken == seen && queue.threads < state.threads_max {
+                let stands_still = !queue.jobs.is_empty() && queue.taken == seen;
+                let needs_one = stands_still || queue.threads - queue.lowered < state.threads_kept;
+                if needs_one && queue.threads < state.threads_max {
                     add_thread(&state, &mut queue);
                 }
                 seen = queue.taken;
@@ -194,11 +200,17 @@ impl PoolState {
                 if in_lane && let Some(module) = module {
                     queue.go_on_in_lane(module);
                 }
+                if priority::is_lowered() {
+                    queue.lowered -= 1;
+                    // What this thread would have taken next is for another one.
+                    self.wake.notify_one();
+                    break;
+                }
                 continue;
             }
             let (woken, timeout) = self.wake.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
             queue = woken;
-            if timeout.timed_out() && queue.jobs.is_empty() && queue.threads > self.threads_kept {
+            if timeout.timed_out() && queue.jobs.is_empty() && queue.threads - queue.lowered > self.threads_kept {
                 break;
             }
         }
@@ -230,6 +242,12 @@ impl Queue {
 fn add_thread(state: &Arc<PoolState>, queue: &mut Queue) {
     let pool = state.clone();
     let run = move || {
+        let counting = Arc::downgrade(&pool);
+        priority::may_be_lowered(move || {
+            if let Some(pool) = counting.upgrade() {
+                pool.lock().lowered += 1;
+            }
+        });
         pool.work();
         pool.lock().threads -= 1;
     };

@@ -3,6 +3,7 @@
 //! [`Host`] turns uploaded bytes into a [`Module`], once for each digest; a module makes guests. Called by the engine.
 
 mod activity;
+mod background;
 mod cache;
 mod client;
 mod compiler;
@@ -44,6 +45,7 @@ pub(crate) use text::nearest;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::model::{Digest, HttpCall, Outcome};
+use background::Background;
 use cache::Cache;
 use client::Client;
 use compiler::{Compiled, Places};
@@ -62,6 +64,7 @@ pub struct Host {
     compiling: Places,
     cache: Cache,
     client: Client,
+    background: Arc<Background>,
     ready: Mutex<HashMap<Digest, Arc<Module>>>,
     /// Held while a module is made ready, so that many who want it do the work once.
     making_ready: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
@@ -97,6 +100,7 @@ impl Host {
             making_ready: Mutex::default(),
             failed: Mutex::default(),
             client: Client::new(descriptors::connections_max()),
+            background: Arc::default(),
         })
     }
 
@@ -185,7 +189,7 @@ impl Host {
     }
 
     fn link(&self, digest: Digest, deterministic: &Component, activities: Option<&Component>) -> Result<Module, ModuleError> {
-        Module::new(digest, &self.engines, &self.client, &self.limits, deterministic, activities)
+        Module::new(digest, &self.engines, &self.client, &self.background, &self.limits, deterministic, activities)
     }
 
     fn cached(&self, digest: Digest) -> Option<(Component, Option<Component>)> {
