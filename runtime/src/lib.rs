@@ -16,5 +16,6 @@ pub mod host;
 pub mod limits;
 pub mod metrics;
 pub mod model;
+mod priority;
 pub mod replay;
 pub mod store;

@@ -2,7 +2,8 @@
 //!
 //! Turns never run on threads that do I/O. The pool adds a thread when its queue stands still, since a turn may compute for
 //! long; so one slow guest does not hold up the others. A module whose guest has used up its bounds gets one thread at a time
-//! for a while, however many instances it has; so do, together, all turns that may have taken the server down.
+//! for a while, however many instances it has; so do, together, all turns that may have taken the server down. A thread whose guest computes
+//! for long gets a low priority (`priority.rs`), does nothing else afterwards, and has a successor meanwhile.
 //!
 //! What has begun goes before what has not: the first turns of new instances wait behind all other jobs, and while much else waits in
 //! memory. So under more load than the machine can bear, what is let in comes to its end, and the rest stays as small as it came.
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::backlog::Backlog;
 use crate::model::Digest;
+use crate::priority;
 
 /// How long the queue may stand still before the pool grows by a thread.
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -66,6 +68,8 @@ struct Queue {
     /// How many of them run now.
     running: usize,
     threads: usize,
+    /// Of these, the ones that end with the job that they have, since it computes for long.
+    lowered: usize,
     closed: bool,
 }
 
@@ -115,7 +119,9 @@ impl TurnPool {
                 if queue.closed {
                     return;
                 }
-                if queue.has_next(&state.backlog) && queue.taken == seen && queue.threads < state.threads_max {
+                let stands_still = queue.has_next(&state.backlog) && queue.taken == seen;
+                let needs_one = stands_still || queue.threads - queue.lowered < state.threads_kept;
+                if needs_one && queue.threads < state.threads_max {
                     add_thread(&state, &mut queue);
                 }
                 seen = queue.taken;
@@ -280,13 +286,19 @@ impl PoolState {
                 if let Some(lane) = lane {
                     queue.go_on_in_lane(lane, module);
                 }
+                if priority::is_lowered() {
+                    queue.lowered -= 1;
+                    // What this thread would have taken next is for another one.
+                    self.wake.notify_one();
+                    break;
+                }
                 continue;
             }
             // The backlog gets less without a word.
             let patience = if queue.is_empty() { IDLE } else { LOOK_AGAIN };
             let (woken, timeout) = self.wake.wait_timeout(queue, patience).unwrap_or_else(PoisonError::into_inner);
             queue = woken;
-            if timeout.timed_out() && queue.is_empty() && queue.threads > self.threads_kept {
+            if timeout.timed_out() && queue.is_empty() && queue.threads - queue.lowered > self.threads_kept {
                 break;
             }
         }
@@ -341,6 +353,12 @@ impl Queue {
 fn add_thread(state: &Arc<PoolState>, queue: &mut Queue) {
     let pool = state.clone();
     let run = move || {
+        let counting = Arc::downgrade(&pool);
+        priority::may_be_lowered(move || {
+            if let Some(pool) = counting.upgrade() {
+                pool.lock().lowered += 1;
+            }
+        });
         pool.work();
         pool.lock().threads -= 1;
     };

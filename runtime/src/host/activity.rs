@@ -15,6 +15,7 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+use super::background::{Background, Ticks};
 use super::client::Client;
 use super::contract::{self, activity as bindings, heartbeat, log, types};
 use super::fault::{self, NoGuest};
@@ -63,14 +64,21 @@ pub(super) struct ActivityCode {
     pre: InstancePre<ActivityState>,
     indices: bindings::GuestIndices,
     client: Client,
+    background: Arc<Background>,
 }
 
 impl ActivityCode {
-    /// Links `component` with WASI, outgoing HTTP (by `client`), the log and the heartbeat. What WASI has beyond that ends whoever calls it.
+    /// Links `component` with WASI, outgoing HTTP (by `client`), the log and the heartbeat. What WASI has beyond that ends whoever calls it. Calls
+    /// that compute for long go on in the `background`.
     ///
     /// # Errors
     /// If an import does not have the type that it should have.
-    pub(super) fn new(engine: &Engine, component: &Component, client: Client) -> wasmtime::Result<Self> {
+    pub(super) fn new(
+        engine: &Engine,
+        component: &Component,
+        client: Client,
+        background: Arc<Background>,
+    ) -> wasmtime::Result<Self> {
         let mut linker: Linker<ActivityState> = Linker::new(engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
@@ -79,7 +87,7 @@ impl ActivityCode {
         heartbeat::add_to_linker::<_, HasSelf<_>>(&mut linker, |state| state)?;
         link_what_is_missing(&mut linker, component)?;
         let pre = linker.instantiate_pre(component)?;
-        Ok(Self { indices: bindings::GuestIndices::new(&pre)?, pre, client })
+        Ok(Self { indices: bindings::GuestIndices::new(&pre)?, pre, client, background })
     }
 
     /// Runs one call to its end. Dropping the future stops the guest where it is.
@@ -89,11 +97,26 @@ impl ActivityCode {
     /// # Errors
     /// If there was no instance to run it in: the activity has not run then.
     pub(super) async fn invoke(
+        self: &Arc<Self>,
+        invocation: &Invocation,
+        function: &str,
+        limits: &Limits,
+        surroundings: &Arc<Surroundings>,
+    ) -> Result<Outcome, NoGuest> {
+        let (code, ticks, limits, surroundings) = (self.clone(), Arc::<Ticks>::default(), limits.clone(), surroundings.clone());
+        let (invocation, function, counted) = (invocation.clone(), function.to_owned(), ticks.clone());
+        let run = async move { code.run(&invocation, &function, &limits, &surroundings, counted).await };
+        self.background.run(run, &ticks).await
+    }
+
+    /// Runs one call, and counts the ticks of the epoch in which it computes.
+    async fn run(
         &self,
         invocation: &Invocation,
         function: &str,
         limits: &Limits,
         surroundings: &Arc<Surroundings>,
+        ticks: Arc<Ticks>,
     ) -> Result<Outcome, NoGuest> {
         let secrets = &surroundings.secrets;
         let state = ActivityState {
@@ -109,7 +132,10 @@ impl ActivityCode {
         let mut store = Store::new(self.pre.engine(), state);
         store.limiter(|state| &mut state.memory);
         // Every tick the guest makes room for others; how long it may take in all is for the caller to say.
-        store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
+        store.epoch_deadline_callback(move |_| {
+            ticks.count();
+            Ok(UpdateDeadline::Yield(1))
+        });
         store.set_epoch_deadline(1);
         store.set_hostcall_fuel(state::hostcall_bytes_max(limits));
         store.set_max_component_handles(GUEST_HANDLES_MAX);

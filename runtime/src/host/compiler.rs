@@ -6,11 +6,12 @@
 
 use std::env;
 use std::io::{self, Read, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 use wit_component::ComponentEncoder;
@@ -19,6 +20,7 @@ use super::contract;
 use super::engines;
 use super::module::ModuleError;
 use crate::limits::Limits;
+use crate::priority;
 
 /// Where modules are compiled.
 #[derive(Debug, Clone)]
@@ -142,12 +144,21 @@ fn compile_in_child(program: &PathBuf, module: &[u8], limits: &Limits) -> Result
     match read_frames(&output.stdout) {
         Some(Ok(compiled)) if output.status.success() => Ok(compiled),
         Some(Err(message)) => Err(ModuleError::Invalid(message)),
-        _ => Err(ModuleError::Invalid(format!(
-            "compiling the module broke off ({}): it may take {} s of CPU and {} bytes of memory (limits compile_cpu_s_max and \
-             compile_memory_bytes_max)",
-            output.status, limits.compile_cpu_s_max, limits.compile_memory_bytes_max
-        ))),
+        _ => Err(ModuleError::Invalid(broke_off(output.status, limits))),
     }
+}
+
+/// Why the child did not get to its end.
+fn broke_off(status: ExitStatus, limits: &Limits) -> String {
+    if status.signal() == Some(Signal::XCPU.as_raw()) {
+        let max = limits.compile_cpu_s_max;
+        return format!("compiling the module takes more than {max} s of CPU, which is the limit compile_cpu_s_max");
+    }
+    format!(
+        "compiling the module broke off ({status}): it needs more than {} bytes of memory, which is the limit compile_memory_bytes_max, \
+         or it is nested too deep",
+        limits.compile_memory_bytes_max
+    )
 }
 
 /// The hidden command under which this program is the compiler's child process.
@@ -159,8 +170,11 @@ pub const COMMAND: &str = "compile-module";
 /// If the limits cannot be set, or the parent is gone.
 pub fn child_main(limits_json: &str) -> io::Result<()> {
     let limits: Limits = serde_json::from_str(limits_json)?;
+    priority::lower_for_long_work();
     let bound = |max: u64| Rlimit { current: Some(max), maximum: Some(max) };
-    setrlimit(Resource::Cpu, bound(limits.compile_cpu_s_max))?;
+    // The signal of the lower bound says why, that of the upper one nothing.
+    let cpu_s_max = limits.compile_cpu_s_max;
+    setrlimit(Resource::Cpu, Rlimit { current: Some(cpu_s_max), maximum: cpu_s_max.checked_add(1) })?;
     setrlimit(Resource::As, bound(limits.compile_memory_bytes_max))?;
     setrlimit(Resource::Core, bound(0))?;
     let mut module = Vec::new();

@@ -3,6 +3,7 @@
 //! [`Host`] turns uploaded bytes into a [`Module`], once for each digest; a module makes guests. Called by the engine.
 
 mod activity;
+mod background;
 mod cache;
 mod client;
 mod compiler;
@@ -45,6 +46,7 @@ pub(crate) use text::nearest;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::model::{Digest, HttpCall, Outcome};
+use background::Background;
 use cache::Cache;
 use client::Client;
 use compiler::{Compiled, Places};
@@ -63,6 +65,7 @@ pub struct Host {
     compiling: Places,
     cache: Cache,
     client: Client,
+    background: Arc<Background>,
     ready: Mutex<HashMap<Digest, Arc<Module>>>,
     /// Held while a module is made ready, so that many who want it do the work once.
     making_ready: Mutex<HashMap<Digest, Arc<Mutex<()>>>>,
@@ -99,6 +102,7 @@ impl Host {
             making_ready: Mutex::default(),
             failed: Mutex::default(),
             client: Client::new((crate::descriptors::for_guests() / share as usize).max(1)),
+            background: Arc::default(),
         })
     }
 
@@ -187,7 +191,7 @@ impl Host {
     }
 
     fn link(&self, digest: Digest, deterministic: &Component, activities: Option<&Component>) -> Result<Module, ModuleError> {
-        Module::new(digest, &self.engines, &self.client, &self.limits, deterministic, activities)
+        Module::new(digest, &self.engines, &self.client, &self.background, &self.limits, deterministic, activities)
     }
 
     fn cached(&self, digest: Digest) -> Option<(Component, Option<Component>)> {

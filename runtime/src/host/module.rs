@@ -1,6 +1,7 @@
 //! What does a module offer, and is it fit to run here? Validation, and code that is ready to be instantiated.
 
 use std::collections::HashSet;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use wasmtime::component::{Component, InstancePre};
 
 use super::activity::{ActivityCode, Invocation};
+use super::background::Background;
 use super::client::Client;
 use super::contract::{self, catalog as bindings};
 use super::engines::Engines;
@@ -19,6 +21,7 @@ use super::surroundings::Surroundings;
 use super::text::{FUNCTION_CHARACTERS_MAX, GENERATOR_CHARACTERS_MAX, nearest};
 use crate::limits::Limits;
 use crate::model::{Digest, Failure, Outcome};
+use crate::priority;
 use crate::replay::Fault;
 
 /// Why a module cannot be had.
@@ -146,7 +149,7 @@ pub struct Module {
     digest: Digest,
     catalog: Arc<Catalog>,
     orchestrator: Option<OrchestratorCode>,
-    activity: Option<ActivityCode>,
+    activity: Option<Arc<ActivityCode>>,
 }
 
 impl Module {
@@ -158,6 +161,7 @@ impl Module {
         digest: Digest,
         engines: &Engines,
         client: &Client,
+        background: &Arc<Background>,
         limits: &Limits,
         deterministic: &Component,
         activities: Option<&Component>,
@@ -166,7 +170,15 @@ impl Module {
         let has = check_interfaces(engines, deterministic)?;
         let pre = orchestrator::link(&engines.deterministic, deterministic).map_err(invalid)?;
         let indices = bindings::GuestIndices::new(&pre).map_err(invalid)?;
-        let catalog = Catalog::of(describe(&pre, &indices, limits)?, limits.functions_max)?;
+        // On a thread of its own, since that gets a lower priority if the guest computes for long.
+        let described = thread::scope(|scope| {
+            let describe = || {
+                priority::may_be_lowered(|| ());
+                describe(&pre, &indices, limits)
+            };
+            scope.spawn(describe).join().unwrap_or_else(|panic| resume_unwind(panic))
+        });
+        let catalog = Catalog::of(described?, limits.functions_max)?;
 
         if !has.orchestrator && !catalog.orchestrators.is_empty() {
             return Err(lacks(&catalog.orchestrators, contract::ORCHESTRATOR));
@@ -175,8 +187,8 @@ impl Module {
             return Err(lacks(&catalog.activities, contract::ACTIVITY));
         }
         let orchestrator = if has.orchestrator { Some(OrchestratorCode::new(pre).map_err(invalid)?) } else { None };
-        let activity = activities.map(|code| ActivityCode::new(&engines.activities, code, client.clone()));
-        let activity = activity.transpose().map_err(invalid)?;
+        let activity = activities.map(|code| ActivityCode::new(&engines.activities, code, client.clone(), background.clone()));
+        let activity = activity.transpose().map_err(invalid)?.map(Arc::new);
         Ok(Self { digest, catalog: Arc::new(catalog), orchestrator, activity })
     }
 

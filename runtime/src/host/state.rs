@@ -15,6 +15,7 @@ use super::text::{NAME_BYTES_MAX, TEXT_BYTES_MAX, cut};
 use super::wasi;
 use crate::limits::{GUEST_HANDLES_MAX, Limits};
 use crate::model::{Failure, LogLevel, LogLine, Seed};
+use crate::priority;
 
 /// The data in an orchestrator's wasmtime store.
 pub(super) struct GuestState {
@@ -231,8 +232,9 @@ impl CpuBudget {
 
     fn tick(&mut self) -> wasmtime::Result<UpdateDeadline> {
         let now = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
-        let began = *self.began.get_or_insert(now);
-        if now.saturating_sub(began) < self.max {
+        let computed = now.saturating_sub(*self.began.get_or_insert(now));
+        priority::has_computed(computed);
+        if computed < self.max {
             Ok(UpdateDeadline::Continue(1))
         } else {
             Err(wasmtime::Error::new(Exhausted::Cpu { max: self.max }))
