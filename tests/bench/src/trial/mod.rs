@@ -1,6 +1,7 @@
 //! What does the server bear? Each trial asks one question of that kind of the built program, and answers with figures.
 
 mod crowd;
+mod full_disk;
 mod power_loss;
 mod sleepers;
 
@@ -8,6 +9,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
@@ -42,6 +44,7 @@ struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Trial {
     Crowd(crowd::Crowd),
+    FullDisk(full_disk::FullDisk),
     PowerLoss(power_loss::PowerLoss),
     Sleepers(sleepers::Sleepers),
 }
@@ -79,6 +82,7 @@ impl Arguments {
         let shown = runtime.block_on(async {
             match &self.trial {
                 Trial::Crowd(trial) => trial.run(&place).await,
+                Trial::FullDisk(trial) => trial.run(&place).await,
                 Trial::PowerLoss(trial) => trial.run(&place).await,
                 Trial::Sleepers(trial) => trial.run(&place).await,
             }
@@ -104,6 +108,19 @@ impl Place<'_> {
         ensure!(uploaded.status == 201, "the guests were not taken: {uploaded}");
         Ok(())
     }
+}
+
+/// How long to wait for what has to come.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits for what has to come.
+async fn until(what: &str, is_there: impl Fn() -> Result<bool>) -> Result<()> {
+    let begun = Instant::now();
+    while !is_there()? {
+        ensure!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
 }
 
 /// So many bytes in MiB.
