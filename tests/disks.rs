@@ -20,6 +20,12 @@ fn on_a_disk() -> Server {
     Setup { disk: true, ..Setup::default() }.start()
 }
 
+/// Starts an instance that writes all the time, and waits until it does.
+fn start_busy(client: &Client) {
+    client.start_as("busy", "Sequence", r#"{"count":400}"#);
+    eventually("the first turn", || (client.status("busy", "").json()["runtimeStatus"] == "Running").then_some(()));
+}
+
 /// Waits until the server says for this reason that it is not ready.
 fn wait_until_unready(server: &Server, reason: &str) {
     eventually("a server that is not ready", || {
@@ -94,7 +100,7 @@ fn a_full_disk_refuses_writes_answers_reads_and_all_goes_on_when_there_is_room()
     server.start_as("waiting", "Collect", "3");
     server.raise("waiting", "item", "1");
     server.start_as("asleep", "Sleeper", "200");
-    server.start_as("busy", "Sequence", r#"{"count":400}"#);
+    start_busy(&server);
 
     server.disk().set_room(Some(0)).expect("fill the disk");
     check_refused(&writes(&server, "ended", "waiting"), FULL);
@@ -177,7 +183,7 @@ fn after_a_failed_sync_nothing_is_written_until_a_restart_which_finds_all_that_w
     server.finished("ended");
     server.start_as("waiting", "Collect", "2");
     server.raise("waiting", "item", "1");
-    server.start_as("busy", "Sequence", r#"{"count":400}"#);
+    start_busy(&server);
 
     server.disk().fail_syncs(1).expect("fail a sync");
     eventually("a sync that fails", || (server.disk().syncs_to_fail().expect("ask") == 0).then_some(()));

@@ -80,6 +80,28 @@ fn a_store_is_backed_up_while_others_run_and_an_export_replays() {
 }
 
 #[test]
+fn what_was_acknowledged_survives_power_losses_at_many_places_of_one_run() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let data = folder.path().to_str().expect("a path of text");
+    let line = "dacapo-trial power-loss --states 120 --replays 0 --instances 24 --clients 4";
+    let report = dacapo_bench::trial::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
+    let report = report.expect("nothing is lost");
+    assert!(report.starts_with("120 power losses, ") && report.contains(" and all were there\n"), "{report}");
+    assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
+}
+
+#[test]
+fn a_full_disk_and_a_failed_sync_under_load_lose_nothing() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let data = folder.path().to_str().expect("a path of text");
+    let line = "dacapo-trial full-disk --seconds 1 --clients 3";
+    let report = dacapo_bench::trial::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
+    let report = report.expect("nothing is lost");
+    assert!(report.starts_with("disk full under 3 clients: first 503 after ") && report.contains("\nsync failed: "), "{report}");
+    assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
+}
+
+#[test]
 fn the_bench_checks_what_it_runs_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().expect("make a folder");
     let data = folder.path().to_str().expect("a path of text");

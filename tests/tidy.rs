@@ -49,6 +49,7 @@ const UNSAFE: [&str; 6] = [
     "runtime/src/host/contract.rs",
     "guest-sdk/src/bindings.rs",
     "guest-sdk/src/module.rs",
+    "tests/disk/preload/src/",
     "tests/guests/src/hoarding.rs",
 ];
 

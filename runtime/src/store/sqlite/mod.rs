@@ -295,7 +295,8 @@ impl From<rusqlite::Error> for StoreError {
             }
             rusqlite::Error::SqliteFailure(cause, _) => match (cause.code, cause.extended_code) {
                 (_, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC) => Self::Poisoned(text),
-                (ErrorCode::DiskFull, _) => Self::Full,
+                // The shared memory could not grow.
+                (ErrorCode::DiskFull, _) | (_, ffi::SQLITE_IOERR_SHMSIZE) => Self::Full,
                 (ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase, _) => Self::Corrupt(text),
                 _ => Self::Other(text),
             },

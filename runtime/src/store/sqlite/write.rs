@@ -563,21 +563,15 @@ fn constraint(error: &rusqlite::Error) -> Option<i32> {
     error.sqlite_error().filter(|cause| cause.code == rusqlite::ErrorCode::ConstraintViolation).map(|cause| cause.extended_code)
 }
 
-fn extended_code(error: &rusqlite::Error) -> Option<i32> {
-    error.sqlite_error().map(|cause| cause.extended_code)
-}
-
 /// What an error of COMMIT means: other than one of a statement, it can come after the data was written.
 ///
-/// A full disk is certain, since then the record that makes a transaction count is missing. Or there was room for it, and none for the
-/// shared memory in which SQLite then looks it up. Nobody sees the transaction then, and the next one is written over it; if the server is
-/// killed before, it comes to light after all, as one may that was not acknowledged.
+/// A full disk is certain, since then the record that makes a transaction count is missing. Or there was room for that, and none for the
+/// shared memory in which SQLite finds it: then nobody sees the transaction, and the next one is written over it. If the server is killed
+/// before, it comes to light after all, as one may that was not acknowledged.
 pub(super) fn commit_error(error: rusqlite::Error) -> StoreError {
-    match error.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::SystemIoFailure) if extended_code(&error) == Some(ffi::SQLITE_IOERR_SHMSIZE) => {
-            StoreError::Full
-        }
-        Some(rusqlite::ErrorCode::SystemIoFailure) => StoreError::Poisoned(error.to_string()),
-        _ => error.into(),
+    let is_of_disk = error.sqlite_error_code() == Some(rusqlite::ErrorCode::SystemIoFailure);
+    match error.into() {
+        StoreError::Other(why) if is_of_disk => StoreError::Poisoned(why),
+        error => error,
     }
 }

@@ -3,6 +3,7 @@
 mod backup;
 mod crash;
 mod crowd;
+mod full_disk;
 mod neighbours;
 mod overload;
 mod power_loss;
@@ -52,6 +53,7 @@ enum Trial {
     Backup(backup::Backup),
     Crash(crash::Crash),
     Crowd(crowd::Crowd),
+    FullDisk(full_disk::FullDisk),
     Neighbours(neighbours::Neighbours),
     Overload(overload::Overload),
     PowerLoss(power_loss::PowerLoss),
@@ -94,6 +96,7 @@ impl Arguments {
                 Trial::Backup(trial) => trial.run(&place).await,
                 Trial::Crash(trial) => trial.run(&place).await,
                 Trial::Crowd(trial) => trial.run(&place).await,
+                Trial::FullDisk(trial) => trial.run(&place).await,
                 Trial::Neighbours(trial) => trial.run(&place).await,
                 Trial::Overload(trial) => trial.run(&place).await,
                 Trial::PowerLoss(trial) => trial.run(&place).await,
@@ -163,6 +166,16 @@ async fn ready(server: SocketAddr) -> Result<()> {
     let (mut connection, began) = (Connection::open(server).await?, Instant::now());
     while connection.ask(&request).await?.status != 200 {
         ensure!(began.elapsed() < PATIENCE, "the server is not ready after {PATIENCE:?}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
+}
+
+/// Waits for what has to come.
+async fn until(what: &str, is_there: impl Fn() -> Result<bool>) -> Result<()> {
+    let begun = Instant::now();
+    while !is_there()? {
+        ensure!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     Ok(())

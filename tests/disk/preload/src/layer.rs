@@ -34,7 +34,7 @@ pub(crate) fn layer() -> Option<&'static Layer> {
 
 impl Layer {
     fn of_environment() -> Option<Self> {
-        let path = |variable: &str| Some(CString::new(env::var_os(variable)?.into_vec()).ok()?);
+        let path = |variable: &str| CString::new(env::var_os(variable)?.into_vec()).ok();
         let (folder, trace, control) = (path(trace::FOLDER)?, path(trace::TRACE)?, path(trace::CONTROL)?);
         let open = |path: &CStr, flags: c_int| unsafe {
             libc::syscall(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags | libc::O_CLOEXEC, 0) as c_int

@@ -7,7 +7,7 @@ mod ledger;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use dacapo_disk::trace::{self, Record};
@@ -16,12 +16,9 @@ use futures::future::try_join_all;
 
 use self::check::Found;
 use self::ledger::{Ledger, Story};
-use super::{Place, mib};
+use super::{Place, mib, until};
 use crate::server::Server;
 use crate::tell;
-
-/// How long to wait for what has to come.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a state is left that does not have what it should, in the folder of the trial's data.
 const EVIDENCE: &str = "dacapo-power-loss";
@@ -173,7 +170,7 @@ impl PowerLoss {
             }
             State::remove(&folder)?;
             replayed += u64::from(is_replayed);
-            if (number + 1) % 250 == 0 {
+            if (number + 1).is_multiple_of(250) {
                 tell(format_args!("{} states", number + 1));
             }
         }
@@ -206,7 +203,7 @@ impl PowerLoss {
         let mut dice = Dice::new(self.seed);
         let mut below = |end: usize| usize::try_from(dice.below(end.max(1) as u64)).unwrap_or(0);
         let mut cut = |number: u64| {
-            if number % 2 == 0 || syncs.is_empty() {
+            if number.is_multiple_of(2) || syncs.is_empty() {
                 return below(records.len() + 1);
             }
             let sync = below(syncs.len());
@@ -238,14 +235,4 @@ fn keep(state: &State, folder: &Path) -> Result<anyhow::Error> {
     }
     state.make(&at)?;
     Ok(anyhow::anyhow!("the state is in {}", at.display()))
-}
-
-/// Waits for what has to come.
-async fn until(what: &str, is_there: impl Fn() -> Result<bool>) -> Result<()> {
-    let begun = Instant::now();
-    while !is_there()? {
-        ensure!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    Ok(())
 }
