@@ -52,7 +52,6 @@ pub(super) struct Serve {
     #[arg(long, value_name = "ADDR:PORT", env = "DACAPO_RPC_LISTEN", hide_env_values = true)]
     rpc_listen: Option<SocketAddr>,
 
-    /// Settings and limits, in TOML; all have defaults
     /// Hand out links that need no key
     ///
     /// Each URL in the answer to a start then carries a signature for one operation on that one
