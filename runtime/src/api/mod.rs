@@ -215,7 +215,8 @@ async fn serve_one(api: Arc<Api>, stream: TcpStream, standing: Arc<Connection>, 
     // Without this the system may hold an answer back until the client acknowledges the one before, for 40 ms.
     let _ = stream.set_nodelay(true);
     let local = stream.local_addr().unwrap_or(listener);
-    let service = service_fn(|request| respond(&api, request, &standing, local, &draining));
+    // Apart, or every idle connection would keep the room that the work for a request takes.
+    let service = service_fn(|request| Box::pin(respond(&api, request, &standing, local, &draining)));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(HEAD_S_MAX))

@@ -10,6 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// From so many times its bound on, the backlog keeps back turns of instances that have begun, too: they could only add to it.
 const TURNS_WAIT_FROM: usize = 2;
 
+/// How many executions may have activities in line that nothing but their turn keeps from running, before new instances begin slowly: four
+/// times as many activities as run at once by default. More in line make no machine busier, and each that has begun takes more memory than
+/// one that has not.
+pub(super) const LINE_MAX: usize = 1_024;
+
 /// What waits in the memory of a server.
 #[derive(Debug)]
 pub(super) struct Backlog {
@@ -18,6 +23,8 @@ pub(super) struct Backlog {
     instances: AtomicUsize,
     /// Of activities in line and of commits: what gets less while no turn runs, so that turns may wait for that.
     work: AtomicUsize,
+    /// How many executions wait for nothing but their turn to run activities, as far as that was counted.
+    line: AtomicUsize,
     is_stopping: AtomicBool,
 }
 
@@ -31,8 +38,8 @@ pub(super) struct Share {
 impl Backlog {
     /// Nothing waits. At `bytes_max` it is full.
     pub(super) fn new(bytes_max: usize) -> Arc<Self> {
-        let (instances, work) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self { bytes_max, instances, work, is_stopping: AtomicBool::new(false) })
+        let (instances, work, line) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { bytes_max, instances, work, line, is_stopping: AtomicBool::new(false) })
     }
 
     /// A commit or an activity of so many bytes waits.
@@ -45,6 +52,16 @@ impl Backlog {
     pub(super) fn instances(&self, before: usize, after: usize) {
         // The sum is right whatever the order, also if it passes below zero on the way.
         self.instances.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
+    }
+
+    /// So many executions wait for their turn to run activities; it need not be said by how many they are more than [`LINE_MAX`].
+    pub(super) fn line(&self, executions: usize) {
+        self.line.store(executions, Ordering::Relaxed);
+    }
+
+    /// Whether instances that begin should do so slowly: they would only stand in line.
+    pub(super) fn has_long_line(&self) -> bool {
+        self.line.load(Ordering::Relaxed) >= LINE_MAX
     }
 
     /// How much waits, in bytes.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::backlog::{Backlog, Share};
+use super::backlog::{Backlog, LINE_MAX, Share};
 use super::queue::{Lane, Queue};
 use super::why::Work as Stage;
 use crate::limits::WorkLimits;
@@ -218,6 +218,7 @@ impl Shared {
             state = self.lock();
         }
         state.is_taking = false;
+        self.backlog.line(state.queue.executions_ready(LINE_MAX));
     }
 
     /// Tries a job, unless it is stopped.

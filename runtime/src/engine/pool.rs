@@ -6,7 +6,7 @@
 //! for long gets a low priority (`priority.rs`), does nothing else afterwards, and has a successor meanwhile.
 //!
 //! What has begun goes before what has not: the first turns of new instances wait behind all other jobs, and while much else waits in
-//! memory. So under more load than the machine can bear, what is let in comes to its end, and the rest stays as small as it came.
+//! memory; and slowly while many executions stand in line with activities. So under more load than the machine can bear, what is let in comes to its end, and the rest stays as small as it came.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -29,6 +29,9 @@ const SUSPECT_FOR: Duration = Duration::from_secs(60);
 
 /// Of so many jobs one may be a first turn while others wait, so that those that go on for ever keep none from beginning.
 const BEGINS_ONE_IN: u64 = 8;
+
+/// How often one begins while others would have to wait for it in line: what needs no activity should not wait for them for ever.
+const BEGIN_EVERY: Duration = Duration::from_millis(10);
 
 /// How long to wait for the backlog to get less before looking again.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -59,6 +62,8 @@ struct Queue {
     turns: VecDeque<Job>,
     /// First turns of instances that nobody waits for inside.
     beginnings: VecDeque<Job>,
+    /// When the last of these was taken.
+    begun: Option<Instant>,
     /// What waits behind a job of its lane that runs or stands in `turns`.
     lanes: HashMap<Lane, VecDeque<Work>>,
     /// Modules that run one at a time, and since when.
@@ -312,9 +317,12 @@ impl Queue {
 
     /// Whether there is a job that may be run now.
     fn has_next(&self, backlog: &Backlog) -> bool {
-        !self.others.is_empty()
-            || (!self.turns.is_empty() && backlog.may_go_on())
-            || (!self.beginnings.is_empty() && backlog.may_begin())
+        !self.others.is_empty() || (!self.turns.is_empty() && backlog.may_go_on()) || self.may_begin(backlog)
+    }
+
+    fn may_begin(&self, backlog: &Backlog) -> bool {
+        let rested = || self.begun.is_none_or(|begun| begun.elapsed() >= BEGIN_EVERY);
+        !self.beginnings.is_empty() && backlog.may_begin() && (!backlog.has_long_line() || rested())
     }
 
     /// Takes the job that is to be run next.
@@ -323,7 +331,8 @@ impl Queue {
             return Some(job);
         }
         let is_for_a_beginning = self.turns.is_empty() || self.taken.is_multiple_of(BEGINS_ONE_IN);
-        if is_for_a_beginning && !self.beginnings.is_empty() && backlog.may_begin() {
+        if is_for_a_beginning && self.may_begin(backlog) {
+            self.begun = Some(Instant::now());
             return self.beginnings.pop_front();
         }
         if backlog.may_go_on() { self.turns.pop_front() } else { None }
@@ -373,6 +382,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::engine::backlog::LINE_MAX;
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -401,6 +411,20 @@ mod tests {
         drop(much);
         assert_eq!(finished.recv_timeout(DEADLINE), Ok("turn"));
         assert_eq!(finished.recv_timeout(DEADLINE), Ok("beginning"));
+    }
+
+    #[test]
+    fn instances_begin_slowly_while_the_line_of_activities_is_long() {
+        let (module, backlog) = (Digest([1; 32]), Backlog::new(usize::MAX));
+        let pool = TurnPool::new(1, 1, backlog.clone());
+        backlog.line(LINE_MAX);
+        let (done, finished) = mpsc::channel();
+        for _ in 0..4 {
+            let done = done.clone();
+            pool.submit_beginning(module, move || done.send(Instant::now()).unwrap());
+        }
+        let begun: Vec<Instant> = (0..4).map(|_| finished.recv_timeout(DEADLINE).unwrap()).collect();
+        assert!(begun[3] - begun[0] >= 2 * BEGIN_EVERY, "they begin one by one");
     }
 
     #[test]

@@ -104,6 +104,19 @@ impl<T> Queue<T> {
         of_hub.flatten().expect(TAKEN);
     }
 
+    /// How many executions have something in line that neither their function's bound nor their hub's keeps from running, once for each function;
+    /// it is not counted much further than `enough`. One that waits for much counts as little as the others, since they take turns.
+    pub fn executions_ready(&self, enough: usize) -> usize {
+        let mut count = 0;
+        for function in self.hubs.ready().flat_map(|hub| hub.functions.ready()) {
+            count += function.executions.order.len();
+            if count >= enough {
+                break;
+            }
+        }
+        count
+    }
+
     /// Which bound keeps what waits in this lane from being taken, if one does; otherwise it only waits for its turn.
     pub fn bound(&self, lane: &Lane) -> Option<Bound> {
         let hub = self.hubs.members.get(&lane.hub).map(|member| &member.state);
@@ -230,6 +243,11 @@ impl<K: Clone + Eq + Hash, M: TakesTurns> Ring<K, M> {
         !self.members.is_empty()
     }
 
+    /// Those that are ready.
+    fn ready(&self) -> impl Iterator<Item = &M> {
+        self.order.values().map(|key| &self.members.get(key).expect("who is ready is a member").state)
+    }
+
     /// Changes the member whose turn it is, if one is ready. Its next turn comes after those of all others.
     fn take<R>(&mut self, change: impl FnOnce(&K, &mut M) -> R) -> Option<R> {
         let (_, key) = self.order.pop_first()?;
@@ -331,6 +349,25 @@ mod tests {
         check("1/mix 1/mix", Some(Bound::Hub));
         check("1/mix 2/mix 2/mix", Some(Bound::Server));
         check("1/slow 1/mix 2/mix", Some(Bound::Function));
+    }
+
+    #[test]
+    fn executions_count_that_wait_for_nothing_but_their_turn() {
+        let check = |pushed: &str, taken: usize, expected: usize| {
+            let mut queue = queue();
+            for item in pushed.split_whitespace() {
+                let (lane, execution, task) = parse(item);
+                queue.push(&lane, execution, task, ());
+            }
+            (0..taken).for_each(|_| _ = queue.take().unwrap());
+            assert_eq!(queue.executions_ready(100), expected, "{pushed}, {taken} taken");
+        };
+        check("1/mix/7:0", 1, 0);
+        check("2/mix/7:0 2/mix/7:1 2/mix/7:2 2/mix/8:3 3/mix/9:4", 0, 3);
+        check("2/mix/7:0 2/mix/7:1 2/mix/7:2 2/mix/7:3", 3, 1);
+        // Behind the bounds of a function, and of a hub.
+        check("1/slow/7:0 1/slow/8:1 1/mix/9:2", 1, 1);
+        check("1/mix/7:0 1/mix/8:1 1/mix/9:2 2/mix/9:3", 3, 0);
     }
 
     fn parse(item: &str) -> (Lane, ExecutionKey, TaskId) {
