@@ -416,7 +416,7 @@ Turn 1 at 1970-01-01T00:00:01Z
     TASK  HISTORY                   GUEST NOW
 =      0  activity \"Mix\" with null  activity \"Mix\" with null
 ≠      1  activity \"Bake\" with nu…  nothing
-≠    end  goes on                   returns \"xxxxxxxxxxxxxxx…
+≠    end  goes on                   returns \"xxxxxxxxxxxxxx…
     said  info bakery: one
               two\u{fffd}"
         );
