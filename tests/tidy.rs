@@ -43,7 +43,7 @@ const OWNERS: [(&[&str], &[&str]); 5] = [
 ];
 
 /// Where the compiler cannot check memory safety, with the reason beside it.
-const UNSAFE: [&str; 6] = [
+const UNSAFE: [&str; 7] = [
     "runtime/src/engine/in_flight.rs",
     "runtime/src/host/cache.rs",
     "runtime/src/host/contract.rs",
