@@ -185,15 +185,16 @@ mod tests {
 
     #[test]
     fn a_borrowed_folder_is_read_and_not_written_to() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("compiled");
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("compiled");
         let engine = Engine::default();
         let component = Component::new(&engine, wat::parse_str("(component)").unwrap()).unwrap();
         let (module, code) = (Digest([1; 32]), component.serialize().unwrap());
+        let kept = Cache::open(CompiledCode::Kept(&folder)).unwrap();
         let borrowed = Cache::open(CompiledCode::Borrowed(&folder)).unwrap();
         borrowed.store(module, &engine, &code).unwrap();
         assert!(borrowed.load(module, &engine).is_none());
-        Cache::open(CompiledCode::Kept(&folder)).unwrap().store(module, &engine, &code).unwrap();
+        kept.store(module, &engine, &code).unwrap();
         borrowed.forget(module);
         assert!(borrowed.load(module, &engine).is_some());
         assert!(Cache::open(CompiledCode::Borrowed(Path::new("no/such/folder"))).unwrap().load(module, &engine).is_none());
