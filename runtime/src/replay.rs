@@ -650,6 +650,34 @@ mod tests {
     }
 
     #[test]
+    fn code_that_history_knows_nothing_of_is_held_to_names_and_not_to_how_it_failed() {
+        let history = |events: &[Event]| -> Vec<Event> {
+            std::iter::once(Event::Started(started())).chain(events.iter().cloned()).collect()
+        };
+        let last = |history: &[Event], now: Progress| {
+            let mut replay = Replay::of_other_code(history, Digest([7; 32])).unwrap();
+            let mut turn = None;
+            while let Some(step) = replay.next_step().unwrap() {
+                turn = Some(step);
+            }
+            let Some(Step::Turn(turn)) = turn else { panic!("it ends with a turn") };
+            super::check(&now, turn.next_task, Some(&turn.recorded)).map_err(|error| error.to_string())
+        };
+        let returns = |output: u32| Progress { end: Some(End::Completed(Payload::of(&output))), ..Progress::default() };
+        let completed = history(&[&sequence()[..4], &[ended()]].concat());
+        assert_eq!(last(&completed, returns(2)), Ok(()));
+        let expected = "after task 1: in history the orchestrator returns null, the guest now goes on";
+        assert_eq!(last(&completed, Progress::default()), Err(expected.into()));
+        // It failed behind a task that it had asked for in the same turn: a mended one must ask for that, and then does as it likes.
+        let failed = history(&[&sequence()[..], &[failed_end()]].concat());
+        let bakes = |end| Progress { asks: vec![call("Bake"), call("Sell")], end, ..Progress::default() };
+        assert_eq!(last(&failed, bakes(None)), Ok(()));
+        assert_eq!(last(&failed, bakes(returns(2).end)), Ok(()));
+        let expected = r#"task 1: history has activity "Bake", the guest now asks for nothing"#;
+        assert_eq!(last(&failed, returns(2)), Err(expected.into()));
+    }
+
+    #[test]
     fn how_a_turn_begins_is_checked_and_only_the_rest_is_new() {
         let again =
             Again { asks: vec![call("Mix")], next_task: TaskId(0), at_ms: Some(1_000), inputs: 0, is_of_other_code: false };

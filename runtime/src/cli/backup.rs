@@ -31,9 +31,9 @@ Example:
   dacapo backup /backups/dacapo-$(date +%F) --data ./dacapo-data";
 
 const RESTORE_ABOUT: &str = "\
-Stop the server whose data was lost first: two servers on copies of the same data would both do the
-work. What began after the backup is gone. What ran at that moment goes on from there, so activities
-that have run since run again, with the same idempotency keys.
+Stop the server whose place this takes: two servers on copies of the same data would both do the
+work. What began after the backup is gone. What ran at that moment goes on from there, so that
+activities which have run since run again, with the same idempotency keys.
 
 Example:
   dacapo restore /backups/dacapo-2026-03-01 --data ./dacapo-data";
@@ -57,7 +57,7 @@ pub(super) struct Restore {
     /// The backup
     from: PathBuf,
 
-    /// The data directory, which must be empty or not be there
+    /// The data directory to make
     #[arg(long, value_name = "DIR", env = "DACAPO_DATA", hide_env_values = true, default_value = "./dacapo-data")]
     data: PathBuf,
 }

@@ -29,7 +29,7 @@ const MARGIN: usize = 10;
 
 const ABOUT: &str = "\
 For each turn the actions stand side by side, as history has them and as the module asks for them
-now: = if they are the same, ~ if they differ as another version of the code may, ≠ if they must not.
+now: = where they are the same, ~ where they differ as other code may, ≠ where they must not differ.
 On a terminal it stops after each turn. The module runs with the limits that the instance had.
 
 With --module, another module plays the history: what would the mended code do? It is held to what
@@ -81,12 +81,12 @@ impl Replay {
         let mut from = 1;
         'again: loop {
             let mut playback = stage.play()?;
-            let mut last = None;
+            let mut last: Option<Box<PlayedTurn>> = None;
             while let Some(played) = playback.next_step()? {
                 let turn = match played {
                     Played::Turn(turn) => turn,
                     Played::Control(event) => {
-                        if last.as_ref().is_none_or(|turn: &Box<PlayedTurn>| turn.number + 1 >= from) {
+                        if last.as_ref().is_none_or(|turn| turn.number + 1 >= from) {
                             say(format_args!("\n{}", control(&event)))?;
                         }
                         continue;
@@ -416,7 +416,7 @@ Turn 1 at 1970-01-01T00:00:01Z
     TASK  HISTORY                   GUEST NOW
 =      0  activity \"Mix\" with null  activity \"Mix\" with null
 ≠      1  activity \"Bake\" with nu…  nothing
-≠    end  goes on                   returns \"xxxxxxxxxxxxxxx…
+≠    end  goes on                   returns \"xxxxxxxxxxxxxx…
     said  info bakery: one
               two\u{fffd}"
         );
@@ -430,6 +430,18 @@ Turn 1 at 1970-01-01T00:00:01Z
         let text = shown.turn(&played(&history, mix_and(Some(End::Completed(Payload::parse(output.clone()).unwrap())))));
         let expected = format!("=      0  activity \"Mix\" with null\n≠    end  returns null\n          returns {output}\n");
         assert!(text.contains(&expected), "{text}");
+    }
+
+    #[test]
+    fn what_somebody_from_outside_has_done_is_told_with_its_reason_and_time() {
+        let rewound = |reason: Option<&str>| {
+            let reason = reason.map(str::to_owned);
+            control(&Event::Rewound { at_ms: 1_500, reason, reopened: Vec::new(), turn_at_ms: None, module: None })
+        };
+        assert_eq!(rewound(Some("oven\nfixed")), "rewound: oven fixed at 1970-01-01T00:00:01.5Z");
+        assert_eq!(rewound(None), "rewound at 1970-01-01T00:00:01.5Z");
+        let end = End::Terminated { reason: Some("power cut".into()) };
+        assert_eq!(control(&Event::Ended { at_ms: 0, end }), "terminated: power cut at 1970-01-01T00:00:00Z");
     }
 
     #[test]

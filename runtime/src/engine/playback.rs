@@ -56,7 +56,7 @@ pub enum Played {
     /// The guest had a turn.
     Turn(Box<PlayedTurn>),
     /// Somebody from outside has suspended, resumed, rewound or terminated the instance.
-    Control(Event),
+    Control(Box<Event>),
 }
 
 /// A turn with both sides of it.
@@ -150,7 +150,7 @@ impl Playback<'_> {
         }
         let then = match self.replay.next_step()? {
             None => return Ok(None),
-            Some(Step::Control(event)) => return Ok(Some(Played::Control(event))),
+            Some(Step::Control(event)) => return Ok(Some(Played::Control(Box::new(event)))),
             Some(Step::Turn(turn)) => turn,
         };
         self.turns += 1;
