@@ -12,6 +12,7 @@ mod deletion;
 mod examples;
 mod faults;
 mod hostile;
+mod isolation;
 mod measure;
 mod modules;
 mod newcomer;

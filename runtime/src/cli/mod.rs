@@ -6,6 +6,7 @@
 mod client;
 mod completions;
 mod connection;
+mod data;
 mod demo;
 mod deploy;
 mod dev;
