@@ -219,7 +219,7 @@ fn an_orchestrator_cannot_hold_more_things_of_the_host_than_its_bound() {
 fn the_connections_of_guests_leave_the_server_its_own() {
     const WIDTH: u32 = 240;
     let service = Service::holding();
-    let server = Setup { configuration: service.allowed(), descriptors_max: Some(220), ..Setup::default() }.start();
+    let server = Setup { configuration: service.allowed(), shell: "ulimit -n 220", ..Setup::default() }.start();
     let id = server.start("FetchMany", &json!([service.url(""), WIDTH, 0]).to_string());
     eventually("all activities", || (server.metric("dacapo_activities_running") == f64::from(WIDTH)).then_some(()));
     // Half of what the server does not need itself.

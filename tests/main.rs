@@ -14,6 +14,7 @@ mod disks;
 mod examples;
 mod faults;
 mod hostile;
+mod isolation;
 mod measure;
 mod modules;
 mod newcomer;

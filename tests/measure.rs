@@ -54,6 +54,21 @@ fn a_crowd_is_looked_through_and_purged_while_others_run() {
     assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
 }
 
+/// Whether the bounds hold is not asked here, where other tests share the machine.
+#[test]
+fn neighbours_of_looping_guests_are_measured() {
+    let folder = tempfile::tempdir().expect("make a folder");
+    let data = folder.path().to_str().expect("a path of text");
+    let line = "dacapo-trial neighbours --seconds 1 --clients 2 --no-bounds";
+    let report = dacapo_bench::trial::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
+    let report = report.expect("every answer is right");
+    for what in ["| none ", "one looping orchestrator", "8 looping orchestrators", "one looping activity", "8 looping activities"]
+    {
+        assert!(report.contains(what), "{report}");
+    }
+    assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
+}
+
 #[test]
 fn nothing_acknowledged_is_lost_in_twenty_kills_under_a_mixed_load() {
     let folder = tempfile::tempdir().expect("make a folder");

@@ -98,9 +98,14 @@ impl Client {
 
     /// One request written by hand, on a connection of its own: for what no HTTP library sends.
     pub(crate) fn raw(&self, request: &str) -> Reply {
+        self.raw_bytes(request.as_bytes())
+    }
+
+    /// The same with a body that is no text.
+    pub(crate) fn raw_bytes(&self, request: &[u8]) -> Reply {
         let mut stream = TcpStream::connect(self.authority()).expect("connect");
         stream.set_read_timeout(Some(Duration::from_secs(DEADLINE_S))).expect("set a timeout");
-        stream.write_all(request.as_bytes()).expect("write the request");
+        stream.write_all(request).expect("write the request");
         let mut bytes = Vec::new();
         stream.read_to_end(&mut bytes).expect("read the answer");
         let split = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("an answer has a head");

@@ -1,9 +1,9 @@
 //! A server of a test's own: the built binary, on a free port, with a data directory that goes when the test ends.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::ops::Deref;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
@@ -28,14 +28,14 @@ pub(crate) const HUB: &str = "DurableFunctionsHub";
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Setup {
     pub(crate) limits: Limits,
-    /// Without any module. All others have `tests/guests` in the default hub, under the name `guests`.
+    /// Without any module, and without a data directory. All others have `tests/guests` in the default hub, under the name `guests`.
     pub(crate) empty: bool,
     /// A data directory that it takes in the place of a new one; with the test guests, if it has them.
     pub(crate) data: Option<PathBuf>,
     /// With keys. The client sends the master key.
     pub(crate) keys: bool,
-    /// How many files it may have open, if not as many as this process.
-    pub(crate) descriptors_max: Option<u32>,
+    /// What a shell does just before it becomes the server, such as `ulimit -n 220`; empty for no shell.
+    pub(crate) shell: &'static str,
     /// With a listener for workers, beside one with keys.
     pub(crate) workers: bool,
     /// On a disk that can be full or fail to sync, see [`Server::disk`].
@@ -105,7 +105,7 @@ impl Server {
         let data = folder.path().join("data");
         match &setup.data {
             Some(there) => fs::rename(there, &data).expect("move the data directory"),
-            None => fs::create_dir(&data).expect("make the data directory"),
+            None => DirBuilder::new().mode(0o700).create(&data).expect("make the data directory"),
         }
         if !setup.empty && setup.data.is_none() {
             prepared().iter().for_each(|file| file.write(&data));
@@ -125,11 +125,11 @@ impl Server {
     /// The same at this address.
     pub(crate) fn restart_at(&mut self, address: &str) {
         assert!(self.process.is_none(), "it is running");
-        let mut command = match self.setup.descriptors_max {
-            None => Command::new(PROGRAM),
-            Some(max) => {
+        let mut command = match self.setup.shell {
+            "" => Command::new(PROGRAM),
+            first => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {max} && exec \"$0\" \"$@\""), PROGRAM]);
+                shell.args(["-c", &format!("{first} && exec \"$0\" \"$@\""), PROGRAM]);
                 shell
             }
         };

@@ -15,6 +15,8 @@ pub(crate) enum Answer {
     Echo,
     /// The value of this header field, in lower case, or nothing.
     Header(&'static str),
+    /// This status, and this as the `Location` to go to.
+    Elsewhere(u16, String),
     /// Nothing, until the test says [`Service::release`]; then `released`.
     Hold,
 }
@@ -116,14 +118,19 @@ fn serve(mut stream: TcpStream, answer: &dyn Fn(&str) -> Answer, notes: &Mutex<N
     let head = String::from_utf8_lossy(&head).into_owned();
     let path = head.split(' ').nth(1)?.to_owned();
     lock(notes).seen.push(path.clone());
+    let (mut status, mut location) = (200, String::new());
     let text = match answer(&path) {
+        Answer::Elsewhere(code, url) => {
+            (status, location) = (code, format!("location: {url}\r\nretry-after: 0\r\n"));
+            String::new()
+        }
         Answer::Text(text) => text,
         Answer::Echo => String::from_utf8_lossy(&body(&mut sent.chain(&mut stream), &head)?).into_owned(),
         Answer::Header(name) => field(&head, name).unwrap_or_default().to_owned(),
         Answer::Hold => hold(&mut stream, &path, notes)?,
     };
     let length = text.len();
-    let reply = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}");
+    let reply = format!("HTTP/1.1 {status} It\r\n{location}content-length: {length}\r\nconnection: close\r\n\r\n{text}");
     stream.write_all(reply.as_bytes()).ok()
 }
 

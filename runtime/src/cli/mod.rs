@@ -7,6 +7,7 @@ mod backup;
 mod client;
 mod completions;
 mod connection;
+mod data;
 mod demo;
 mod deploy;
 mod dev;

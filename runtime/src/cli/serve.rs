@@ -1,15 +1,13 @@
 //! `dacapo serve`: how does a server start and stop?
 
-use std::fs::DirBuilder;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
 use super::server::Server;
-use super::{start_logging, tell};
+use super::{data, start_logging, tell};
 use crate::api::ApiSettings;
 use crate::api::auth::Access;
 use crate::api::capability::CapabilityLinks;
@@ -96,8 +94,8 @@ impl Serve {
         let config = self.config.as_deref().map(Config::load).transpose().context("load the settings")?.unwrap_or_default();
         let surroundings =
             SurroundingsByHub::read(&config.hubs, config.retention).context("read what the task hubs give their activities")?;
-        let data = self.data.display();
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.data).with_context(|| format!("make {data}"))?;
+        let shown = self.data.display();
+        data::prepare(&self.data)?;
         let (access, keys) = if self.no_auth {
             (Access::Open { hosts: config.hosts }, "open to this machine without keys".to_owned())
         } else {
@@ -128,7 +126,7 @@ impl Serve {
 
         // For programs, which may have closed the other end.
         let _ = writeln!(io::stdout(), "listening on {}", server.url());
-        tell(format_args!("dacapo {} listens on {}, data in {data}, {keys}", env!("CARGO_PKG_VERSION"), server.url()));
+        tell(format_args!("dacapo {} listens on {}, data in {shown}, {keys}", env!("CARGO_PKG_VERSION"), server.url()));
         if let Some(address) = workers_at {
             tell(format_args!("workers are served without keys on http://{address}/durabletask"));
         }

@@ -3,6 +3,7 @@
 //! Whoever has lines may be the thread that commits for everybody, and writing a log may stall: so lines are handed over, and
 //! dropped and counted when there are too many.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, SyncSender};
@@ -58,7 +59,7 @@ fn write(inbox: &Receiver<Said>, bytes: &AtomicUsize, dropped: &AtomicU64) {
     for Said { instance, lines } in inbox {
         bytes.fetch_sub(size(&lines), Ordering::Relaxed);
         for LogRecord { task, line: LogLine { level, target, message }, .. } in lines.iter() {
-            let task = task.map(|task| task.0);
+            let (task, target, message) = (task.map(|task| task.0), on_one_line(target), on_one_line(message));
             match level {
                 LogLevel::Trace => tracing::trace!(target: "dacapo::guest", %instance, task, "{target}: {message}"),
                 LogLevel::Debug => tracing::debug!(target: "dacapo::guest", %instance, task, "{target}: {message}"),
@@ -71,5 +72,26 @@ fn write(inbox: &Receiver<Said>, bytes: &AtomicUsize, dropped: &AtomicU64) {
             0 => (),
             lines => tracing::warn!("{lines} lines of guests were dropped: they come faster than this log takes them"),
         }
+    }
+}
+
+/// `text` without what begins a new line or steers a terminal: else a guest could write what looks like a line of the server.
+fn on_one_line(text: &str) -> Cow<'_, str> {
+    let is_seen = |c: char| c == '\t' || !c.is_control();
+    if text.chars().all(is_seen) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = |c: char| if is_seen(c) { c.to_string() } else { c.escape_default().to_string() };
+    Cow::Owned(text.chars().map(escaped).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_says_stays_on_its_line() {
+        assert!(matches!(on_one_line("bread\tand brød"), Cow::Borrowed(_)));
+        assert_eq!(on_one_line("one\ntwo\r\u{1b}[31mred\u{85}"), r"one\ntwo\r\u{1b}[31mred\u{85}");
     }
 }

@@ -32,7 +32,7 @@ use hostile::{
 };
 use network::{
     blurt, boast, call_stepwise, call_with_secret, call_with_text, call_with_value, fetch, fetch_by_host, fetch_in_time,
-    fetch_itself, fetch_many, fetch_slowly, mumble, post, scream, stepwise, tell,
+    fetch_itself, fetch_many, fetch_slowly, follow_by_host, mumble, post, say, scream, stepwise, tell,
 };
 use questions::shelf;
 use retries::{flaky, flaky_child, hopeless, retry_child, retry_flaky, retry_hopeless, retry_timeout};
@@ -125,9 +125,11 @@ dacapo_guest::module!(
     call_with_text,
     fetch_itself,
     fetch_by_host,
+    follow_by_host,
     fetch_many,
     fetch_in_time,
     mumble,
+    say,
     tell,
     blurt,
     scream,

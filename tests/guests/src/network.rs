@@ -58,6 +58,13 @@ pub(crate) async fn fetch_by_host(ctx: Context, url: String) -> Result<(u16, Str
     Ok((response.status, response.body))
 }
 
+/// Lets the host fetch it, and whatever it is told to come back for.
+#[orchestrator(name = "FollowByHost")]
+pub(crate) async fn follow_by_host(ctx: Context, url: String) -> Result<(u16, String)> {
+    let response = ctx.http(HttpRequest::get(url)).await?;
+    Ok((response.status, response.body))
+}
+
 /// Fetches so many pages at once with one activity, and as many with another: `{url}/{number}`. Failures do not matter.
 #[orchestrator(name = "FetchMany")]
 pub(crate) async fn fetch_many(ctx: Context, (url, fast, slow): (String, u32, u32)) -> Result<usize> {
@@ -81,6 +88,13 @@ pub(crate) async fn mumble(name: String) -> Result<usize> {
     eprintln!("{name} is {value}");
     log::info!("{name} is {value}");
     Ok(value.len())
+}
+
+/// Says this in one line of the log, whatever it is.
+#[activity(name = "Say")]
+pub(crate) async fn say(text: String) -> Result<()> {
+    log::info!("{text}");
+    Ok(())
 }
 
 /// Returns a variable.
