@@ -39,6 +39,16 @@ fn wait_until_ready(server: &Server) {
     eventually("a server that is ready", || (server.get("/readyz").status == 200).then_some(()));
 }
 
+/// Raises an event as a client does that is told to try again: an instance whose last step was refused rests for a second.
+fn raise_patiently(client: &Client, id: &str, event: &str, json: &str) {
+    let client = client.with_header("content-type", "application/json");
+    eventually("an event that is taken", || {
+        let reply = client.post(&format!("{P3}/instances/{id}/raiseEvent/{event}"), json);
+        assert!(matches!(reply.status, 202 | 503), "raise {event} to {id}: {reply}");
+        (reply.status == 202).then_some(())
+    });
+}
+
 /// A module that the server has not seen yet: that of the tests with a section that means nothing.
 fn another_module() -> Vec<u8> {
     [guests::hello_sequence(), b"\0\x02\x01x"].concat()
@@ -119,8 +129,8 @@ fn a_full_disk_refuses_writes_answers_reads_and_all_goes_on_when_there_is_room()
     assert!(server.is_alive() && said(&server, "the store takes writes again") == 1, "{}", server.log());
     assert_eq!(server.finished("busy")["output"], json!((0..400).collect::<Vec<_>>()));
     assert_eq!(server.finished("asleep")["output"], true);
-    server.raise("waiting", "item", "2");
-    server.raise("waiting", "item", "3");
+    raise_patiently(&server, "waiting", "item", "2");
+    raise_patiently(&server, "waiting", "item", "3");
     assert_eq!(server.finished("waiting")["output"], json!([1, 2, 3]));
     server.upload("Other", "hello", &another_module());
     assert_eq!(server.output("Sequence", r#"{"count":2}"#), json!([0, 1]));
@@ -168,7 +178,7 @@ fn a_disk_that_has_room_for_a_part_of_a_commit_only_loses_nothing_and_needs_no_r
     server.disk().set_room(None).expect("make room");
     wait_until_ready(&server);
     for id in &acknowledged {
-        server.raise(id, "go", "2");
+        raise_patiently(&server, id, "go", "2");
     }
     for id in &acknowledged {
         assert_eq!(server.finished(id)["output"][1], 2, "{id}");
