@@ -115,8 +115,7 @@ fn an_unknown_store_is_refused_with_the_names_of_those_that_are_there() {
     ] {
         let reply = server.send(method, &format!("{path}?connection=Archives"), b"");
         assert_eq!(reply.status, 400, "{method} {path}: {reply}");
-        let sentence =
-            r#"connection \"Archives\" is not configured; there is \"Storage\", \"Archive\", of which the first is the default"#;
+        let sentence = r#"connection \"Archives\" is not configured; there is \"Storage\" (the default) and \"Archive\""#;
         assert!(reply.text().contains(sentence), "{method} {path}: {reply}");
     }
 }

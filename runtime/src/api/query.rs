@@ -151,9 +151,10 @@ impl Query {
             Some(name) => stores.find(|store| store.as_str().eq_ignore_ascii_case(name)),
         };
         let connection = connection.cloned().ok_or_else(|| {
-            let (name, all) =
-                (given("connection").unwrap_or_default(), all.map(|store| format!("{store:?}")).collect::<Vec<_>>());
-            format!("connection {name:?} is not configured; there is {}, of which the first is the default", all.join(", "))
+            let name = given("connection").unwrap_or_default();
+            let shown = |(number, store)| format!("{store:?}{}", if number == 0 { " (the default)" } else { "" });
+            let all: Vec<_> = all.enumerate().map(shown).collect();
+            format!("connection {name:?} is not configured; there is {}", all.join(" and "))
         })?;
         Ok(Target { hub, connection })
     }
@@ -343,7 +344,10 @@ mod tests {
         check("taskHub=b-c", Err("task hub name \"b-c\" must be"));
         check("taskHub=Bakery&taskHub=Bakery", Err("task hub name"));
         check("connection=+ARCHIVE+", Ok("DurableFunctionsHub Archive"));
-        check("connection=Elsewhere", Err("connection \"Elsewhere\" is not configured; there is \"Storage\", \"Archive\", of"));
+        check(
+            "connection=Elsewhere",
+            Err("connection \"Elsewhere\" is not configured; there is \"Storage\" (the default) and \"Archive\""),
+        );
         check("connection=Archive&connection=Archive", Err("connection \"Archive,Archive\" is not configured"));
         check("connectionName=Elsewhere", Ok("DurableFunctionsHub Storage"));
     }
