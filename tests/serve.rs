@@ -217,7 +217,7 @@ fn connections_that_keep_the_server_waiting_make_room_for_others_and_those_it_wo
 
 #[test]
 fn a_bound_on_file_descriptors_that_is_too_low_for_the_limits_is_said() {
-    let server = Setup { descriptors_max: Some(1_024), ..Setup::default() }.start();
+    let server = Setup { shell: "ulimit -n 1024", ..Setup::default() }.start();
     let told = "so 448 clients may be connected at once and not 10000 (limit connections_max): raise the hard bound to 14224";
     assert!(server.log().contains(told), "{}", server.log());
 }

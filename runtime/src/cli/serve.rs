@@ -96,6 +96,7 @@ impl Serve {
             SurroundingsByHub::read(&config.hubs, config.retention).context("read what the task hubs give their activities")?;
         let shown = self.data.display();
         data::prepare(&self.data)?;
+        config.stores.iter().try_for_each(|(_, store)| data::prepare(&store.data))?;
         let (access, keys) = if self.no_auth {
             (Access::Open { hosts: config.hosts }, "open to this machine without keys".to_owned())
         } else {

@@ -553,4 +553,12 @@ mod tests {
             let _ = decode(&broken);
         }
     }
+
+    #[test]
+    fn fuzzed_exports_are_read_or_refused() {
+        crate::fuzz::fuzz("export", crate::fuzz::Shape::Bytes, |bytes| match decode(bytes) {
+            Ok(_) => "export".into(),
+            Err(error) => error.to_string(),
+        });
+    }
 }
