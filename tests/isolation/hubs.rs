@@ -49,8 +49,8 @@ fn finished(server: &Server, hub: &str, id: &str) -> Value {
 fn an_instance_of_one_hub_is_not_seen_steered_or_heard_of_in_another() {
     let server = village();
     let json = server.with_header("content-type", "application/json");
-    start(&server, "Bakery", "loaf", "Approval", &json!(1));
-    start(&server, "Mill", "flour", "Approval", &json!(2));
+    start(&server, "Bakery", "loaf", "Forever", &json!(1));
+    start(&server, "Mill", "flour", "Forever", &json!(2));
     for (what, method) in [("", "GET"), ("/logs", "GET"), ("/why", "GET"), ("/query/where", "GET"), ("", "DELETE")] {
         let reply = json.send(method, &url("Mill", "loaf", what), b"");
         assert_eq!(reply.status, 404, "{method} {what}: {reply}");

@@ -326,6 +326,7 @@ impl Engine {
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(runtime) = runtime {
             runtime.shutdown_timeout(CLOSE_MAX / 2);
+            self.machinery.host.close(CLOSE_MAX / 2);
             self.machinery.activities.close();
         }
         while (self.machinery.turns.is_busy() || self.machinery.committer.queued() > 0) && Instant::now() < deadline {
