@@ -65,11 +65,7 @@ impl Background {
         if runtime.is_none() {
             let threads = thread::available_parallelism().map_or(2, usize::from);
             let mut builder = Builder::new_multi_thread();
-            builder
-                .worker_threads(threads)
-                .thread_name("dacapo-long")
-                .on_thread_start(priority::lower_for_long_work)
-                .enable_all();
+            builder.worker_threads(threads).thread_name("dacapo-long").on_thread_start(priority::leave_to_others).enable_all();
             match builder.build() {
                 Ok(built) => *runtime = Some(built),
                 Err(error) => tracing::warn!("cannot start threads for activities that compute for long: {error}"),
