@@ -2,31 +2,28 @@
 //!
 //! On Linux each thread has a priority of its own, which whoever runs it may lower and, without special rights, not raise again. So a
 //! thread that was lowered does nothing else afterwards. Used by the engine's turn threads and by the host.
+//!
+//! Niceness alone is not enough, however much of it: what wakes up is still put behind such a thread while another core is free,
+//! or beside it. A thread under the policy `SCHED_IDLE` counts as none, so whoever wakes up takes its core at once.
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
-use rustix::process::{getpriority_process, setpriority_process};
+use rustix::process::nice;
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+};
 
-/// How much more niceness than the others a thread may get: then it has what they leave, and a seventieth of what one of them gets.
-const LOWEST: i32 = 19;
+/// Of what one piece of work computes at a time, so much is free: honest turns are over by then. From then on it has what all others leave.
+const FREE: Duration = Duration::from_millis(20);
 
-/// With so much it has a tenth: for long work that is wanted.
-const LOW: i32 = 10;
-
-/// Of what one piece of work has computed at a time, so much is free.
-const FREE: Duration = Duration::from_millis(10);
-
-/// How much the niceness grows with each further [`FREE`]: work of 20 ms hardly feels it, and after 70 ms it is [`LOWEST`].
-const STEP: u32 = 3;
+/// How much nicer the compiler is: it has a tenth of what one of the others has.
+const NICENESS: i32 = 10;
 
 thread_local! {
     /// Who is told when this thread is lowered for the first time; `None` if it is not to be lowered, or has been.
     static TOLD: RefCell<Option<Box<dyn FnOnce()>>> = const { RefCell::new(None) };
-    /// How much niceness this thread was given here.
-    static GIVEN: Cell<i32> = const { Cell::new(0) };
-    /// How much it had before: what the server was started with.
-    static BEFORE: OnceCell<i32> = const { OnceCell::new() };
+    static IS_LOWERED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Lets this thread be lowered from now on. `told` is called on it when that happens, once.
@@ -36,49 +33,55 @@ pub(crate) fn may_be_lowered(told: impl FnOnce() + 'static) {
 
 /// Whether this thread has been lowered, and so is to end.
 pub(crate) fn is_lowered() -> bool {
-    GIVEN.get() > 0
+    IS_LOWERED.get()
 }
 
-/// Says that the work of this thread has computed for so long at a time. Lowers it accordingly, if it may be lowered.
+/// Says that the work of this thread has computed for so long at a time. If that is too long, and it may be lowered, it is.
 pub(crate) fn has_computed(cpu: Duration) {
-    let steps = u32::try_from(cpu.as_millis() / FREE.as_millis()).unwrap_or(u32::MAX);
-    let wanted = i32::try_from(steps.saturating_mul(STEP)).unwrap_or(LOWEST).min(LOWEST);
-    if wanted <= GIVEN.get() {
-        return;
+    if cpu >= FREE
+        && let Some(told) = TOLD.take()
+    {
+        told();
+        leave_to_others();
     }
-    match TOLD.take() {
-        Some(told) => told(),
-        None if is_lowered() => (),
-        None => return,
-    }
-    lower(wanted);
 }
 
-/// Lowers this thread, and those that it starts from now on: for work that is long and wanted.
-pub(crate) fn lower_for_long_work() {
-    lower(LOW);
+/// Leaves this thread, and those that it starts from now on, what all others leave. It needs no rights; should it be refused all the same,
+/// all goes on as before.
+pub(crate) fn leave_to_others() {
+    IS_LOWERED.set(true);
+    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    let _ = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
 }
 
-fn lower(niceness: i32) {
-    let before = BEFORE.with(|before| *before.get_or_init(|| getpriority_process(None).unwrap_or(0)));
-    GIVEN.set(niceness);
-    // It needs no rights; should it be refused all the same, all goes on as before. The kernel takes no more than 19 for 19.
-    let _ = setpriority_process(None, before + niceness);
+/// Makes this thread nice to others, and those that it starts from now on: for long work that somebody waits for.
+pub(crate) fn be_nice() {
+    let _ = nice(NICENESS); // As above.
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
-    use std::thread;
+    use std::{fs, thread};
 
     use super::*;
 
-    /// What a thread of its own says of itself: its niceness in the eyes of the system, as more than there was before, and how often it was told.
-    fn after(may_be_lowered_first: bool, computed_ms: &[u64]) -> (i32, u32) {
+    /// The policy of this thread in the eyes of the system.
+    fn policy() -> u32 {
+        let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
+        // Field 41, of which two stand before the end of the name.
+        stat.rsplit_once(") ").unwrap().1.split(' ').nth(41 - 1 - 2).unwrap().parse().unwrap()
+    }
+
+    const NORMAL: u32 = 0;
+    const IDLE: u32 = 5;
+
+    /// The policy of a thread of its own, whether it is to end, and how often it was told.
+    fn after(may_be_lowered_first: bool, computed_ms: &[u64]) -> (u32, bool, u32) {
         thread::scope(|scope| {
             let on_its_own = || {
-                let (before, told) = (getpriority_process(None).unwrap(), Arc::new(AtomicU32::new(0)));
+                let told = Arc::new(AtomicU32::new(0));
                 let counted = told.clone();
                 if may_be_lowered_first {
                     may_be_lowered(move || {
@@ -86,25 +89,22 @@ mod tests {
                     });
                 }
                 computed_ms.iter().for_each(|ms| has_computed(Duration::from_millis(*ms)));
-                (getpriority_process(None).unwrap() - before, told.load(Ordering::Relaxed))
+                (policy(), is_lowered(), told.load(Ordering::Relaxed))
             };
             scope.spawn(on_its_own).join().unwrap()
         })
     }
 
     #[test]
-    fn the_longer_a_thread_computes_the_lower_it_gets_and_that_is_said_once() {
-        assert_eq!(after(true, &[0, 9]), (0, 0));
-        assert_eq!(after(true, &[10]), (3, 1));
-        assert_eq!(after(true, &[10, 20, 30, 10]), (9, 1));
-        assert_eq!(after(true, &[1_000, 2_000]), (19, 1));
-        assert_eq!(after(false, &[1_000]), (0, 0));
+    fn a_thread_that_computes_for_long_has_what_others_leave_and_that_is_said_once() {
+        assert_eq!(after(true, &[0, 19]), (NORMAL, false, 0));
+        assert_eq!(after(true, &[10, 20, 50, 10]), (IDLE, true, 1));
+        assert_eq!(after(false, &[1_000]), (NORMAL, false, 0));
     }
 
     #[test]
     fn other_threads_stay_as_they_are() {
-        let before = getpriority_process(None).unwrap();
         after(true, &[1_000]);
-        assert_eq!(getpriority_process(None).unwrap(), before);
+        assert_eq!(policy(), NORMAL);
     }
 }

@@ -387,6 +387,7 @@ impl Engine {
         let runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(runtime) = runtime {
             runtime.shutdown_timeout(CLOSE_MAX / 2);
+            self.machinery.host.close(CLOSE_MAX / 2);
             self.machinery.activities.close();
         }
         await_until(deadline, || !turns.is_busy() && committer.queued() == 0);

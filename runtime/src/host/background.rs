@@ -6,12 +6,13 @@
 use std::future::poll_fn;
 use std::panic::resume_unwind;
 use std::pin::Pin;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::thread;
+use std::time::Duration;
 
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::{Builder, Handle, Runtime};
 use wasmtime_wasi::runtime::AbortOnDropJoinHandle;
 
 use crate::priority;
@@ -34,7 +35,7 @@ impl Ticks {
 
 /// Threads for what computes for long; there are none until they are needed.
 #[derive(Default)]
-pub(super) struct Background(OnceLock<Runtime>);
+pub(super) struct Background(Mutex<Option<Runtime>>);
 
 impl Background {
     /// Runs `work` here, and from when `ticks` are many in the background. Dropping the future stops the work where it next waits.
@@ -48,8 +49,8 @@ impl Background {
         if let Some(done) = done.await {
             return done;
         }
-        let Some(runtime) = self.runtime() else { return work.await };
-        let mut moved = AbortOnDropJoinHandle::from(runtime.spawn(work));
+        let Some(threads) = self.threads() else { return work.await };
+        let mut moved = AbortOnDropJoinHandle::from(threads.spawn(work));
         match (&mut *moved).await {
             Ok(done) => done,
             Err(error) if error.is_panic() => resume_unwind(error.into_panic()),
@@ -59,28 +60,38 @@ impl Background {
     }
 
     /// `None` if the machine has no more threads: then what is long stays where it is.
-    fn runtime(&self) -> Option<&Runtime> {
-        if self.0.get().is_none() {
+    fn threads(&self) -> Option<Handle> {
+        let mut runtime = self.lock();
+        if runtime.is_none() {
             let threads = thread::available_parallelism().map_or(2, usize::from);
             let mut builder = Builder::new_multi_thread();
-            builder
-                .worker_threads(threads)
-                .thread_name("dacapo-long")
-                .on_thread_start(priority::lower_for_long_work)
-                .enable_all();
+            builder.worker_threads(threads).thread_name("dacapo-long").on_thread_start(priority::leave_to_others).enable_all();
             match builder.build() {
-                // Somebody may have been faster.
-                Ok(runtime) => drop(self.0.set(runtime).map_err(Runtime::shutdown_background)),
+                Ok(built) => *runtime = Some(built),
                 Err(error) => tracing::warn!("cannot start threads for activities that compute for long: {error}"),
             }
         }
-        self.0.get()
+        runtime.as_ref().map(|runtime| runtime.handle().clone())
+    }
+
+    /// Stops what is there, and waits so long until it has let go of what it holds. To be called when nothing comes any more.
+    pub(super) fn close(&self, wait_max: Duration) {
+        let runtime = self.lock().take();
+        if let Some(runtime) = runtime {
+            runtime.shutdown_timeout(wait_max);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Runtime>> {
+        // Nothing panics while it holds the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Background {
     fn drop(&mut self) {
-        if let Some(runtime) = self.0.take() {
+        let runtime = self.lock().take();
+        if let Some(runtime) = runtime {
             runtime.shutdown_background(); // Whoever drops this may be a thread that must not wait.
         }
     }
@@ -89,7 +100,6 @@ impl Drop for Background {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use super::*;
 

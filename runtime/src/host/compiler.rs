@@ -170,7 +170,7 @@ pub const COMMAND: &str = "compile-module";
 /// If the limits cannot be set, or the parent is gone.
 pub fn child_main(limits_json: &str) -> io::Result<()> {
     let limits: Limits = serde_json::from_str(limits_json)?;
-    priority::lower_for_long_work();
+    priority::be_nice();
     let bound = |max: u64| Rlimit { current: Some(max), maximum: Some(max) };
     // The signal of the lower bound says why, that of the upper one nothing.
     let cpu_s_max = limits.compile_cpu_s_max;

@@ -112,6 +112,12 @@ impl Host {
         http::request(&self.client, call, surroundings, limits).await
     }
 
+    /// Stops activities that still compute, and waits so long until they have let go of what they hold. When no others come any more; not to be
+    /// called on a thread of an asynchronous runtime.
+    pub fn close(&self, wait_max: Duration) {
+        self.background.close(wait_max);
+    }
+
     /// How many guests may stay alive between their turns.
     pub fn residents_max(&self) -> u32 {
         self.residents_max
