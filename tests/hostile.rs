@@ -28,7 +28,7 @@ fn failure(server: &Server, function: &str, input: &str) -> Value {
 }
 
 fn quick_limits() -> Limits {
-    Limits { turn_cpu_ms_max: 100, activity_ms_max: 200, tasks_max: 50, ..Limits::default() }
+    Limits { turn_cpu_ms_max: 100, activity_ms_max: 1_000, tasks_max: 50, ..Limits::default() }
 }
 
 #[test]

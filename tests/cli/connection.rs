@@ -94,8 +94,8 @@ fn a_server_that_is_not_there_has_an_exit_code_of_its_own() {
 #[test]
 fn a_server_that_speaks_no_tls_is_not_reached_by_https() {
     let server = Server::start();
-    let why = Shell::new().refused(&["list", "--server", &server.origin.replace("http:", "https:")], UNREACHABLE);
-    assert!(why.contains("cannot reach"), "{why}");
+    let why = Shell::new().refused(&["list", "--server", &server.origin.replace("http:", "https:")], FAILED);
+    assert!(why.contains("does not speak"), "{why}");
 }
 
 #[test]

@@ -391,6 +391,8 @@ impl Engine {
             self.machinery.activities.close();
         }
         await_until(deadline, || !turns.is_busy() && committer.queued() == 0);
+        // Guests that cannot be stopped in time may hold on to the store until the process ends.
+        self.machinery.store.close();
     }
 }
 

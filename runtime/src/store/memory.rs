@@ -320,6 +320,8 @@ impl Store for MemoryStore {
         })
     }
 
+    fn close(&self) {}
+
     fn wal_bytes(&self) -> u64 {
         0
     }

@@ -622,6 +622,9 @@ pub trait Store: Send + Sync + 'static {
     /// If it does not.
     fn probe(&self) -> Result<(), StoreError>;
 
+    /// Leaves what is kept as it is best found by the next server, such as in one file. For the end; what is written later counts all the same.
+    fn close(&self);
+
     /// How large the write-ahead log is, in bytes; 0 without one.
     fn wal_bytes(&self) -> u64;
 }

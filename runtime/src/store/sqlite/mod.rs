@@ -105,13 +105,17 @@ impl SqliteStore {
 impl Drop for SqliteStore {
     fn drop(&mut self) {
         self.checkpointer.stop();
-        if let Ok(mut writer) = self.writer.lock() {
-            writer.close();
-        }
+        self.close();
     }
 }
 
 impl Store for SqliteStore {
+    fn close(&self) {
+        if let Ok(mut writer) = self.writer.lock() {
+            writer.close();
+        }
+    }
+
     fn commit(&self, batch: &[Commit]) -> Result<Vec<CommitOutcome>, StoreError> {
         self.writing(|writer| writer.commit(batch))
     }
