@@ -98,7 +98,7 @@ fn a_store_is_backed_up_while_others_run_and_an_export_replays() {
 fn what_was_acknowledged_survives_power_losses_at_many_places_of_one_run() {
     let folder = tempfile::tempdir().expect("make a folder");
     let data = folder.path().to_str().expect("a path of text");
-    let line = "dacapo-trial power-loss --states 120 --replays 0 --instances 24 --clients 4";
+    let line = "dacapo-trial power-loss --states 120 --replays 3 --instances 24 --clients 4";
     let report = dacapo_bench::trial::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
     let report = report.expect("nothing is lost");
     assert!(report.starts_with("120 power losses, ") && report.contains(" and all were there\n"), "{report}");

@@ -67,13 +67,20 @@ fn who_only_ran_beside_it_is_told_apart() {
     eventually("both turns", || (turns_in_flight(&server) == 2).then_some(()));
     server.kill();
     server.restart();
-    // Both ran, so from now on they run one at a time.
-    let runs = |id: &&&str| turn(&server, id) == "running";
-    let guilty = *eventually("one of them", || ["one", "other"].iter().find(runs));
-    let bystander = if guilty == "one" { "other" } else { "one" };
-    assert_eq!(turn(&server, bystander), "queued");
-    kill_in_the_middle_of(&mut server, guilty);
-    kill_in_the_middle_of(&mut server, guilty);
+    // Both ran, so from now on they run one at a time, and each further death is that of the one that ran.
+    let ids = ["one", "other"];
+    let mut deaths = [1, 1];
+    let (guilty, bystander) = loop {
+        let is_set_aside = |id: &&str| server.status(id, "").text().contains("\"Failed\"");
+        if let Some(at) = deaths.iter().position(|deaths| *deaths == 3) {
+            eventually("the third death", || is_set_aside(&ids[at]).then_some(()));
+            break (ids[at], ids[1 - at]);
+        }
+        let running = eventually("one of them", || ids.iter().position(|id| turn(&server, id) == "running"));
+        assert_ne!(turn(&server, ids[1 - running]), "running");
+        kill_in_the_middle_of(&mut server, ids[running]);
+        deaths[running] += 1;
+    };
     assert_eq!(server.finished(guilty)["runtimeStatus"], "Failed");
     wait_until_it_runs(&server, bystander);
     assert_eq!(server.post(&format!("{P3}/instances/{bystander}/terminate"), "").status, 202);

@@ -14,9 +14,9 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::crash::{Dice, Keep, State};
 use crate::trace::Record;
 
-/// Nothing of a file with such a name is ever durable: SQLite's shared memory, which it writes past all functions, and which
-/// means nothing after a restart.
-const MEMORY_ONLY: &str = "-shm";
+/// Nothing of a file whose name ends like that is ever durable: SQLite's shared memory and the page of turns in flight, which are written past
+/// all functions, and mean nothing after a power loss.
+const MEMORY_ONLY: [&str; 2] = ["-shm", "turns-in-flight"];
 
 /// A folder on a disk.
 #[derive(Debug, Clone, Default)]
@@ -194,7 +194,7 @@ impl Disk {
         for (path, node) in names {
             let is_there = folder_of(path).is_empty() || names.get(folder_of(path)) == Some(&Node::Folder);
             match node {
-                _ if !is_there || path.ends_with(MEMORY_ONLY) => (),
+                _ if !is_there || MEMORY_ONLY.iter().any(|end| path.ends_with(end)) => (),
                 Node::Folder => state.folders.push(path.clone()),
                 Node::File(number) => _ = state.files.insert(path.clone(), content(&self.files[*number])),
             }
