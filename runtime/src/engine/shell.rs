@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -21,10 +21,10 @@ use super::changes::Changes;
 use super::due::Searched;
 use super::functions::{Code, Functions};
 use super::guest_log::GuestLog;
-use super::in_flight::InFlight;
+use super::in_flight::{InFlight, Noted};
 use super::orders::{
     ActivityOrder, Answer, CommitOrder, Effect, Ended, HttpOrder, Input, LoadError, NoRewind, RewindOrder, Start, Token,
-    TurnFailure, TurnOrder,
+    TurnFailure, TurnOrder, TurnResult,
 };
 use super::partition::{Numbers, Partition};
 use super::pool::TurnPool;
@@ -40,6 +40,7 @@ use crate::metrics::{GuestFault, Metrics};
 use crate::model::{
     Body, Digest, Execution, ExecutionKey, Failure, HttpCall, InstanceId, Message, MessageKey, Retention, Started, TaskId,
 };
+use crate::priority;
 use crate::replay::{Fault, TurnError};
 use crate::store::group::{Committer, Refusal};
 use crate::store::{HubRow, InstanceRow, Replaces, Store, StoreError};
@@ -309,29 +310,20 @@ impl Shell {
                 let failure = TurnFailure::Guest { error, lines: Vec::new() };
                 return shell.deliver(partition, Input::TurnDone(order.execution, order.number, Err(failure)));
             }
-            let Machinery { turns, metrics, .. } = &*shell.machinery;
+            let turns = &shell.machinery.turns;
             let context = shell.machinery.turn_context();
             let began = Instant::now();
             let mut noted = None;
             let played = catch_unwind(AssertUnwindSafe(|| turns::run(&context, &order, &mut noted, |name| shell.current(name))));
             let result = played.unwrap_or_else(|panic| Err(panicked(&*panic)));
-            metrics.turn(began.elapsed(), result.as_ref().err().and_then(guest_fault));
-            match &result {
-                Err(TurnFailure::Host(message)) => {
-                    tracing::error!("a turn could not be run, and is tried again in a second: {message}")
-                }
-                // What a turn does that nobody waits for any more says nothing about the module.
-                Err(TurnFailure::Guest { error: TurnError::Fault(Fault::Exhausted(_)), .. })
-                    if shell.lock(partition).partition.is_in_turn(order.execution, order.number) =>
-                {
-                    turns.suspect(order.module);
-                }
-                Err(TurnFailure::Guest { .. }) | Ok(_) => (),
+            let took = began.elapsed();
+            if priority::is_lowered() {
+                // This thread may rest at any instruction for as long as others have work, so it must not hold what they may need.
+                drop(noted);
+                let others = shell.clone();
+                return turns.submit_other(move || others.turn_is_done(partition, &order, took, result, None));
             }
-            // Noted until the partition has taken it: that may be what a rule of ours breaks at. What follows is other instances' work too.
-            let effects = shell.take(partition, Input::TurnDone(order.execution, order.number, result));
-            drop(noted);
-            shell.act(partition, effects);
+            shell.turn_is_done(partition, &order, took, result, noted);
         };
         if runs_alone {
             self.machinery.turns.submit_alone(module, work);
@@ -340,6 +332,35 @@ impl Shell {
         } else {
             self.machinery.turns.submit(module, work);
         }
+    }
+
+    /// Takes in what a turn has come to. It stays `noted` until the partition has taken it: that may be what a rule of ours breaks at. What
+    /// follows is other instances' work too.
+    fn turn_is_done(
+        self: &Arc<Self>,
+        partition: u32,
+        order: &TurnOrder,
+        took: Duration,
+        result: Result<TurnResult, TurnFailure>,
+        noted: Option<Noted<'_>>,
+    ) {
+        let Machinery { turns, metrics, .. } = &*self.machinery;
+        metrics.turn(took, result.as_ref().err().and_then(guest_fault));
+        match &result {
+            Err(TurnFailure::Host(message)) => {
+                tracing::error!("a turn could not be run, and is tried again in a second: {message}")
+            }
+            // What a turn does that nobody waits for any more says nothing about the module.
+            Err(TurnFailure::Guest { error: TurnError::Fault(Fault::Exhausted(_)), .. })
+                if self.lock(partition).partition.is_in_turn(order.execution, order.number) =>
+            {
+                turns.suspect(order.module);
+            }
+            Err(TurnFailure::Guest { .. }) | Ok(_) => (),
+        }
+        let effects = self.take(partition, Input::TurnDone(order.execution, order.number, result));
+        drop(noted);
+        self.act(partition, effects);
     }
 
     fn commit(self: &Arc<Self>, partition: u32, order: CommitOrder) {
