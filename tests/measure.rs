@@ -4,116 +4,82 @@ use serde_json::Value;
 
 use crate::support::server::PROGRAM;
 
-#[test]
-fn sleepers_are_measured_through_a_kill_and_wake_when_they_are_due() {
+/// What the trial of this command line shows, which leaves nothing behind.
+fn trial(line: &str) -> String {
     let folder = tempfile::tempdir().expect("make a folder");
     let data = folder.path().to_str().expect("a path of text");
-    let line = ["dacapo-trial", "sleepers", "--instances", "40", "--due", "10", "--after", "4", "--clients", "4"];
-    let report = dacapo_bench::trial::report(line.into_iter().chain(["--data", data, "--server-binary", PROGRAM]));
-    let report = report.expect("every sleeper wakes");
-    assert!(report.starts_with("40 instances asleep\n") && report.contains("\n10 due in one second: late by p50 "), "{report}");
+    let arguments = ["dacapo-trial"].into_iter().chain(line.split(' ')).chain(["--data", data, "--server-binary", PROGRAM]);
+    let report = dacapo_bench::trial::report(arguments).unwrap_or_else(|error| panic!("{error:#}"));
     assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
+    report
+}
+
+#[test]
+fn sleepers_are_measured_through_a_kill_and_wake_when_they_are_due() {
+    let report = trial("sleepers --instances 40 --due 10 --after 4 --clients 4");
+    assert!(report.starts_with("40 instances asleep\n") && report.contains("\n10 due in one second: late by p50 "), "{report}");
 }
 
 #[test]
 fn under_more_load_than_it_can_bear_the_server_does_what_it_has_accepted_and_is_well_soon_after() {
-    let folder = tempfile::tempdir().expect("make a folder");
-    let data = folder.path().to_str().expect("a path of text");
-    let line =
-        "dacapo-trial overload --seconds 2 --quiet 1 --connections 8 --depth 4 --idle 50 --slow 5 --slower-ms 5000 --recovery 60";
-    let report = dacapo_bench::trial::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
-    let report = report.expect("no promise is broken");
+    let report =
+        trial("overload --seconds 2 --quiet 1 --connections 8 --depth 4 --idle 50 --slow 5 --slower-ms 5000 --recovery 60");
     for what in ["beside 50 idle connections", " starts in 2 s over 8 connections", "has come to its end"] {
         assert!(report.contains(what), "{report}");
     }
-    assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
 }
 
 #[test]
 fn a_server_that_was_killed_is_there_again_with_all_that_was_open() {
-    let folder = tempfile::tempdir().expect("make a folder");
-    let data = folder.path().to_str().expect("a path of text");
-    let line = "dacapo-trial startup --instances 60 --due 20 --working 20 --load 1 --clients 4 --at-least 20000";
-    let report = dacapo_bench::trial::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
-    let report = report.expect("it starts in time");
+    let report = trial("startup --instances 60 --due 20 --working 20 --load 1 --clients 4 --at-least 20000");
     assert!(report.starts_with("60 instances open, ") && report.contains("\nkilled in the middle of a load"), "{report}");
-    assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
 }
 
 #[test]
 fn a_crowd_is_looked_through_and_purged_while_others_run() {
-    let folder = tempfile::tempdir().expect("make a folder");
-    let data = folder.path().to_str().expect("a path of text");
-    let line = "dacapo-trial crowd --fill 3000 --purge 700 --reads 20 --clients 3 --seconds 1";
-    let report = dacapo_bench::trial::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
-    let report = report.expect("every answer is right");
+    let report = trial("crowd --fill 3000 --purge 700 --reads 20 --clients 3 --seconds 1");
     assert!(report.starts_with("3000 ended instances, ") && report.contains("\n700 purged in "), "{report}");
     for what in ["page of 100", "status by ID", "sequence-3 before", "sequence-3 during", "sequence-3 afterwards"] {
         assert!(report.contains(what), "{report}");
     }
-    assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
 }
 
 /// Whether the bounds hold is not asked here, where other tests share the machine.
 #[test]
 fn neighbours_of_looping_guests_are_measured() {
-    let folder = tempfile::tempdir().expect("make a folder");
-    let data = folder.path().to_str().expect("a path of text");
-    let line = "dacapo-trial neighbours --seconds 1 --clients 2 --no-bounds";
-    let report = dacapo_bench::trial::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
-    let report = report.expect("every answer is right");
+    let report = trial("neighbours --seconds 1 --clients 2 --no-bounds");
     for what in ["| none ", "one looping orchestrator", "8 looping orchestrators", "one looping activity", "8 looping activities"]
     {
         assert!(report.contains(what), "{report}");
     }
-    assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
 }
 
 #[test]
 fn nothing_acknowledged_is_lost_in_twenty_kills_under_a_mixed_load() {
-    let folder = tempfile::tempdir().expect("make a folder");
-    let data = folder.path().to_str().expect("a path of text");
-    let line = "dacapo-trial crash --rounds 20 --latest 500";
-    let report = dacapo_bench::trial::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
-    let report = report.unwrap_or_else(|error| panic!("{error:#}"));
+    let report = trial("crash --rounds 20 --latest 500");
     assert!(report.starts_with("20 kills in ") && report.contains("\ndacapo verify: sound; "), "{report}");
 }
 
 #[test]
 fn a_store_is_backed_up_while_others_run_and_an_export_replays() {
-    let folder = tempfile::tempdir().expect("make a folder");
-    let data = folder.path().to_str().expect("a path of text");
-    let line = "dacapo-trial backup --fill 2000 --clients 3 --seconds 1";
-    let report = dacapo_bench::trial::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
-    let report = report.expect("the copy is good");
+    let report = trial("backup --fill 2000 --clients 3 --seconds 1");
     for what in
         [" instances, ", "a server on the copy is ready after", "one instance exported in", "sequence-3 during the backup"]
     {
         assert!(report.contains(what), "{report}");
     }
-    assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
 }
 
 #[test]
 fn what_was_acknowledged_survives_power_losses_at_many_places_of_one_run() {
-    let folder = tempfile::tempdir().expect("make a folder");
-    let data = folder.path().to_str().expect("a path of text");
-    let line = "dacapo-trial power-loss --states 120 --replays 3 --instances 24 --clients 4";
-    let report = dacapo_bench::trial::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
-    let report = report.expect("nothing is lost");
+    let report = trial("power-loss --states 120 --replays 3 --instances 24 --clients 4");
     assert!(report.starts_with("120 power losses, ") && report.contains(" and all were there\n"), "{report}");
-    assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
 }
 
 #[test]
 fn a_full_disk_and_a_failed_sync_under_load_lose_nothing() {
-    let folder = tempfile::tempdir().expect("make a folder");
-    let data = folder.path().to_str().expect("a path of text");
-    let line = "dacapo-trial full-disk --seconds 1 --clients 3";
-    let report = dacapo_bench::trial::report(line.split(' ').chain(["--data", data, "--server-binary", PROGRAM]));
-    let report = report.expect("nothing is lost");
+    let report = trial("full-disk --seconds 1 --clients 3");
     assert!(report.starts_with("disk full under 3 clients: first 503 after ") && report.contains("\nsync failed: "), "{report}");
-    assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
 }
 
 #[test]
