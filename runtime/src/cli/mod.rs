@@ -124,7 +124,7 @@ pub fn main() -> ExitCode {
 /// The hidden command that compiles one module, see [`host::Compiler`].
 fn compile_module(limits: Option<OsString>) -> Result<()> {
     let limits = limits.and_then(|limits| limits.into_string().ok()).context("the limits are missing")?;
-    host::compiler_child_main(&limits).context("compile a module")
+    host::compiler_child_main(&limits, io::stdout().lock()).context("compile a module")
 }
 
 fn exit_code(result: Result<()>) -> ExitCode {

@@ -164,11 +164,11 @@ fn broke_off(status: ExitStatus, limits: &Limits) -> String {
 /// The hidden command under which this program is the compiler's child process.
 pub const COMMAND: &str = "compile-module";
 
-/// The child's side: compiles what comes on standard input.
+/// The child's side: compiles what comes on standard input, and writes to `out`, which the parent reads.
 ///
 /// # Errors
 /// If the limits cannot be set, or the parent is gone.
-pub fn child_main(limits_json: &str) -> io::Result<()> {
+pub fn child_main(limits_json: &str, mut out: impl Write) -> io::Result<()> {
     let limits: Limits = serde_json::from_str(limits_json)?;
     priority::be_nice();
     let bound = |max: u64| Rlimit { current: Some(max), maximum: Some(max) };
@@ -179,7 +179,6 @@ pub fn child_main(limits_json: &str) -> io::Result<()> {
     setrlimit(Resource::Core, bound(0))?;
     let mut module = Vec::new();
     io::stdin().lock().read_to_end(&mut module)?;
-    let mut out = io::stdout().lock();
     match compile(&module, &limits) {
         Ok(compiled) => {
             write_frame(&mut out, b'D', &compiled.deterministic)?;
