@@ -65,8 +65,12 @@ pub struct Limits {
     /// How long a status request may wait for a change, in seconds; one that asks for more gets this much. Longer than what lies between
     /// client and server lets a connection be silent, as a rule.
     pub status_wait_s_max: u64,
-    /// How many commits, or turns, may wait before new starts and events are refused with 503. A machine that does a thousand instances in a
-    /// second is through with them in ten.
+    /// How many commits, turns or messages between instances may wait before new starts and events are refused with 503. A machine that does
+    /// two thousand in a second is through with them in five.
+    pub work_queued_max: usize,
+    /// How many instances of one module may wait for their first turn before further starts of it are refused with 503. What has begun and other
+    /// modules go past them, so that a machine that does a few hundred in a second, each with a hundred activities, is through with them in
+    /// ten seconds.
     pub starts_queued_max: usize,
     /// How much may wait in memory before new starts are refused with 503, in bytes, about: instances that have something to do, their activities
     /// in line and their commits. That is four executions that ask for as many activities as they may. From then on no new instance begins,
@@ -142,7 +146,8 @@ impl Default for Limits {
             event_streams_max: 1_000,
             requests_waiting_max: 5_000,
             status_wait_s_max: 300,
-            starts_queued_max: 10_000,
+            work_queued_max: 10_000,
+            starts_queued_max: 2_500,
             backlog_bytes_max: 512 << 20,
             connections_max: 10_000,
             stop_grace_ms: 15_000,

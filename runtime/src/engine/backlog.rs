@@ -5,14 +5,13 @@
 //! wait too, where it is cheap, until there is room for what it will ask for. Asked by whoever lets work in, and by the pool; calls nothing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// From so many times its bound on, the backlog keeps back turns of instances that have begun, too: they could only add to it.
 const TURNS_WAIT_FROM: usize = 2;
 
-/// How many executions may have activities in line that nothing but their turn keeps from running, before new instances begin slowly: four
-/// times as many activities as run at once by default. More in line make no machine busier, and each that has begun takes more memory than
-/// one that has not.
+/// From how many executions on, of which nothing but their turn keeps activities from running, the line is long: four times as many as run
+/// at once by default. More in line make no machine busier, and each that has begun takes more memory than one that has not.
 pub(super) const LINE_MAX: usize = 1_024;
 
 /// What waits in the memory of a server.
@@ -25,6 +24,8 @@ pub(super) struct Backlog {
     work: AtomicUsize,
     /// How many executions wait for nothing but their turn to run activities, as far as that was counted.
     line: AtomicUsize,
+    /// How many activities have left the line.
+    left_line: AtomicU64,
     is_stopping: AtomicBool,
 }
 
@@ -38,8 +39,14 @@ pub(super) struct Share {
 impl Backlog {
     /// Nothing waits. At `bytes_max` it is full.
     pub(super) fn new(bytes_max: usize) -> Arc<Self> {
-        let (instances, work, line) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self { bytes_max, instances, work, line, is_stopping: AtomicBool::new(false) })
+        Arc::new(Self {
+            bytes_max,
+            instances: AtomicUsize::new(0),
+            work: AtomicUsize::new(0),
+            line: AtomicUsize::new(0),
+            left_line: AtomicU64::new(0),
+            is_stopping: AtomicBool::new(false),
+        })
     }
 
     /// A commit or an activity of so many bytes waits.
@@ -54,14 +61,21 @@ impl Backlog {
         self.instances.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
     }
 
-    /// So many executions wait for their turn to run activities; it need not be said by how many they are more than [`LINE_MAX`].
-    pub(super) fn line(&self, executions: usize) {
+    /// So many executions wait for their turn to run activities, and so many activities have left the line. It need not be said by how many the
+    /// executions are more than [`LINE_MAX`].
+    pub(super) fn line(&self, executions: usize, left: u64) {
         self.line.store(executions, Ordering::Relaxed);
+        self.left_line.store(left, Ordering::Relaxed);
     }
 
-    /// Whether instances that begin should do so slowly: they would only stand in line.
+    /// Whether many executions wait for their turn to run activities.
     pub(super) fn has_long_line(&self) -> bool {
         self.line.load(Ordering::Relaxed) >= LINE_MAX
+    }
+
+    /// How many activities have left the line since the server was started.
+    pub(super) fn left_line(&self) -> u64 {
+        self.left_line.load(Ordering::Relaxed)
     }
 
     /// How much waits, in bytes.

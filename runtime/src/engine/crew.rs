@@ -218,7 +218,7 @@ impl Shared {
             state = self.lock();
         }
         state.is_taking = false;
-        self.backlog.line(state.queue.executions_ready(LINE_MAX));
+        self.backlog.line(state.queue.executions_ready(LINE_MAX), state.taken);
     }
 
     /// Tries a job, unless it is stopped.

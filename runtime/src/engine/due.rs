@@ -148,7 +148,10 @@ impl Shell {
         let began = Instant::now();
         let Machinery { turns, post, limits, .. } = &*self.machinery;
         // Turns may pile up as far as they may by starts: so all is soon known that was going on when the server ended.
-        let is_busy = || turns.others_queued().max(post.waiting()) > room || turns.queued() > limits.starts_queued_max;
+        let is_busy = || {
+            turns.others_queued().max(post.waiting()) > room
+                || turns.queued() + turns.beginnings_queued() > limits.work_queued_max
+        };
         while is_busy() && began.elapsed() < ROOM_WAIT_MAX && !self.machinery.turns.is_closed() {
             thread::sleep(PAUSE);
         }

@@ -6,7 +6,8 @@
 //! for long gets a low priority (`priority.rs`), does nothing else afterwards, and has a successor meanwhile.
 //!
 //! What has begun goes before what has not: the first turns of new instances wait behind all other jobs, and while much else waits in
-//! memory; and slowly while many executions stand in line with activities. So under more load than the machine can bear, what is let in comes to its end, and the rest stays as small as it came.
+//! memory; modules take turns. Instances begin slowly while they would only stand in line with activities for a moment. So under more load
+//! than the machine can bear, what is let in comes to its end, and the rest stays as small as it came.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,7 +15,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::backlog::Backlog;
+use super::backlog::{Backlog, LINE_MAX};
+use super::queue::{Ring, TakesTurns};
 use crate::model::Digest;
 use crate::priority;
 
@@ -30,8 +32,13 @@ const SUSPECT_FOR: Duration = Duration::from_secs(60);
 /// Of so many jobs one may be a first turn while others wait, so that those that go on for ever keep none from beginning.
 const BEGINS_ONE_IN: u64 = 8;
 
-/// How often one begins while others would have to wait for it in line: what needs no activity should not wait for them for ever.
+/// How often one begins while it would only stand in line with activities: what needs none should not wait for them for ever.
 const BEGIN_EVERY: Duration = Duration::from_millis(10);
+
+/// How long to look at the line of activities to see whether it moves. It does if it is through in about a second at that pace: then it is
+/// better to wait outside. Otherwise who begins keeps nobody from anything.
+const LOOK_AT_LINE: Duration = Duration::from_millis(100);
+const LINE_PER_S: f64 = LINE_MAX as f64;
 
 /// How long to wait for the backlog to get less before looking again.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
@@ -60,10 +67,13 @@ struct Queue {
     /// What is no turn. It has to be done even when no turn may run.
     others: VecDeque<Job>,
     turns: VecDeque<Job>,
-    /// First turns of instances that nobody waits for inside.
-    beginnings: VecDeque<Job>,
+    /// First turns of instances that nobody waits for inside, by module.
+    beginnings: Ring<Digest, Beginnings>,
+    /// How many these are.
+    beginnings_count: usize,
     /// When the last of these was taken.
     begun: Option<Instant>,
+    line: Option<LineSeen>,
     /// What waits behind a job of its lane that runs or stands in `turns`.
     lanes: HashMap<Lane, VecDeque<Work>>,
     /// Modules that run one at a time, and since when.
@@ -76,6 +86,28 @@ struct Queue {
     /// Of these, the ones that end with the job that they have, since it computes for long.
     lowered: usize,
     closed: bool,
+}
+
+/// First turns of instances of a module, in the order in which they were asked for.
+#[derive(Default)]
+struct Beginnings(VecDeque<Job>);
+
+impl TakesTurns for Beginnings {
+    fn is_ready(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    fn is_needed(&self) -> bool {
+        !self.0.is_empty()
+    }
+}
+
+/// What the line of activities looked like when it was long.
+struct LineSeen {
+    at: Instant,
+    /// How many activities had left it.
+    left: u64,
+    moves: bool,
 }
 
 struct Job {
@@ -124,7 +156,7 @@ impl TurnPool {
                 if queue.closed {
                     return;
                 }
-                let stands_still = queue.has_next(&state.backlog) && queue.taken == seen;
+                let stands_still = queue.taken == seen && queue.has_next(&state.backlog);
                 let needs_one = stands_still || queue.threads - queue.lowered < state.threads_kept;
                 if needs_one && queue.threads < state.threads_max {
                     add_thread(&state, &mut queue);
@@ -180,12 +212,12 @@ impl TurnPool {
             }
             queue.lanes.insert(lane, VecDeque::new());
         }
-        let line = match (module, kind, lane) {
-            (None, ..) => &mut queue.others,
-            (_, Kind::Beginning, None) => &mut queue.beginnings,
-            _ => &mut queue.turns,
-        };
-        line.push_back(Job { module, lane, work });
+        let job = Job { module, lane, work };
+        match (module, kind, lane) {
+            (None, ..) => queue.others.push_back(job),
+            (Some(module), Kind::Beginning, None) => queue.push_beginning(module, job),
+            _ => queue.turns.push_back(job),
+        }
         drop(queue);
         self.state.wake.notify_one();
     }
@@ -195,14 +227,11 @@ impl TurnPool {
     pub(super) fn suspect(&self, module: Digest) {
         let mut queue = self.state.lock();
         queue.suspects.insert(module, Instant::now());
-        let Queue { turns, beginnings, .. } = &mut *queue;
-        let mut waiting = VecDeque::new();
-        for line in [turns, beginnings] {
-            let (its, others): (VecDeque<Job>, VecDeque<Job>) =
-                std::mem::take(line).into_iter().partition(|job| job.module == Some(module) && job.lane.is_none());
-            *line = others;
-            waiting.extend(its);
-        }
+        let turns = std::mem::take(&mut queue.turns);
+        let (mut waiting, others): (VecDeque<Job>, VecDeque<Job>) =
+            turns.into_iter().partition(|job| job.module == Some(module) && job.lane.is_none());
+        queue.turns = others;
+        waiting.extend(queue.take_beginnings(module));
         let lane = Lane::Module(module);
         if !queue.lanes.contains_key(&lane)
             && let Some(first) = waiting.pop_front()
@@ -215,10 +244,10 @@ impl TurnPool {
         }
     }
 
-    /// How many jobs wait for a thread. What waits in a lane does not count: it is in nobody else's way.
+    /// How many jobs wait for a thread, first turns aside. What waits in a lane does not count: it is in nobody else's way.
     pub(super) fn queued(&self) -> usize {
         let queue = self.state.lock();
-        queue.others.len() + queue.turns.len() + queue.beginnings.len()
+        queue.others.len() + queue.turns.len()
     }
 
     /// How many of them are no turns.
@@ -226,23 +255,25 @@ impl TurnPool {
         self.state.lock().others.len()
     }
 
-    /// How many of them are first turns.
+    /// How many first turns wait.
     pub(super) fn beginnings_queued(&self) -> usize {
-        self.state.lock().beginnings.len()
+        self.state.lock().beginnings_count
     }
 
-    /// How many turns of `module` wait for each other, because it is under suspicion.
-    pub(super) fn queued_in_lane(&self, module: Digest) -> usize {
-        self.state.lock().lanes.get(&Lane::Module(module)).map_or(0, VecDeque::len)
+    /// How many first turns of `module` wait, or turns if it is under suspicion: these wait for each other.
+    pub(super) fn queued_of(&self, module: Digest) -> usize {
+        let queue = self.state.lock();
+        let in_lane = queue.lanes.get(&Lane::Module(module)).map_or(0, VecDeque::len);
+        in_lane + queue.beginnings.get(&module).map_or(0, |beginnings| beginnings.0.len())
     }
 
     /// Lets the running jobs end in their own time and drops the others.
     pub(super) fn close(&self) {
         let mut queue = self.state.lock();
         queue.closed = true;
-        let Queue { others, turns, beginnings, lanes, .. } = &mut *queue;
-        let jobs = [others, turns, beginnings].map(std::mem::take);
-        let unfinished = (jobs, std::mem::take(lanes));
+        let Queue { others, turns, beginnings, beginnings_count, lanes, .. } = &mut *queue;
+        *beginnings_count = 0;
+        let unfinished = ([others, turns].map(std::mem::take), std::mem::take(beginnings), std::mem::take(lanes));
         drop(queue);
         drop(unfinished);
         self.state.wake.notify_all();
@@ -312,17 +343,43 @@ impl PoolState {
 
 impl Queue {
     fn is_empty(&self) -> bool {
-        self.others.is_empty() && self.turns.is_empty() && self.beginnings.is_empty()
+        self.others.is_empty() && self.turns.is_empty() && self.beginnings_count == 0
+    }
+
+    fn push_beginning(&mut self, module: Digest, job: Job) {
+        self.beginnings.change_or_add(&module, Beginnings::default, |beginnings| beginnings.0.push_back(job));
+        self.beginnings_count += 1;
+    }
+
+    /// Takes those of a module.
+    fn take_beginnings(&mut self, module: Digest) -> VecDeque<Job> {
+        let taken = self.beginnings.change(&module, |beginnings| std::mem::take(&mut beginnings.0)).unwrap_or_default();
+        self.beginnings_count -= taken.len();
+        taken
     }
 
     /// Whether there is a job that may be run now.
-    fn has_next(&self, backlog: &Backlog) -> bool {
+    fn has_next(&mut self, backlog: &Backlog) -> bool {
         !self.others.is_empty() || (!self.turns.is_empty() && backlog.may_go_on()) || self.may_begin(backlog)
     }
 
-    fn may_begin(&self, backlog: &Backlog) -> bool {
-        let rested = || self.begun.is_none_or(|begun| begun.elapsed() >= BEGIN_EVERY);
-        !self.beginnings.is_empty() && backlog.may_begin() && (!backlog.has_long_line() || rested())
+    fn may_begin(&mut self, backlog: &Backlog) -> bool {
+        self.beginnings_count > 0 && backlog.may_begin() && !self.is_better_outside(backlog)
+    }
+
+    /// Whether an instance that begins now would only stand in line, and would do so for a moment.
+    fn is_better_outside(&mut self, backlog: &Backlog) -> bool {
+        if !backlog.has_long_line() || self.begun.is_none_or(|begun| begun.elapsed() >= BEGIN_EVERY) {
+            return false;
+        }
+        let (now, left) = (Instant::now(), backlog.left_line());
+        let seen = self.line.get_or_insert(LineSeen { at: now, left, moves: true });
+        let past = now - seen.at;
+        if past >= LOOK_AT_LINE {
+            let moves = (left - seen.left) as f64 >= LINE_PER_S * past.as_secs_f64();
+            *seen = LineSeen { at: now, left, moves };
+        }
+        seen.moves
     }
 
     /// Takes the job that is to be run next.
@@ -333,7 +390,9 @@ impl Queue {
         let is_for_a_beginning = self.turns.is_empty() || self.taken.is_multiple_of(BEGINS_ONE_IN);
         if is_for_a_beginning && self.may_begin(backlog) {
             self.begun = Some(Instant::now());
-            return self.beginnings.pop_front();
+            let job = self.beginnings.take(|_, beginnings| beginnings.0.pop_front()).flatten();
+            self.beginnings_count -= usize::from(job.is_some());
+            return job;
         }
         if backlog.may_go_on() { self.turns.pop_front() } else { None }
     }
@@ -382,7 +441,6 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::engine::backlog::LINE_MAX;
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -407,17 +465,49 @@ mod tests {
         pool.submit_other(says("other"));
         release.send(()).unwrap();
         assert_eq!(finished.recv_timeout(DEADLINE), Ok("other"));
-        assert_eq!((pool.queued(), pool.beginnings_queued(), finished.try_recv().ok()), (2, 1, None), "so much waits");
+        assert_eq!((pool.queued(), pool.beginnings_queued(), finished.try_recv().ok()), (1, 1, None), "so much waits");
         drop(much);
         assert_eq!(finished.recv_timeout(DEADLINE), Ok("turn"));
         assert_eq!(finished.recv_timeout(DEADLINE), Ok("beginning"));
     }
 
     #[test]
-    fn instances_begin_slowly_while_the_line_of_activities_is_long() {
+    fn modules_take_turns_to_begin() {
+        let (flood, other) = (Digest([1; 32]), Digest([2; 32]));
+        let pool = pool(1, 1);
+        let (release, held) = mpsc::channel::<()>();
+        let (done, finished) = mpsc::channel();
+        pool.submit_other(move || held.recv().unwrap());
+        for module in [flood, flood, flood, other] {
+            let done = done.clone();
+            pool.submit_beginning(module, move || done.send(module).unwrap());
+        }
+        assert_eq!((pool.queued_of(flood), pool.queued_of(other), pool.beginnings_queued()), (3, 1, 4));
+        release.send(()).unwrap();
+        let begun: Vec<Digest> = (0..4).map(|_| finished.recv_timeout(DEADLINE).unwrap()).collect();
+        assert_eq!(begun, [flood, other, flood, flood]);
+        assert_eq!((pool.queued_of(flood), pool.beginnings_queued()), (0, 0));
+    }
+
+    #[test]
+    fn a_long_line_of_activities_holds_instances_back_while_it_moves() {
+        let backlog = Backlog::new(usize::MAX);
+        let mut queue = Queue { begun: Some(Instant::now() + DEADLINE), ..Queue::default() };
+        assert!(!queue.is_better_outside(&backlog), "nothing is in line");
+        backlog.line(LINE_MAX, 7);
+        assert!(queue.is_better_outside(&backlog), "it is not known yet whether it moves");
+        queue.line.as_mut().unwrap().at -= LOOK_AT_LINE;
+        assert!(!queue.is_better_outside(&backlog), "it stands, and may do so for hours");
+        queue.line.as_mut().unwrap().at -= LOOK_AT_LINE;
+        backlog.line(LINE_MAX, 7 + LINE_MAX as u64);
+        assert!(queue.is_better_outside(&backlog), "it is soon short again");
+    }
+
+    #[test]
+    fn instances_begin_slowly_while_the_line_of_activities_is_long_and_moves() {
         let (module, backlog) = (Digest([1; 32]), Backlog::new(usize::MAX));
         let pool = TurnPool::new(1, 1, backlog.clone());
-        backlog.line(LINE_MAX);
+        backlog.line(LINE_MAX, 0);
         let (done, finished) = mpsc::channel();
         for _ in 0..4 {
             let done = done.clone();

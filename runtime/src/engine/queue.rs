@@ -119,8 +119,8 @@ impl<T> Queue<T> {
 
     /// Which bound keeps what waits in this lane from being taken, if one does; otherwise it only waits for its turn.
     pub fn bound(&self, lane: &Lane) -> Option<Bound> {
-        let hub = self.hubs.members.get(&lane.hub).map(|member| &member.state);
-        let function = hub.and_then(|hub| hub.functions.members.get(&lane.function)).map(|member| &member.state);
+        let hub = self.hubs.get(&lane.hub);
+        let function = hub.and_then(|hub| hub.functions.get(&lane.function));
         if function.is_some_and(|function| !has_room(function.running, function.running_max)) {
             Some(Bound::Function)
         } else if hub.is_some_and(|hub| !has_room(hub.running, hub.running_max)) {
@@ -207,7 +207,7 @@ fn has_room(running: u32, max: Option<NonZeroU32>) -> bool {
 }
 
 /// A member of a [`Ring`].
-trait TakesTurns {
+pub trait TakesTurns {
     /// It has something that may be taken now.
     fn is_ready(&self) -> bool;
     /// It has something at all.
@@ -216,7 +216,7 @@ trait TakesTurns {
 
 /// Members of which those that are ready take turns. Who becomes ready, or is so again, comes after all others; who has nothing
 /// left is forgotten.
-struct Ring<K, M> {
+pub struct Ring<K, M> {
     members: HashMap<K, Member<M>>,
     /// Those that are ready, by their tickets. A tree, so that one that is ready no longer can be taken out of the middle.
     order: BTreeMap<u64, K>,
@@ -243,13 +243,18 @@ impl<K: Clone + Eq + Hash, M: TakesTurns> Ring<K, M> {
         !self.members.is_empty()
     }
 
+    /// What a member is, if it is there.
+    pub fn get(&self, key: &K) -> Option<&M> {
+        self.members.get(key).map(|member| &member.state)
+    }
+
     /// Those that are ready.
     fn ready(&self) -> impl Iterator<Item = &M> {
         self.order.values().map(|key| &self.members.get(key).expect("who is ready is a member").state)
     }
 
     /// Changes the member whose turn it is, if one is ready. Its next turn comes after those of all others.
-    fn take<R>(&mut self, change: impl FnOnce(&K, &mut M) -> R) -> Option<R> {
+    pub fn take<R>(&mut self, change: impl FnOnce(&K, &mut M) -> R) -> Option<R> {
         let (_, key) = self.order.pop_first()?;
         let member = self.members.get_mut(&key).expect("who is ready is a member");
         member.ticket = None;
@@ -259,14 +264,14 @@ impl<K: Clone + Eq + Hash, M: TakesTurns> Ring<K, M> {
     }
 
     /// Changes a member, if it is there.
-    fn change<R>(&mut self, key: &K, change: impl FnOnce(&mut M) -> R) -> Option<R> {
+    pub fn change<R>(&mut self, key: &K, change: impl FnOnce(&mut M) -> R) -> Option<R> {
         let result = change(&mut self.members.get_mut(key)?.state);
         self.settle(key);
         Some(result)
     }
 
     /// Changes a member that `new` makes if it is not there.
-    fn change_or_add(&mut self, key: &K, new: impl FnOnce() -> M, change: impl FnOnce(&mut M)) {
+    pub fn change_or_add(&mut self, key: &K, new: impl FnOnce() -> M, change: impl FnOnce(&mut M)) {
         let member = self.members.entry(key.clone()).or_insert_with(|| Member { ticket: None, state: new() });
         change(&mut member.state);
         self.settle(key);

@@ -60,10 +60,11 @@ impl Engine {
         let machinery = &self.machinery;
         let hubs = self.hubs.read().unwrap_or_else(PoisonError::into_inner);
         let (residents, resident_bytes) = machinery.residents.size();
+        let beginnings_queued = machinery.turns.beginnings_queued();
         Sample {
             commits_queued: machinery.committer.queued(),
-            turns_queued: machinery.turns.queued(),
-            beginnings_queued: machinery.turns.beginnings_queued(),
+            turns_queued: machinery.turns.queued() + beginnings_queued,
+            beginnings_queued,
             messages_queued: machinery.post.waiting(),
             backlog_bytes: machinery.backlog.bytes(),
             residents,

@@ -83,15 +83,15 @@ impl Machinery {
         TurnContext { store: store.as_ref(), host, residents, limits, metrics, in_flight }
     }
 
-    /// Whether so much waits to be committed or run that new work has to come later.
+    /// Whether so much waits to be committed or run that new work has to come later. First turns do not count: what they will ask for waits
+    /// behind all that comes for others.
     pub(super) fn is_overloaded(&self) -> bool {
-        self.committer.queued().max(self.turns.queued()).max(self.post.waiting()) >= self.limits.starts_queued_max
+        self.committer.queued().max(self.turns.queued()).max(self.post.waiting()) >= self.limits.work_queued_max
     }
 
-    /// Whether a new instance of `module` has to come later. What one asks for may take far more memory than an event does, and a module
-    /// under suspicion has a line of its own.
+    /// Whether a new instance of `module` has to come later. What one asks for may take far more memory than an event does.
     pub(super) fn is_overloaded_for(&self, module: Digest) -> bool {
-        self.is_overloaded() || self.backlog.is_full() || self.turns.queued_in_lane(module) >= self.limits.starts_queued_max
+        self.is_overloaded() || self.backlog.is_full() || self.turns.queued_of(module) >= self.limits.starts_queued_max
     }
 }
 
