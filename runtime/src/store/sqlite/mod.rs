@@ -285,6 +285,8 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     conn.busy_timeout(Duration::from_millis(BUSY_MS_MAX))?;
     conn.set_prepared_statement_cache_capacity(32);
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // Plans do not depend on what is bound. Otherwise each run of a statement whose plan may would compile it anew.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.pragma_update(None, "foreign_keys", false)?;
     Ok(conn)
 }

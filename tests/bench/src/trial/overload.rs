@@ -308,8 +308,11 @@ impl Overload {
                 return Ok(None);
             }
             let began = stopped.elapsed();
-            let probed = self.probe(server, 1).await?;
-            if quick.is_none() && p99_ms(&probed) <= bound_ms {
+            // As long as starts are refused, it is not well.
+            if let Ok(probed) = self.probe(server, 1).await
+                && quick.is_none()
+                && p99_ms(&probed) <= bound_ms
+            {
                 quick = Some(began);
             }
             let metrics = Metrics::ask(server).await?;
