@@ -26,6 +26,10 @@ use crate::model::{Digest, ExecutionKey, HubKey, InstanceId, LogLine, Outcome, T
 /// How long to wait before work is tried again that could not be done for a reason on our side.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// However few executions stand in line, so many activities make it as long as one more does. They take turns, so that those who come keep
+/// their pace; but 32,768 activities are seconds of work.
+const ACTIVITIES_EACH: usize = 32;
+
 /// What a piece of work takes in memory beside its input, in bytes, about.
 const WORK_BYTES: usize = 1_024;
 
@@ -218,7 +222,8 @@ impl Shared {
             state = self.lock();
         }
         state.is_taking = false;
-        self.backlog.line(state.queue.executions_ready(LINE_MAX), state.taken);
+        let line = state.queue.executions_ready(LINE_MAX).max(state.in_hand.len() / ACTIVITIES_EACH);
+        self.backlog.line(line, state.taken);
     }
 
     /// Tries a job, unless it is stopped.
