@@ -75,11 +75,11 @@ pub(super) struct Overload {
     slower_ms: f64,
 
     /// How much memory the server may take, in MiB
-    #[arg(long, value_name = "MIB", default_value = "2048")]
+    #[arg(long, value_name = "MIB", default_value = "1024")]
     resident_mib: u64,
 
     /// Within how many seconds after the load all has to be well again
-    #[arg(long, value_name = "S", default_value = "30")]
+    #[arg(long, value_name = "S", default_value = "15")]
     recovery: u64,
 }
 

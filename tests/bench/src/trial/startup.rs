@@ -19,6 +19,10 @@ const SLEEP_MS: u64 = 24 * 3_600_000;
 /// How long activities take, in milliseconds: longer than this runs, and less than an activity may take.
 const NAP_MS: u64 = 590_000;
 
+/// The server's configuration: those who wait for an activity leave room for the activities of others.
+const CONFIG: &str = "startup.toml";
+const NAPS: &str = "[hubs.DurableFunctionsHub.limits.functions.nap]\nrunning_max = 128\n";
+
 /// How many starts a server takes in a second at least; until those that are due have been started, they must not be due.
 const STARTS_PER_S: u64 = 500;
 
@@ -63,7 +67,8 @@ struct Start {
 
 impl Startup {
     pub(super) async fn run(&self, place: &Place<'_>) -> Result<String> {
-        let server = place.start()?;
+        std::fs::write(place.folder.join(CONFIG), NAPS).context("write the server's configuration")?;
+        let server = start(place)?;
         place.upload(&server).await?;
         let clients = self.clients.get();
         let sleeping = self.instances.get().saturating_sub(self.due + self.working);
@@ -122,7 +127,7 @@ impl Startup {
     /// Starts the server, and says how it went and when that began.
     async fn start(&self, place: &Place<'_>) -> Result<(Server, Start, Instant)> {
         let began = Instant::now();
-        let server = place.start()?;
+        let server = start(place)?;
         let listening = began.elapsed();
         let path = "/runtime/webhooks/durabletask/instances?top=1";
         let mut connection = Connection::open(server.address).await?;
@@ -134,6 +139,11 @@ impl Startup {
         let resident_bytes = server.usage()?.resident_bytes;
         Ok((server, Start { listening, first_answer, ready, resident_bytes }, began))
     }
+}
+
+/// Starts the server with [`CONFIG`].
+fn start(place: &Place<'_>) -> Result<Server> {
+    Server::start_on(place.program, place.folder, |command| _ = command.arg("--config").arg(place.folder.join(CONFIG)))
 }
 
 impl std::fmt::Display for Start {
