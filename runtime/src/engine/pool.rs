@@ -1,16 +1,18 @@
 //! Who runs turns? A pool of plain threads.
 //!
 //! Turns never run on threads that do I/O. The pool adds a thread when its queue stands still, since a turn may compute for
-//! long; so one slow guest does not hold up the others. A module whose guest has used up its bounds gets one thread at a time
-//! for a while, however many instances it has; so do, together, all turns that may have taken the server down. A thread whose guest computes
-//! for long gets a low priority (`priority.rs`), does nothing else afterwards, and has a successor meanwhile.
+//! long; so one slow guest does not hold up the others. A thread whose guest computes for long gets a low priority (`priority.rs`), does nothing
+//! else afterwards, and has a successor meanwhile; a module has a part of the threads for such turns. One whose guest has used up its bounds
+//! gets one thread at a time for a while, however many instances it has; so do, together, all turns that may have taken the server down.
 //!
 //! What has begun goes before what has not: the first turns of new instances wait behind all other jobs, and while much else waits in
 //! memory; modules take turns. Instances begin slowly while they would only stand in line with activities for a moment. So under more load
 //! than the machine can bear, what is let in comes to its end, and the rest stays as small as it came.
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -42,6 +44,9 @@ const LINE_PER_S: f64 = LINE_MAX as f64;
 
 /// How long to wait for the backlog to get less before looking again.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// One in so many threads at most runs a turn of the same module that computes for long: all of them would wait for each other's bounds.
+const LONG_ONE_IN: usize = 8;
 
 /// The stack of a thread that runs guests, in bytes: wasmtime gives a guest 512 KiB of it.
 const STACK_BYTES: usize = 4 << 20;
@@ -76,6 +81,10 @@ struct Queue {
     line: Option<LineSeen>,
     /// What waits behind a job of its lane that runs or stands in `turns`.
     lanes: HashMap<Lane, VecDeque<Work>>,
+    /// How many turns of a module compute for long just now.
+    long: HashMap<Digest, usize>,
+    /// Turns that wait until fewer of their module do.
+    held: HashMap<Digest, VecDeque<Job>>,
     /// Modules that run one at a time, and since when.
     suspects: HashMap<Digest, Instant>,
     /// How many jobs were ever taken: it stands still when all threads are busy with long ones.
@@ -232,6 +241,7 @@ impl TurnPool {
             turns.into_iter().partition(|job| job.module == Some(module) && job.lane.is_none());
         queue.turns = others;
         waiting.extend(queue.take_beginnings(module));
+        waiting.extend(queue.held.remove(&module).unwrap_or_default());
         let lane = Lane::Module(module);
         if !queue.lanes.contains_key(&lane)
             && let Some(first) = waiting.pop_front()
@@ -260,20 +270,22 @@ impl TurnPool {
         self.state.lock().beginnings_count
     }
 
-    /// How many first turns of `module` wait, or turns if it is under suspicion: these wait for each other.
+    /// How many first turns of `module` wait, and how many turns wait for others of it.
     pub(super) fn queued_of(&self, module: Digest) -> usize {
         let queue = self.state.lock();
         let in_lane = queue.lanes.get(&Lane::Module(module)).map_or(0, VecDeque::len);
-        in_lane + queue.beginnings.get(&module).map_or(0, |beginnings| beginnings.0.len())
+        let held = queue.held.get(&module).map_or(0, VecDeque::len);
+        in_lane + held + queue.beginnings.get(&module).map_or(0, |beginnings| beginnings.0.len())
     }
 
     /// Lets the running jobs end in their own time and drops the others.
     pub(super) fn close(&self) {
         let mut queue = self.state.lock();
         queue.closed = true;
-        let Queue { others, turns, beginnings, beginnings_count, lanes, .. } = &mut *queue;
+        let Queue { others, turns, beginnings, beginnings_count, lanes, held, .. } = &mut *queue;
         *beginnings_count = 0;
-        let unfinished = ([others, turns].map(std::mem::take), std::mem::take(beginnings), std::mem::take(lanes));
+        let lines = [others, turns].map(std::mem::take);
+        let unfinished = (lines, std::mem::take(beginnings), std::mem::take(lanes), std::mem::take(held));
         drop(queue);
         drop(unfinished);
         self.state.wake.notify_all();
@@ -308,12 +320,19 @@ impl PoolState {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn work(&self) {
+    /// How many turns of a module may compute for long at once.
+    fn long_max(&self) -> usize {
+        (self.threads_max / LONG_ONE_IN).max(1)
+    }
+
+    /// Takes one job after the other; `of` says whose turn it is.
+    fn work(&self, of: &Cell<Option<Digest>>) {
         let mut queue = self.lock();
         while !queue.closed {
-            if let Some(Job { module, lane, work }) = queue.next(&self.backlog) {
+            if let Some(Job { module, lane, work }) = queue.next(&self.backlog, self.long_max()) {
                 queue.taken += 1;
                 queue.running += 1;
+                of.set(module);
                 drop(queue);
                 // What has gone wrong is in the log already; the thread and the lane have to go on.
                 let _ = catch_unwind(AssertUnwindSafe(work));
@@ -324,6 +343,9 @@ impl PoolState {
                 }
                 if priority::is_lowered() {
                     queue.lowered -= 1;
+                    if module.is_some_and(|module| queue.is_long_no_more(module)) {
+                        self.wake.notify_all();
+                    }
                     // What this thread would have taken next is for another one.
                     self.wake.notify_one();
                     break;
@@ -382,8 +404,31 @@ impl Queue {
         seen.moves
     }
 
-    /// Takes the job that is to be run next.
-    fn next(&mut self, backlog: &Backlog) -> Option<Job> {
+    /// Takes the job that is to be run next. Those of which `long_max` of the same module compute for long wait until fewer do.
+    fn next(&mut self, backlog: &Backlog, long_max: usize) -> Option<Job> {
+        loop {
+            let job = self.first(backlog)?;
+            let of = job.module.filter(|module| job.lane.is_none() && self.long.get(module).is_some_and(|long| *long >= long_max));
+            let Some(module) = of else { return Some(job) };
+            self.held.entry(module).or_default().push_back(job);
+        }
+    }
+
+    /// A turn of `module` that computed for long is done; whether others may run for that.
+    fn is_long_no_more(&mut self, module: Digest) -> bool {
+        if let Some(long) = self.long.get_mut(&module) {
+            *long -= 1;
+            if *long == 0 {
+                self.long.remove(&module);
+            }
+        }
+        let Some(held) = self.held.remove(&module) else { return false };
+        held.into_iter().rev().for_each(|job| self.turns.push_front(job));
+        true
+    }
+
+    /// Takes the job that is first in line.
+    fn first(&mut self, backlog: &Backlog) -> Option<Job> {
         if let Some(job) = self.others.pop_front() {
             return Some(job);
         }
@@ -421,13 +466,18 @@ impl Queue {
 fn add_thread(state: &Arc<PoolState>, queue: &mut Queue) {
     let pool = state.clone();
     let run = move || {
-        let counting = Arc::downgrade(&pool);
+        let of = Rc::new(Cell::new(None));
+        let (counting, counted) = (Arc::downgrade(&pool), of.clone());
         priority::may_be_lowered(move || {
             if let Some(pool) = counting.upgrade() {
-                pool.lock().lowered += 1;
+                let mut queue = pool.lock();
+                queue.lowered += 1;
+                if let Some(module) = counted.get() {
+                    *queue.long.entry(module).or_default() += 1;
+                }
             }
         });
-        pool.work();
+        pool.work(&of);
         pool.lock().threads -= 1;
     };
     match thread::Builder::new().name("dacapo-turn".into()).stack_size(STACK_BYTES).spawn(run) {
@@ -552,6 +602,41 @@ mod tests {
         block.send(()).unwrap();
         assert_eq!(finished.recv_timeout(DEADLINE), Ok("suspect 1"));
         assert_eq!(finished.recv_timeout(DEADLINE), Ok("suspect 2"));
+    }
+
+    #[test]
+    fn a_module_whose_turns_compute_for_long_leaves_threads_to_others() {
+        let (hog, other) = (Digest([1; 32]), Digest([2; 32]));
+        let pool = pool(1, 2 * LONG_ONE_IN);
+        let (done, finished) = mpsc::channel();
+        let hold = |what: &'static str| {
+            let (release, held) = mpsc::channel::<()>();
+            let done = done.clone();
+            pool.submit(hog, move || {
+                priority::has_computed(Duration::from_secs(1));
+                done.send("computes").unwrap();
+                held.recv().unwrap();
+                done.send(what).unwrap();
+            });
+            release
+        };
+        let first = hold("first");
+        assert_eq!(finished.recv_timeout(DEADLINE), Ok("computes"));
+        let second = hold("second");
+        assert_eq!(finished.recv_timeout(DEADLINE), Ok("computes"));
+        let third = hold("third");
+        let past = done.clone();
+        pool.submit(other, move || past.send("past them").unwrap());
+        assert_eq!(finished.recv_timeout(DEADLINE), Ok("past them"));
+        assert_eq!((pool.queued(), pool.queued_of(hog)), (0, 1), "the third waits for one of them");
+        first.send(()).unwrap();
+        assert_eq!(finished.recv_timeout(DEADLINE), Ok("first"));
+        assert_eq!(finished.recv_timeout(DEADLINE), Ok("computes"));
+        second.send(()).unwrap();
+        third.send(()).unwrap();
+        let mut rest = [0; 2].map(|_| finished.recv_timeout(DEADLINE).unwrap());
+        rest.sort_unstable();
+        assert_eq!(rest, ["second", "third"]);
     }
 
     #[test]
