@@ -6,7 +6,8 @@ mod uploads;
 use dacapo::limits::Limits;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Server, Service, Setup, eventually};
+use crate::support::server::HUB;
+use crate::support::{Client, P3, Server, Service, Setup, eventually, guests};
 
 #[track_caller]
 fn assert_parts(text: &str, parts: &[&str]) {
@@ -40,6 +41,22 @@ fn a_loop_is_failed_by_its_bound_while_others_go_on() {
         let status = server.finished(&id);
         assert_parts(status["output"].as_str().unwrap(), &["turn_cpu_ms_max", "100 ms"]);
         assert_eq!(server.status(&id, "").status, 500);
+    }
+}
+
+#[test]
+fn a_hundred_loops_of_one_module_leave_turns_to_others() {
+    let server = Setup::limits(Limits { turn_cpu_ms_max: 3_600_000, ..Limits::default() }).start();
+    server.upload(HUB, "hello", guests::hello_sequence());
+    let loops: Vec<_> = (0..100).map(|_| server.start("Loop", "")).collect();
+    // No bound will end any of them while this runs.
+    for _ in 0..3 {
+        let id = server.start("E1_HelloSequence", "");
+        assert_eq!(server.finished(&id)["runtimeStatus"], "Completed");
+    }
+    for id in loops {
+        let terminated = server.post(&format!("{P3}/instances/{id}/terminate"), "");
+        assert_eq!(terminated.status, 202, "{terminated:?}");
     }
 }
 
