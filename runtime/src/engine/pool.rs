@@ -408,7 +408,8 @@ impl Queue {
     fn next(&mut self, backlog: &Backlog, long_max: usize) -> Option<Job> {
         loop {
             let job = self.first(backlog)?;
-            let of = job.module.filter(|module| job.lane.is_none() && self.long.get(module).is_some_and(|long| *long >= long_max));
+            let of =
+                job.module.filter(|module| job.lane.is_none() && self.long.get(module).is_some_and(|long| *long >= long_max));
             let Some(module) = of else { return Some(job) };
             self.held.entry(module).or_default().push_back(job);
         }
