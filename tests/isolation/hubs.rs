@@ -182,3 +182,17 @@ fn a_module_is_not_told_apart_by_who_else_has_it() {
     assert_eq!(first.status, 201, "new to this hub, whoever else has the same bytes: {first}");
     assert_eq!(first.json()["liveInstances"], 0);
 }
+
+#[test]
+fn loops_of_one_hub_hold_up_no_turn_of_the_same_module_in_another() {
+    let server = village();
+    // More than the machine has threads for such turns; each ends with its bound, after a second of CPU.
+    for number in 0..200 {
+        start(&server, "Bakery", &format!("loop-{number}"), "Loop", &Value::Null);
+    }
+    start(&server, "Mill", "flour", "Sequence", &json!({"count": 3}));
+    let flour = finished(&server, "Mill", "flour");
+    assert_eq!(flour["runtimeStatus"], "Completed", "{flour}");
+    let reply = server.get(&format!("{P3}/instances?taskHub=Bakery&runtimeStatus=Running,Pending&top=1"));
+    assert_eq!(reply.json().as_array().map(Vec::len), Some(1), "the loops are not done: {reply}");
+}

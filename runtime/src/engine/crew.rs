@@ -222,8 +222,7 @@ impl Shared {
             state = self.lock();
         }
         state.is_taking = false;
-        let line = state.queue.executions_ready(LINE_MAX).max(state.in_hand.len() / ACTIVITIES_EACH);
-        self.backlog.line(line, state.taken);
+        self.backlog.line(state.queue.line(LINE_MAX, ACTIVITIES_EACH), state.taken);
     }
 
     /// Tries a job, unless it is stopped.

@@ -79,7 +79,7 @@ impl Hub {
         let Some(Code { module, made_by }) = self.shell.current(&function) else {
             return Err(StartError::UnknownOrchestrator(function));
         };
-        if machinery.is_overloaded_for(module) {
+        if machinery.is_overloaded_for(self.shell.hub_module(module)) {
             return Err(StartError::Overloaded);
         }
         let random: [u8; 48] = random();

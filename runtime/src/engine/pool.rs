@@ -3,7 +3,8 @@
 //! Turns never run on threads that do I/O. The pool adds a thread when its queue stands still, since a turn may compute for
 //! long; so one slow guest does not hold up the others. A thread whose guest computes for long gets a low priority (`priority.rs`), does nothing
 //! else afterwards, and has a successor meanwhile; a module has a part of the threads for such turns. One whose guest has used up its bounds
-//! gets one thread at a time for a while, however many instances it has; so do, together, all turns that may have taken the server down.
+//! gets one thread at a time for a while, however many instances it has; so do, together, all turns that may have taken the server down. The
+//! same module in another hub is another one: hubs do not feel each other.
 //!
 //! What has begun goes before what has not: the first turns of new instances wait behind all other jobs, and while much else waits in
 //! memory; modules take turns. Instances begin slowly while they would only stand in line with activities for a moment. So under more load
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use super::backlog::{Backlog, LINE_MAX};
 use super::queue::{Ring, TakesTurns};
-use crate::model::Digest;
+use crate::model::{Digest, HubKey};
 use crate::priority;
 
 /// How long the queue may stand still before the pool grows by a thread.
@@ -45,8 +46,13 @@ const LINE_PER_S: f64 = LINE_MAX as f64;
 /// How long to wait for the backlog to get less before looking again.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
-/// One in so many threads at most runs a turn of the same module that computes for long: all of them would wait for each other's bounds.
-const LONG_ONE_IN: usize = 8;
+/// One in so many threads at most runs a turn of the same module that computes for long. Other turns of that module wait then, since each may be
+/// one more.
+const LONG_ONE_IN: usize = 4;
+
+/// Of so many threads all but one may run turns that compute for long, while other modules have such turns too; the rest is for those that have
+/// none.
+const SHORT_ONE_IN: usize = 4;
 
 /// The stack of a thread that runs guests, in bytes: wasmtime gives a guest 512 KiB of it.
 const STACK_BYTES: usize = 4 << 20;
@@ -73,7 +79,7 @@ struct Queue {
     others: VecDeque<Job>,
     turns: VecDeque<Job>,
     /// First turns of instances that nobody waits for inside, by module.
-    beginnings: Ring<Digest, Beginnings>,
+    beginnings: Ring<HubModule, Beginnings>,
     /// How many these are.
     beginnings_count: usize,
     /// When the last of these was taken.
@@ -82,11 +88,11 @@ struct Queue {
     /// What waits behind a job of its lane that runs or stands in `turns`.
     lanes: HashMap<Lane, VecDeque<Work>>,
     /// How many turns of a module compute for long just now.
-    long: HashMap<Digest, usize>,
-    /// Turns that wait until fewer of their module do.
-    held: HashMap<Digest, VecDeque<Job>>,
+    long: HashMap<HubModule, usize>,
+    /// Modules of which no more turns may run until fewer compute for long, and the turns that wait for that.
+    held: HashMap<HubModule, VecDeque<Job>>,
     /// Modules that run one at a time, and since when.
-    suspects: HashMap<Digest, Instant>,
+    suspects: HashMap<HubModule, Instant>,
     /// How many jobs were ever taken: it stands still when all threads are busy with long ones.
     taken: u64,
     /// How many of them run now.
@@ -97,17 +103,27 @@ struct Queue {
     closed: bool,
 }
 
+/// A module of a hub: whose turns they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct HubModule {
+    pub hub: HubKey,
+    pub module: Digest,
+}
+
 /// First turns of instances of a module, in the order in which they were asked for.
-#[derive(Default)]
-struct Beginnings(VecDeque<Job>);
+struct Beginnings {
+    jobs: VecDeque<Job>,
+    /// The module is at its bound.
+    is_held: bool,
+}
 
 impl TakesTurns for Beginnings {
     fn is_ready(&self) -> bool {
-        !self.0.is_empty()
+        !self.jobs.is_empty() && !self.is_held
     }
 
     fn is_needed(&self) -> bool {
-        !self.0.is_empty()
+        !self.jobs.is_empty()
     }
 }
 
@@ -121,7 +137,7 @@ struct LineSeen {
 
 struct Job {
     /// Whose turn it is, if it is one.
-    module: Option<Digest>,
+    module: Option<HubModule>,
     /// Its end lets the next one of this lane run.
     lane: Option<Lane>,
     work: Work,
@@ -144,7 +160,7 @@ enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Lane {
     /// The turns of a module that is under suspicion.
-    Module(Digest),
+    Module(HubModule),
     /// The turns of all instances that may have taken the server down.
     Alone,
 }
@@ -185,17 +201,17 @@ impl TurnPool {
 
     /// Runs `work`, a turn of `module`, as soon as a thread is free, and if the module is under suspicion, its turns before are
     /// done. After [`TurnPool::close`] it is dropped.
-    pub(super) fn submit(&self, module: Digest, work: impl FnOnce() + Send + 'static) {
+    pub(super) fn submit(&self, module: HubModule, work: impl FnOnce() + Send + 'static) {
         self.push(Some(module), Kind::Turn, Box::new(work));
     }
 
     /// The same for the first turn of an instance.
-    pub(super) fn submit_beginning(&self, module: Digest, work: impl FnOnce() + Send + 'static) {
+    pub(super) fn submit_beginning(&self, module: HubModule, work: impl FnOnce() + Send + 'static) {
         self.push(Some(module), Kind::Beginning, Box::new(work));
     }
 
     /// Runs `work`, a turn of `module` that may take the server down, as soon as a thread is free and all such turns before are done.
-    pub(super) fn submit_alone(&self, module: Digest, work: impl FnOnce() + Send + 'static) {
+    pub(super) fn submit_alone(&self, module: HubModule, work: impl FnOnce() + Send + 'static) {
         self.push(Some(module), Kind::Alone, Box::new(work));
     }
 
@@ -204,7 +220,7 @@ impl TurnPool {
         self.push(None, Kind::Other, Box::new(work));
     }
 
-    fn push(&self, module: Option<Digest>, kind: Kind, work: Work) {
+    fn push(&self, module: Option<HubModule>, kind: Kind, work: Work) {
         let mut queue = self.state.lock();
         if queue.closed {
             return;
@@ -233,7 +249,7 @@ impl TurnPool {
 
     /// A guest of `module` has used up its bounds: from now on its turns run one at a time, for a while, those that wait already
     /// included.
-    pub(super) fn suspect(&self, module: Digest) {
+    pub(super) fn suspect(&self, module: HubModule) {
         let mut queue = self.state.lock();
         queue.suspects.insert(module, Instant::now());
         let turns = std::mem::take(&mut queue.turns);
@@ -241,7 +257,7 @@ impl TurnPool {
             turns.into_iter().partition(|job| job.module == Some(module) && job.lane.is_none());
         queue.turns = others;
         waiting.extend(queue.take_beginnings(module));
-        waiting.extend(queue.held.remove(&module).unwrap_or_default());
+        waiting.extend(queue.held.get_mut(&module).map(std::mem::take).unwrap_or_default());
         let lane = Lane::Module(module);
         if !queue.lanes.contains_key(&lane)
             && let Some(first) = waiting.pop_front()
@@ -271,11 +287,18 @@ impl TurnPool {
     }
 
     /// How many first turns of `module` wait, and how many turns wait for others of it.
-    pub(super) fn queued_of(&self, module: Digest) -> usize {
+    pub(super) fn queued_of(&self, module: HubModule) -> usize {
         let queue = self.state.lock();
         let in_lane = queue.lanes.get(&Lane::Module(module)).map_or(0, VecDeque::len);
         let held = queue.held.get(&module).map_or(0, VecDeque::len);
-        in_lane + held + queue.beginnings.get(&module).map_or(0, |beginnings| beginnings.0.len())
+        in_lane + held + queue.beginnings.get(&module).map_or(0, |beginnings| beginnings.jobs.len())
+    }
+
+    /// How many turns wait for others of their module, or for those that may take the server down.
+    pub(super) fn queued_behind_others(&self) -> usize {
+        let queue = self.state.lock();
+        let in_lanes: usize = queue.lanes.values().map(VecDeque::len).sum();
+        in_lanes + queue.held.values().map(VecDeque::len).sum::<usize>()
     }
 
     /// Lets the running jobs end in their own time and drops the others.
@@ -320,16 +343,31 @@ impl PoolState {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many turns of a module may compute for long at once.
-    fn long_max(&self) -> usize {
-        (self.threads_max / LONG_ONE_IN).max(1)
+    /// A turn has begun to compute for long, or one has ended that did: holds modules that are at their bound now, and lets those go
+    /// on that no longer are. Whether there are any of these.
+    fn settle(&self, queue: &mut Queue) -> bool {
+        let long_max = (self.threads_max / LONG_ONE_IN).max(1);
+        let is_crowded = queue.lowered >= (self.threads_max - self.threads_max / SHORT_ONE_IN).max(1);
+        let Queue { long, held, beginnings, turns, .. } = queue;
+        let is_at_bound = |long: &usize| *long >= long_max || is_crowded;
+        for (module, _) in long.iter().filter(|(_, long)| is_at_bound(long)) {
+            held.entry(*module).or_default();
+            beginnings.change(module, |beginnings| beginnings.is_held = true);
+        }
+        let mut go_on = false;
+        for (module, jobs) in held.extract_if(|module, _| !long.get(module).is_some_and(is_at_bound)) {
+            go_on = true;
+            beginnings.change(&module, |beginnings| beginnings.is_held = false);
+            jobs.into_iter().rev().for_each(|job| turns.push_front(job));
+        }
+        go_on
     }
 
     /// Takes one job after the other; `of` says whose turn it is.
-    fn work(&self, of: &Cell<Option<Digest>>) {
+    fn work(&self, of: &Cell<Option<HubModule>>) {
         let mut queue = self.lock();
         while !queue.closed {
-            if let Some(Job { module, lane, work }) = queue.next(&self.backlog, self.long_max()) {
+            if let Some(Job { module, lane, work }) = queue.next(&self.backlog) {
                 queue.taken += 1;
                 queue.running += 1;
                 of.set(module);
@@ -343,7 +381,10 @@ impl PoolState {
                 }
                 if priority::is_lowered() {
                     queue.lowered -= 1;
-                    if module.is_some_and(|module| queue.is_long_no_more(module)) {
+                    if let Some(module) = module {
+                        queue.is_long_no_more(module);
+                    }
+                    if self.settle(&mut queue) {
                         self.wake.notify_all();
                     }
                     // What this thread would have taken next is for another one.
@@ -368,14 +409,16 @@ impl Queue {
         self.others.is_empty() && self.turns.is_empty() && self.beginnings_count == 0
     }
 
-    fn push_beginning(&mut self, module: Digest, job: Job) {
-        self.beginnings.change_or_add(&module, Beginnings::default, |beginnings| beginnings.0.push_back(job));
+    fn push_beginning(&mut self, module: HubModule, job: Job) {
+        let is_held = self.held.contains_key(&module);
+        let new = || Beginnings { jobs: VecDeque::new(), is_held };
+        self.beginnings.change_or_add(&module, new, |beginnings| beginnings.jobs.push_back(job));
         self.beginnings_count += 1;
     }
 
     /// Takes those of a module.
-    fn take_beginnings(&mut self, module: Digest) -> VecDeque<Job> {
-        let taken = self.beginnings.change(&module, |beginnings| std::mem::take(&mut beginnings.0)).unwrap_or_default();
+    fn take_beginnings(&mut self, module: HubModule) -> VecDeque<Job> {
+        let taken = self.beginnings.change(&module, |beginnings| std::mem::take(&mut beginnings.jobs)).unwrap_or_default();
         self.beginnings_count -= taken.len();
         taken
     }
@@ -386,7 +429,7 @@ impl Queue {
     }
 
     fn may_begin(&mut self, backlog: &Backlog) -> bool {
-        self.beginnings_count > 0 && backlog.may_begin() && !self.is_better_outside(backlog)
+        self.beginnings.is_ready() && backlog.may_begin() && !self.is_better_outside(backlog)
     }
 
     /// Whether an instance that begins now would only stand in line, and would do so for a moment.
@@ -404,28 +447,25 @@ impl Queue {
         seen.moves
     }
 
-    /// Takes the job that is to be run next. Those of which `long_max` of the same module compute for long wait until fewer do.
-    fn next(&mut self, backlog: &Backlog, long_max: usize) -> Option<Job> {
+    /// Takes the job that is to be run next. Turns of modules that are held are put aside.
+    fn next(&mut self, backlog: &Backlog) -> Option<Job> {
         loop {
             let job = self.first(backlog)?;
-            let of =
-                job.module.filter(|module| job.lane.is_none() && self.long.get(module).is_some_and(|long| *long >= long_max));
-            let Some(module) = of else { return Some(job) };
-            self.held.entry(module).or_default().push_back(job);
+            match job.module.filter(|_| job.lane.is_none()).and_then(|module| self.held.get_mut(&module)) {
+                Some(held) => held.push_back(job),
+                None => return Some(job),
+            }
         }
     }
 
-    /// A turn of `module` that computed for long is done; whether others may run for that.
-    fn is_long_no_more(&mut self, module: Digest) -> bool {
+    /// A turn of `module` that computed for long is done.
+    fn is_long_no_more(&mut self, module: HubModule) {
         if let Some(long) = self.long.get_mut(&module) {
             *long -= 1;
             if *long == 0 {
                 self.long.remove(&module);
             }
         }
-        let Some(held) = self.held.remove(&module) else { return false };
-        held.into_iter().rev().for_each(|job| self.turns.push_front(job));
-        true
     }
 
     /// Takes the job that is first in line.
@@ -436,14 +476,14 @@ impl Queue {
         let is_for_a_beginning = self.turns.is_empty() || self.taken.is_multiple_of(BEGINS_ONE_IN);
         if is_for_a_beginning && self.may_begin(backlog) {
             self.begun = Some(Instant::now());
-            let job = self.beginnings.take(|_, beginnings| beginnings.0.pop_front()).flatten();
+            let job = self.beginnings.take(|_, beginnings| beginnings.jobs.pop_front()).flatten();
             self.beginnings_count -= usize::from(job.is_some());
             return job;
         }
         if backlog.may_go_on() { self.turns.pop_front() } else { None }
     }
 
-    fn is_suspected(&mut self, module: Digest) -> bool {
+    fn is_suspected(&mut self, module: HubModule) -> bool {
         let suspected = self.suspects.get(&module).is_some_and(|since| since.elapsed() < SUSPECT_FOR);
         if !suspected {
             self.suspects.remove(&module);
@@ -453,7 +493,7 @@ impl Queue {
     }
 
     /// A job of `lane` is done, which was of `module`: the next one may run.
-    fn go_on_in_lane(&mut self, lane: Lane, module: Option<Digest>) {
+    fn go_on_in_lane(&mut self, lane: Lane, module: Option<HubModule>) {
         match self.lanes.get_mut(&lane).and_then(VecDeque::pop_front) {
             // The thread that calls this takes it, or an earlier one; nobody needs to be woken.
             Some(work) => self.turns.push_back(Job { module, lane: Some(lane), work }),
@@ -476,6 +516,7 @@ fn add_thread(state: &Arc<PoolState>, queue: &mut Queue) {
                 if let Some(module) = counted.get() {
                     *queue.long.entry(module).or_default() += 1;
                 }
+                pool.settle(&mut queue);
             }
         });
         pool.work(&of);
@@ -495,13 +536,17 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
+    fn module(number: u8) -> HubModule {
+        HubModule { hub: HubKey(1), module: Digest([number; 32]) }
+    }
+
     fn pool(threads_kept: usize, threads_max: usize) -> TurnPool {
         TurnPool::new(threads_kept, threads_max, Backlog::new(usize::MAX))
     }
 
     #[test]
     fn what_has_begun_goes_first_and_new_instances_wait_while_much_waits() {
-        let (module, backlog) = (Digest([1; 32]), Backlog::new(10));
+        let (module, backlog) = (module(1), Backlog::new(10));
         let pool = TurnPool::new(1, 1, backlog.clone());
         let (release, held) = mpsc::channel::<()>();
         let (done, finished) = mpsc::channel();
@@ -524,7 +569,7 @@ mod tests {
 
     #[test]
     fn modules_take_turns_to_begin() {
-        let (flood, other) = (Digest([1; 32]), Digest([2; 32]));
+        let (flood, other) = (module(1), module(2));
         let pool = pool(1, 1);
         let (release, held) = mpsc::channel::<()>();
         let (done, finished) = mpsc::channel();
@@ -535,7 +580,7 @@ mod tests {
         }
         assert_eq!((pool.queued_of(flood), pool.queued_of(other), pool.beginnings_queued()), (3, 1, 4));
         release.send(()).unwrap();
-        let begun: Vec<Digest> = (0..4).map(|_| finished.recv_timeout(DEADLINE).unwrap()).collect();
+        let begun: Vec<HubModule> = (0..4).map(|_| finished.recv_timeout(DEADLINE).unwrap()).collect();
         assert_eq!(begun, [flood, other, flood, flood]);
         assert_eq!((pool.queued_of(flood), pool.beginnings_queued()), (0, 0));
     }
@@ -556,7 +601,7 @@ mod tests {
 
     #[test]
     fn instances_begin_slowly_while_the_line_of_activities_is_long_and_moves() {
-        let (module, backlog) = (Digest([1; 32]), Backlog::new(usize::MAX));
+        let (module, backlog) = (module(1), Backlog::new(usize::MAX));
         let pool = TurnPool::new(1, 1, backlog.clone());
         backlog.line(LINE_MAX, 0);
         let (done, finished) = mpsc::channel();
@@ -581,7 +626,7 @@ mod tests {
 
     #[test]
     fn what_waits_already_when_a_module_comes_under_suspicion_waits_in_line() {
-        let (suspect, honest) = (Digest([1; 32]), Digest([2; 32]));
+        let (suspect, honest) = (module(1), module(2));
         let pool = pool(1, 2);
         let (release, held) = mpsc::channel::<()>();
         let (done, finished) = mpsc::channel();
@@ -607,7 +652,7 @@ mod tests {
 
     #[test]
     fn a_module_whose_turns_compute_for_long_leaves_threads_to_others() {
-        let (hog, other) = (Digest([1; 32]), Digest([2; 32]));
+        let (hog, other) = (module(1), module(2));
         let pool = pool(1, 2 * LONG_ONE_IN);
         let (done, finished) = mpsc::channel();
         let hold = |what: &'static str| {
@@ -629,20 +674,25 @@ mod tests {
         let past = done.clone();
         pool.submit(other, move || past.send("past them").unwrap());
         assert_eq!(finished.recv_timeout(DEADLINE), Ok("past them"));
-        assert_eq!((pool.queued(), pool.queued_of(hog)), (0, 1), "the third waits for one of them");
+        let begins = done.clone();
+        pool.submit_beginning(hog, move || begins.send("begins").unwrap());
+        let past = done.clone();
+        pool.submit_beginning(HubModule { hub: HubKey(2), ..hog }, move || past.send("in another hub").unwrap());
+        assert_eq!(finished.recv_timeout(DEADLINE), Ok("in another hub"));
+        assert_eq!((pool.queued(), pool.queued_of(hog), pool.queued_behind_others()), (0, 2, 1), "they wait for one of the two");
         first.send(()).unwrap();
         assert_eq!(finished.recv_timeout(DEADLINE), Ok("first"));
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("computes"));
+        assert_eq!(finished.recv_timeout(DEADLINE), Ok("computes"), "the third, before what has not begun");
         second.send(()).unwrap();
         third.send(()).unwrap();
-        let mut rest = [0; 2].map(|_| finished.recv_timeout(DEADLINE).unwrap());
+        let mut rest = [0; 3].map(|_| finished.recv_timeout(DEADLINE).unwrap());
         rest.sort_unstable();
-        assert_eq!(rest, ["second", "third"]);
+        assert_eq!(rest, ["begins", "second", "third"]);
     }
 
     #[test]
     fn what_may_take_the_server_down_runs_alone_and_others_go_past_it() {
-        let (one, other) = (Digest([1; 32]), Digest([2; 32]));
+        let (one, other) = (module(1), module(2));
         let pool = pool(2, 4);
         let (release, held) = mpsc::channel::<()>();
         let (done, finished) = mpsc::channel();
@@ -662,7 +712,7 @@ mod tests {
 
     #[test]
     fn a_suspected_module_runs_one_job_at_a_time_and_others_go_past_it() {
-        let (suspect, honest) = (Digest([1; 32]), Digest([2; 32]));
+        let (suspect, honest) = (module(1), module(2));
         let pool = pool(2, 4);
         pool.suspect(suspect);
         let (release, held) = mpsc::channel::<()>();

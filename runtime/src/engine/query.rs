@@ -14,12 +14,12 @@ use tokio::time::timeout;
 
 use super::hub::{Hub, blocking};
 use super::orders::TurnFailure;
-use super::pool::TurnPool;
+use super::pool::{HubModule, TurnPool};
 use super::shell::{Machinery, Shell};
 use super::turns::{self, REPLAY_PATIENCE};
 use super::views::QueryError;
 use crate::host::{OrchestratorGuest, UNKNOWN_QUERY};
-use crate::model::{Digest, End, Event, Failure, Input, InstanceId, Payload, Progress, Started, rewind};
+use crate::model::{End, Event, Failure, Input, InstanceId, Payload, Progress, Started, rewind};
 use crate::replay::{self, Fault, Guest, TurnError};
 use crate::store::{InstanceRow, StoreError};
 
@@ -49,7 +49,9 @@ impl Hub {
     pub async fn query(&self, id: &InstanceId, name: String, input: Payload) -> Result<Payload, QueryError> {
         let (shell, asked) = (self.shell.clone(), id.clone());
         let row = blocking(move || shell.row_of(&asked)).await.map_err(QueryError::Unreadable)?.ok_or(QueryError::NotFound)?;
-        let Ok(place) = timeout(WAIT_MAX, PLACES.take(row.module)).await else { return Err(QueryError::Overloaded) };
+        let Ok(place) = timeout(WAIT_MAX, PLACES.take(self.shell.hub_module(row.module))).await else {
+            return Err(QueryError::Overloaded);
+        };
         timeout(ANSWER_MAX, self.answer(place, id, name, input)).await.unwrap_or(Err(QueryError::TooSlow))
     }
 
@@ -64,7 +66,7 @@ impl Hub {
         let machinery = self.shell.machinery.clone();
         let module = row.module;
         let question = Arc::new(Question { row, history, name, input, _place: place });
-        when_awaited(&self.shell.machinery.turns, module, &question, move |question| {
+        when_awaited(&self.shell.machinery.turns, self.shell.hub_module(module), &question, move |question| {
             let asked = catch_unwind(AssertUnwindSafe(|| ask(&machinery, question, &answer)));
             // Whoever asked may have gone.
             let _ = answer.send(asked.unwrap_or_else(|_| Err(QueryError::Host("the host panicked".into()))));
@@ -86,7 +88,7 @@ struct Question {
 /// behind a slow module's turns, the work itself holds nothing.
 fn when_awaited<T: Send + Sync + 'static>(
     turns: &TurnPool,
-    module: Digest,
+    module: HubModule,
     held: &Arc<T>,
     work: impl FnOnce(&T) + Send + 'static,
 ) {
@@ -102,13 +104,13 @@ fn when_awaited<T: Send + Sync + 'static>(
 struct Places {
     all: Arc<Semaphore>,
     /// Of the modules that are asked something, or wait for it.
-    each: Arc<Mutex<HashMap<Digest, Arc<Semaphore>>>>,
+    each: Arc<Mutex<HashMap<HubModule, Arc<Semaphore>>>>,
 }
 
 /// A place of one question. Dropped, it goes to the next.
 struct Place {
-    module: Digest,
-    each: Arc<Mutex<HashMap<Digest, Arc<Semaphore>>>>,
+    module: HubModule,
+    each: Arc<Mutex<HashMap<HubModule, Arc<Semaphore>>>>,
     permits: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
 }
 
@@ -120,7 +122,7 @@ impl Default for Places {
 
 impl Places {
     /// Waits for a place for a question about an instance of `module`.
-    async fn take(&self, module: Digest) -> Place {
+    async fn take(&self, module: HubModule) -> Place {
         let mut place = Place { module, each: self.each.clone(), permits: None };
         let own = lock(&self.each).entry(module).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE_EACH_MAX))).clone();
         // First its own: who waits for that keeps nobody else waiting.
@@ -242,6 +244,7 @@ mod tests {
     use super::*;
     use crate::engine::backlog::Backlog;
     use crate::model::execution::tests::{ended, scheduled, started, turn};
+    use crate::model::{Digest, HubKey};
 
     #[test]
     fn there_is_nothing_to_ask_before_a_turn_that_can_be_repeated() {
@@ -262,7 +265,7 @@ mod tests {
     #[tokio::test]
     async fn a_module_has_some_of_the_places_and_never_all() {
         let places = Places::default();
-        let module = |number| Digest([number; 32]);
+        let module = |number| HubModule { hub: HubKey(1), module: Digest([number; 32]) };
         let mut held = Vec::new();
         for number in 0..AT_ONCE_MAX / AT_ONCE_EACH_MAX {
             for _ in 0..AT_ONCE_EACH_MAX {
@@ -290,7 +293,8 @@ mod tests {
 
     #[test]
     fn what_nobody_waits_for_any_more_holds_nothing_while_it_stands_in_line() {
-        let (turns, module) = (TurnPool::new(1, 1, Backlog::new(usize::MAX)), Digest([1; 32]));
+        let (turns, module) =
+            (TurnPool::new(1, 1, Backlog::new(usize::MAX)), HubModule { hub: HubKey(1), module: Digest([1; 32]) });
         let (go, gate) = mpsc::channel::<()>();
         turns.submit(module, move || gate.recv().unwrap());
         let (worked, done) = mpsc::channel();

@@ -65,6 +65,7 @@ impl<T> Queue<T> {
         self.hubs.change_or_add(&lane.hub, new_hub, |hub| {
             hub.functions.change_or_add(&lane.function, new_function, |function| {
                 let new_tasks = || Tasks(BTreeMap::new());
+                function.waiting += 1;
                 function.executions.change_or_add(&execution, new_tasks, |tasks| {
                     let old = tasks.0.insert(task, item);
                     assert!(old.is_none(), "task {task} of execution {} is in line twice", execution.0);
@@ -82,6 +83,7 @@ impl<T> Queue<T> {
             hub.running += 1;
             let of_hub = hub.functions.take(|name, function| {
                 function.running += 1;
+                function.waiting -= 1;
                 let next = function.executions.take(|_, tasks| tasks.0.pop_first().expect(READY));
                 let (_, item) = next.expect(READY);
                 (Lane { hub: *hub_key, function: name.clone() }, item)
@@ -104,17 +106,18 @@ impl<T> Queue<T> {
         of_hub.flatten().expect(TAKEN);
     }
 
-    /// How many executions have something in line that neither their function's bound nor their hub's keeps from running, once for each function;
-    /// it is not counted much further than `enough`. One that waits for much counts as little as the others, since they take turns.
-    pub fn executions_ready(&self, enough: usize) -> usize {
-        let mut count = 0;
+    /// How long the line is of those whom neither their function's bound nor their hub's keeps from running: how many executions, once for each
+    /// function; or one for each `each` activities if those are more. It is not counted much further than `enough`. An execution that waits
+    /// for much counts as little as the others, since they take turns; but so many activities are much to do.
+    pub fn line(&self, enough: usize, each: usize) -> usize {
+        let mut line = 0;
         for function in self.hubs.ready().flat_map(|hub| hub.functions.ready()) {
-            count += function.executions.order.len();
-            if count >= enough {
+            line += function.executions.order.len().max(function.waiting / each);
+            if line >= enough {
                 break;
             }
         }
-        count
+        line
     }
 
     /// Which bound keeps what waits in this lane from being taken, if one does; otherwise it only waits for its turn.
@@ -133,7 +136,11 @@ impl<T> Queue<T> {
     /// Takes out what has not been taken yet, for good.
     pub fn remove(&mut self, lane: &Lane, execution: ExecutionKey, task: TaskId) -> Option<T> {
         let of_hub = |hub: &mut Hub<T>| {
-            let of_function = |function: &mut Function<T>| function.executions.change(&execution, |tasks| tasks.0.remove(&task));
+            let of_function = |function: &mut Function<T>| {
+                let removed = function.executions.change(&execution, |tasks| tasks.0.remove(&task));
+                function.waiting -= usize::from(matches!(removed, Some(Some(_))));
+                removed
+            };
             hub.functions.change(&lane.function, of_function)
         };
         self.hubs.change(&lane.hub, of_hub).flatten().flatten().flatten()
@@ -153,6 +160,8 @@ struct Hub<T> {
 /// The calls of a function.
 struct Function<T> {
     executions: Ring<ExecutionKey, Tasks<T>>,
+    /// How many activities these want.
+    waiting: usize,
     running: u32,
     running_max: Option<NonZeroU32>,
 }
@@ -168,7 +177,7 @@ impl<T> Hub<T> {
 
 impl<T> Function<T> {
     fn new(running_max: Option<NonZeroU32>) -> Self {
-        Self { executions: Ring::default(), running: 0, running_max }
+        Self { executions: Ring::default(), waiting: 0, running: 0, running_max }
     }
 }
 
@@ -235,7 +244,8 @@ impl<K, M> Default for Ring<K, M> {
 }
 
 impl<K: Clone + Eq + Hash, M: TakesTurns> Ring<K, M> {
-    fn is_ready(&self) -> bool {
+    /// Whether one is ready.
+    pub fn is_ready(&self) -> bool {
         !self.order.is_empty()
     }
 
@@ -357,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn executions_count_that_wait_for_nothing_but_their_turn() {
+    fn the_line_is_of_executions_that_wait_for_nothing_but_their_turn_or_of_many_activities() {
         let check = |pushed: &str, taken: usize, expected: usize| {
             let mut queue = queue();
             for item in pushed.split_whitespace() {
@@ -365,11 +375,13 @@ mod tests {
                 queue.push(&lane, execution, task, ());
             }
             (0..taken).for_each(|_| _ = queue.take().unwrap());
-            assert_eq!(queue.executions_ready(100), expected, "{pushed}, {taken} taken");
+            assert_eq!(queue.line(100, 3), expected, "{pushed}, {taken} taken");
         };
         check("1/mix/7:0", 1, 0);
         check("2/mix/7:0 2/mix/7:1 2/mix/7:2 2/mix/8:3 3/mix/9:4", 0, 3);
         check("2/mix/7:0 2/mix/7:1 2/mix/7:2 2/mix/7:3", 3, 1);
+        check("2/mix/7:0 2/mix/7:1 2/mix/7:2 2/mix/7:3 2/mix/7:4 2/mix/7:5 3/mix/9:4", 0, 3);
+        check("2/mix/7:0 2/mix/7:1 2/mix/7:2 2/mix/7:3 2/mix/7:4 2/mix/7:5 3/mix/9:4", 1, 2);
         // Behind the bounds of a function, and of a hub.
         check("1/slow/7:0 1/slow/8:1 1/mix/9:2", 1, 1);
         check("1/mix/7:0 1/mix/8:1 1/mix/9:2 2/mix/9:3", 3, 0);

@@ -63,7 +63,7 @@ impl Engine {
         let beginnings_queued = machinery.turns.beginnings_queued();
         Sample {
             commits_queued: machinery.committer.queued(),
-            turns_queued: machinery.turns.queued() + beginnings_queued,
+            turns_queued: machinery.turns.queued() + machinery.turns.queued_behind_others() + beginnings_queued,
             beginnings_queued,
             messages_queued: machinery.post.waiting(),
             backlog_bytes: machinery.backlog.bytes(),

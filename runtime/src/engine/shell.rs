@@ -27,7 +27,7 @@ use super::orders::{
     TurnFailure, TurnOrder, TurnResult,
 };
 use super::partition::{Numbers, Partition};
-use super::pool::TurnPool;
+use super::pool::{HubModule, TurnPool};
 use super::post::Post;
 use super::residents::Residents;
 use super::rewind::{self, Plans};
@@ -90,7 +90,7 @@ impl Machinery {
     }
 
     /// Whether a new instance of `module` has to come later. What one asks for may take far more memory than an event does.
-    pub(super) fn is_overloaded_for(&self, module: Digest) -> bool {
+    pub(super) fn is_overloaded_for(&self, module: HubModule) -> bool {
         self.is_overloaded() || self.backlog.is_full() || self.turns.queued_of(module) >= self.limits.starts_queued_max
     }
 }
@@ -196,6 +196,11 @@ impl Shell {
         }
     }
 
+    /// A module of this hub, for the pool.
+    pub(super) fn hub_module(&self, module: Digest) -> HubModule {
+        HubModule { hub: self.row.key, module }
+    }
+
     fn partition_of(&self, id: &InstanceId) -> u32 {
         id.partition(self.row.partitions)
     }
@@ -297,7 +302,7 @@ impl Shell {
         let verdict = self.machinery.suspects.judge(order.flight());
         let runs_alone = verdict == Verdict::Alone;
         // What has a parent belongs to what has begun.
-        let begins = order.started.as_ref().is_some_and(|started| started.parent.is_none());
+        let begins = order.started.as_ref().is_some_and(Started::begins_instance);
         let work = move || {
             // The instance may have been terminated while this stood in line.
             if !shell.lock(partition).partition.begin_turn(order.execution, order.number) {
@@ -326,11 +331,11 @@ impl Shell {
             shell.turn_is_done(partition, &order, took, result, noted);
         };
         if runs_alone {
-            self.machinery.turns.submit_alone(module, work);
+            self.machinery.turns.submit_alone(self.hub_module(module), work);
         } else if begins {
-            self.machinery.turns.submit_beginning(module, work);
+            self.machinery.turns.submit_beginning(self.hub_module(module), work);
         } else {
-            self.machinery.turns.submit(module, work);
+            self.machinery.turns.submit(self.hub_module(module), work);
         }
     }
 
@@ -354,7 +359,7 @@ impl Shell {
             Err(TurnFailure::Guest { error: TurnError::Fault(Fault::Exhausted(_)), .. })
                 if self.lock(partition).partition.is_in_turn(order.execution, order.number) =>
             {
-                turns.suspect(order.module);
+                turns.suspect(self.hub_module(order.module));
             }
             Err(TurnFailure::Guest { .. }) | Ok(_) => (),
         }

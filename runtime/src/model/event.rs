@@ -167,6 +167,13 @@ pub struct Started {
     pub continued: u64,
 }
 
+impl Started {
+    /// Whether an instance begins with it that nobody waits for inside: it was not started by another, and has not continued as new.
+    pub fn begins_instance(&self) -> bool {
+        self.parent.is_none() && self.continued == 0
+    }
+}
+
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }
@@ -252,6 +259,14 @@ impl End {
 mod tests {
     use super::*;
     use crate::model::{ActivityCall, Cause, execution::tests as make};
+
+    #[test]
+    fn an_instance_begins_once_and_not_as_a_child() {
+        let parent = Parent { instance: "shop".parse().unwrap(), execution: crate::model::ExecutionKey(7), task: TaskId(2) };
+        assert!(make::started().begins_instance());
+        assert!(!Started { continued: 1, ..make::started() }.begins_instance());
+        assert!(!Started { parent: Some(parent), ..make::started() }.begins_instance());
+    }
 
     /// Every stored history is written so. A text that changes here needs a migration.
     #[test]
