@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,6 +59,7 @@ impl Desk {
     /// Exports an instance of a server; the file and what it holds.
     #[track_caller]
     fn export(&self, server: &Server, id: &str) -> (String, Archive) {
+        let _ = fs::remove_file(self.path(&format!("{id}.tar"))); // It may be that of an earlier moment.
         let Ran { code, stdout, stderr } = self.run(&["export", id], &[("DACAPO_SERVER", &server.origin)]);
         assert_eq!((code, stderr.as_str()), (0, ""), "export {id}");
         let file = stdout.trim_end().to_owned();
@@ -242,7 +243,7 @@ fn an_export_can_be_had_of_a_data_directory_that_nobody_serves() {
     let (_, online) = desk.export(&server, "a");
     let data = server.data();
     let data = data.to_str().expect("text");
-    let Ran { code, stderr, .. } = desk.run(&["export", "a", "--data", data], &[]);
+    let Ran { code, stderr, .. } = desk.run(&["export", "a", "--data", data, "-o", "locked.tar"], &[]);
     assert!(code == 1 && stderr.contains("another process has"), "{stderr}");
     server.stop();
     desk.done(&["export", "a", "--data", data, "-o", "offline.tar"]);
@@ -252,6 +253,41 @@ fn an_export_can_be_had_of_a_data_directory_that_nobody_serves() {
     assert!(code == 4 && stderr.contains("has no instance \"b\""), "{stderr}");
     let Ran { code, .. } = desk.run(&["export", "a", "--data", "nowhere"], &[]);
     assert!(code == 1 && !desk.path("nowhere").exists());
+    fs::create_dir(desk.path("folder")).expect("make a folder");
+    let Ran { code, stderr, .. } = desk.run(&["export", "a", "--data", "folder", "-o", "none.tar"], &[]);
+    assert!(code == 1 && stderr.contains("folder is no data directory"), "{stderr}");
+    assert_eq!(listed(&desk.path("folder")), [], "none is made of it");
+}
+
+#[test]
+fn an_export_replaces_a_file_only_if_it_is_named_and_writes_to_what_is_none() {
+    let (server, desk) = (Server::start(), Desk::new());
+    let export = |line: &[&str]| desk.run(line, &[("DACAPO_SERVER", &server.origin)]);
+    server.start_as("a", "Sequence", r#"{"count":2}"#);
+    ends_as(&server, "a", "Completed");
+    let (_, first) = desk.export(&server, "a");
+    let Ran { code, stderr, .. } = export(&["export", "a"]);
+    assert!(code == 1 && stderr.contains("a.tar is there already"), "{stderr}");
+
+    fs::write(desk.path("old"), "an export of last week").expect("write");
+    symlink("old", desk.path("link")).expect("make a link");
+    assert_eq!(export(&["export", "a", "-o", "link"]).code, 0);
+    let linked = decode(&fs::read(desk.path("old")).expect("read")).expect("it is an export");
+    assert_eq!(linked.history, first.history);
+    assert!(fs::symlink_metadata(desk.path("link")).expect("it is there").is_symlink());
+
+    let pipe = desk.path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("run mkfifo").success());
+    let read = thread::spawn({
+        let pipe = pipe.clone();
+        move || fs::read(pipe).expect("read the pipe")
+    });
+    assert_eq!(export(&["export", "a", "-o", "pipe"]).code, 0);
+    let piped = decode(&read.join().expect("it is read")).expect("it is an export");
+    assert_eq!(piped.history, first.history);
+    let mut left: Vec<_> = listed(desk.0.path()).into_iter().map(|(name, _)| name).collect();
+    left.sort();
+    assert_eq!(left, ["a.tar", "link", "old", "pipe"], "no draft is left");
 }
 
 /// What a directory has, with the rights of each.
@@ -306,10 +342,13 @@ fn a_backup_that_is_taken_under_load_is_whole_and_a_server_goes_on_from_it() {
     let full = desk.run(&["restore", "copy", "--data", "full"], &[]);
     assert!(full.code == 1 && full.stderr.contains("full is not empty"), "{}", full.stderr);
     fs::create_dir(desk.path("empty")).expect("make a folder");
-    for restored in ["restored", "empty"] {
+    fs::create_dir(desk.path("volume")).expect("make a folder");
+    symlink("volume", desk.path("mounted")).expect("make a link");
+    for restored in ["restored", "empty", "mounted"] {
         assert!(desk.done(&["restore", "copy", "--data", restored]).contains(" instances, "));
         assert_eq!(listed(&desk.path(restored)), expected);
     }
+    assert!(fs::symlink_metadata(desk.path("mounted")).expect("it is there").is_symlink());
     assert_eq!(listed(&copy), expected, "a backup stays as it is");
 
     let report = dacapo::engine::verify(&copy, &Limits::default()).expect("every instance replays");

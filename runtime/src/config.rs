@@ -120,6 +120,7 @@ pub struct Config {
     /// instance in place of the system key. Without effect on a server that asks for no keys. Default: 0, which is: it carries the key.
     pub capability_links_s: u32,
     /// The bounds, each with unit and reason in [`Limits`].
+    #[serde(deserialize_with = "limits")]
     pub limits: Limits,
     /// The stores besides the one in the data directory. Default: none.
     #[serde(deserialize_with = "stores")]
@@ -200,6 +201,17 @@ impl Config {
             error: error.to_string().trim_end().to_owned(),
         };
         toml::from_str(&text).map_err(malformed)
+    }
+}
+
+/// Bounds that let something run: with nothing allowed at all, starts would be taken and wait for ever.
+fn limits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Limits, D::Error> {
+    let limits = Limits::deserialize(deserializer)?;
+    match limits.nothing_runs_with() {
+        None => Ok(limits),
+        Some(name) => {
+            Err(de::Error::custom(format!("{name} = 0 would let nothing run; leave it out for the default, or give it a number")))
+        }
     }
 }
 
@@ -361,6 +373,7 @@ mod tests {
         check_refused("\nhost = []", "line 2", "unknown field `host`");
         check_refused("[limits]\n\ntask_max = 1", "line 3", "unknown field `task_max`");
         check_refused("[limits]\ntasks_max = -1", "line 2", "tasks_max");
+        check_refused("[limits]\nactivities_running_max = 0", "line 1", "activities_running_max = 0 would let nothing run");
         check_refused("overridable_existing_instance_states = 'Running'", "line 1", "`NonRunningStates` or `AnyState`");
         check_refused("edition = '2019'", "line 1", "`2018` or `current`");
         check_refused("default_hub = '1'", "line 1", "task hub name \"1\" must be");

@@ -155,6 +155,26 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// The name of a bound that is zero and without which nothing runs, if there is one.
+    pub fn nothing_runs_with(&self) -> Option<&'static str> {
+        let needed = [
+            ("functions_max", self.functions_max == 0),
+            ("compile_cpu_s_max", self.compile_cpu_s_max == 0),
+            ("compile_memory_bytes_max", self.compile_memory_bytes_max == 0),
+            ("guest_memory_bytes_max", self.guest_memory_bytes_max == 0),
+            ("turn_cpu_ms_max", self.turn_cpu_ms_max == 0),
+            ("activity_ms_max", self.activity_ms_max == 0),
+            ("activities_running_max", self.activities_running_max == 0),
+            ("work_queued_max", self.work_queued_max == 0),
+            ("starts_queued_max", self.starts_queued_max == 0),
+            ("backlog_bytes_max", self.backlog_bytes_max == 0),
+            ("connections_max", self.connections_max == 0),
+        ];
+        needed.into_iter().find_map(|(name, is_zero)| is_zero.then_some(name))
+    }
+}
+
 /// How much of a task hub's work runs at once, beside the server's own [`Limits::activities_running_max`]. What is absent is not
 /// bounded.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]

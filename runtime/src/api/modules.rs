@@ -70,7 +70,8 @@ pub(super) static UPLOAD: Operation = Operation {
         Answer::json::<Uploaded<'static>>(201, "This version is new, and the current one."),
         Answer::ours(400, "The name breaks its rules, or the bytes are no module that can run here: `invalid_module`."),
         Answer::ours(409, "`function_taken`: another module of the hub has one of its functions."),
-        Answer::ours(503, "There is no room for it now, or the store takes no writes.").with(&[Header::RetryAfter]),
+        Answer::ours(503, "There is no room for it now, too many are under way, or the store takes no writes.")
+            .with(&[Header::RetryAfter]),
     ],
 };
 
@@ -207,6 +208,7 @@ impl From<UploadError> for ApiError {
         match &error {
             UploadError::Invalid(_) => Self::ours(StatusCode::BAD_REQUEST, "invalid_module", error),
             UploadError::FunctionTaken { .. } => Self::ours(StatusCode::CONFLICT, "function_taken", error),
+            UploadError::Crowded => Self::ours_unavailable(error),
             UploadError::Store(cause) => Self::ours_unconfirmed(cause, &error),
             UploadError::Internal(_) => Self::ours_internal(error),
         }

@@ -1,25 +1,31 @@
 //! `dacapo backup` and `dacapo restore`: how is a data directory copied, while a server works on it, so that a server can work on the copy?
 //!
-//! The copy is made under another name and gets its own at the end: what bears the name is whole.
+//! The copy is made under another name and gets its own at the end: what bears the name is whole. In a directory that is there already, the store
+//! gets its name last: without it there is no data directory.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
-use std::process;
 
 use anyhow::{Context, Result, bail};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tempfile::TempDir;
 
 use super::exit::Exit;
 use super::output::say;
 use crate::api::{capability, keys};
 use crate::clock::Clock;
 use crate::model::time;
+use crate::store::sqlite::FILE as STORE_FILE;
 use crate::store::sqlite::backup::{self, StoreCopy};
 
 /// What a data directory has beside its store, if it is there. Compiled code is not copied: a server makes it anew.
 const KEY_FILES: [&str; 2] = [keys::FILE, capability::FILE];
+
+/// What a disk of its own has in it from the start.
+const LOST_AND_FOUND: &str = "lost+found";
 
 const BACKUP_ABOUT: &str = "\
 The copy shows everything as it stood at one moment; the server goes on meanwhile. What is written
@@ -78,7 +84,7 @@ impl Restore {
     pub(super) fn run(self) -> Result<()> {
         let (from, data) = (self.from.display(), self.data.display());
         let is_empty = match fs::read_dir(&self.data) {
-            Ok(mut entries) => entries.next().is_none(),
+            Ok(entries) => entries.flatten().all(|entry| entry.file_name() == LOST_AND_FOUND),
             Err(error) => error.kind() == io::ErrorKind::NotFound,
         };
         if !is_empty {
@@ -99,21 +105,16 @@ struct Copied {
     at_ms: u64,
 }
 
-/// A directory with a name that nobody takes for a whole copy. It goes with this, unless it gets its own name.
-struct Unfinished {
-    path: PathBuf,
-    is_finished: bool,
-}
-
 /// Copies the data directory `from` to `to`, which is empty or not there. On return the copy is durable and was looked through.
 fn copy(from: &Path, to: &Path, doing: &'static str) -> Result<Copied> {
-    let copy = Unfinished::beside(to)?;
+    let is_there = to.is_dir();
+    let copy = unfinished(to, is_there)?;
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr()); // Shows nothing unless that is a terminal.
     let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes} of {total_bytes}, {eta} left").context("draw a bar")?;
     bar.set_style(style);
     bar.set_message(doing);
     let mut at_ms = 0;
-    let store = backup::copy(from, &copy.path, |copying| {
+    let store = backup::copy(from, copy.path(), |copying| {
         if copying.bytes == 0 {
             at_ms = Clock.now_ms();
             bar.set_length(copying.of);
@@ -125,10 +126,14 @@ fn copy(from: &Path, to: &Path, doing: &'static str) -> Result<Copied> {
     })?;
     bar.finish_and_clear();
     for name in KEY_FILES {
-        copy_key(&from.join(name), &copy.path.join(name)).with_context(|| format!("copy {name}"))?;
+        copy_key(&from.join(name), &copy.path().join(name)).with_context(|| format!("copy {name}"))?;
     }
-    sync(&copy.path)?;
-    copy.finish(to)?;
+    sync(copy.path())?;
+    if is_there {
+        move_into(copy, to)?
+    } else {
+        rename(copy, to)?
+    }
     Ok(Copied { store, at_ms })
 }
 
@@ -144,31 +149,49 @@ fn copy_key(from: &Path, to: &Path) -> io::Result<()> {
     file.sync_all()
 }
 
-impl Unfinished {
-    fn beside(to: &Path) -> Result<Self> {
+/// A directory with a name that nobody takes for a whole copy, beside `to` or in it if it is there. It goes with this.
+fn unfinished(to: &Path, is_there: bool) -> Result<TempDir> {
+    let (folder, prefix) = if is_there {
+        (to, OsString::from(".unfinished-"))
+    } else {
         let name = to.file_name().with_context(|| format!("{} ends with no name", to.display()))?;
-        let mut unfinished = name.to_owned();
-        unfinished.push(format!(".unfinished-{}", process::id()));
-        let path = to.with_file_name(unfinished);
-        DirBuilder::new().mode(0o700).create(&path).with_context(|| format!("make {}", path.display()))?;
-        Ok(Self { path, is_finished: false })
-    }
-
-    /// Gives it its name. What has that already, other than an empty directory, is an error.
-    fn finish(mut self, to: &Path) -> Result<()> {
-        fs::rename(&self.path, to).with_context(|| format!("rename {} to {}", self.path.display(), to.display()))?;
-        self.is_finished = true;
-        let above = to.parent().filter(|above| !above.as_os_str().is_empty());
-        sync(above.unwrap_or(Path::new(".")))
-    }
+        let mut prefix = name.to_owned();
+        prefix.push(".unfinished-");
+        (above(to), prefix)
+    };
+    let ours = Permissions::from_mode(0o700);
+    let made = tempfile::Builder::new().prefix::<OsStr>(&prefix).permissions(ours).tempdir_in(folder);
+    made.with_context(|| format!("make a folder in {}", folder.display()))
 }
 
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if !self.is_finished {
-            let _ = fs::remove_dir_all(&self.path); // Its name says that it is of no use.
+/// Gives a copy its name. What has that already, other than an empty directory, is an error.
+fn rename(copy: TempDir, to: &Path) -> Result<()> {
+    fs::rename(copy.path(), to).with_context(|| format!("rename {} to {}", copy.path().display(), to.display()))?;
+    let _ = copy.keep(); // There is nothing under the old name any more.
+    sync(above(to))
+}
+
+/// Moves what is in a copy to the directory above it, `to`, and gives it to whom that belongs.
+fn move_into(copy: TempDir, to: &Path) -> Result<()> {
+    let owner = fs::metadata(to).with_context(|| format!("look at {}", to.display()))?;
+    for name in KEY_FILES.into_iter().chain([STORE_FILE]) {
+        let (from, into) = (copy.path().join(name), to.join(name));
+        let Ok(file) = fs::metadata(&from) else { continue };
+        if file.uid() != owner.uid() {
+            let given = chown(&from, Some(owner.uid()), Some(owner.gid()));
+            given.with_context(|| format!("give {} to the owner of {}", from.display(), to.display()))?;
         }
+        if name == STORE_FILE {
+            sync(to)?;
+        }
+        fs::rename(&from, &into).with_context(|| format!("move {} to {}", from.display(), into.display()))?;
     }
+    sync(to)?;
+    copy.close().with_context(|| format!("remove a folder in {}", to.display()))
+}
+
+fn above(path: &Path) -> &Path {
+    path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn sync(folder: &Path) -> Result<()> {

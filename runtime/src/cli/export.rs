@@ -2,10 +2,9 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::builder::NonEmptyStringValueParser;
 
 use super::connection::Connection;
@@ -14,6 +13,7 @@ use super::output::{hint, say};
 use super::server::shell_path;
 use crate::engine::archive::Export as Archived;
 use crate::model::HubName;
+use crate::store::sqlite::FILE as STORE_FILE;
 
 const ABOUT: &str = "\
 The file is a tar archive: manifest.json says what it is, history.jsonl has the events of the
@@ -53,28 +53,37 @@ impl Export {
             self.write(&mut out)?;
             return out.flush().context("write to standard output");
         }
-        // Under another name until it is whole, and for our eyes only: it has all that the instance was told.
-        let mut unfinished = output.clone().into_os_string();
-        unfinished.push(".unfinished");
-        let unfinished = PathBuf::from(unfinished);
-        let file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&unfinished);
-        let file = file.with_context(|| format!("write {}", unfinished.display()))?;
-        let written = self
-            .write_file(file)
-            .and_then(|()| fs::rename(&unfinished, &output).with_context(|| format!("write {}", output.display())));
-        if written.is_err() {
-            let _ = fs::remove_file(&unfinished); // Its name says that it is of no use.
-        }
-        written?;
+        self.write_to(&output)?;
         hint(format_args!("`dacapo replay {}` plays it", shell_path(&output)));
         say(output.display())
+    }
+
+    /// Writes to a file, which gets its name when it is whole; to a device or a pipe directly.
+    fn write_to(&self, output: &Path) -> Result<()> {
+        let doing = || format!("write {}", output.display());
+        // What a link leads to is written, and not the link.
+        let path = fs::canonicalize(output).unwrap_or_else(|_| output.to_owned());
+        let there = fs::metadata(&path).ok();
+        if there.as_ref().is_some_and(|there| !there.is_file()) {
+            return self.write_file(OpenOptions::new().write(true).open(&path).with_context(doing)?);
+        }
+        if self.output.is_none() && there.is_some() {
+            bail!("{} is there already: name a file with --output, which is replaced if it is there", output.display());
+        }
+        // Only for our eyes: it has all that the instance was told. It goes if it does not get its name.
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let draft = tempfile::Builder::new().prefix(".dacapo-export-").tempfile_in(folder).with_context(doing)?;
+        self.write_file(draft.reopen().with_context(doing)?)?;
+        let named = if self.output.is_none() { draft.persist_noclobber(&path) } else { draft.persist(&path) };
+        named.map(drop).with_context(doing)
     }
 
     fn write_file(&self, file: File) -> Result<()> {
         let mut out = BufWriter::new(file);
         self.write(&mut out)?;
         let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
-        Ok(file.sync_all()?)
+        // A pipe has nothing to sync.
+        if file.metadata()?.is_file() { Ok(file.sync_all()?) } else { Ok(()) }
     }
 
     fn write(&self, out: &mut dyn Write) -> Result<()> {
@@ -87,9 +96,9 @@ impl Export {
         };
         let absent =
             || Exit::NotFound.because(format_args!("task hub {hub} in {} has no instance {:?}", data.display(), self.id));
-        // A directory that is not there would be made.
-        if !data.is_dir() {
-            return Err(Exit::Failed.because(format_args!("there is no data directory {}", data.display())));
+        // A store that is not there would be made.
+        if !data.join(STORE_FILE).is_file() {
+            return Err(Exit::Failed.because(format_args!("{} is no data directory: it has no {STORE_FILE}", data.display())));
         }
         let id = self.id.parse().map_err(|_| absent())?;
         let export = Archived::offline(data, &hub, &id).with_context(|| format!("open the store in {}", data.display()))?;

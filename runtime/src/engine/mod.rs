@@ -54,6 +54,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
 
 pub use follow::{Asked, Fingerprint, Followed, FollowedEvent, Follower, Place};
 pub use hub::Hub;
@@ -92,6 +93,10 @@ use suspects::Suspects;
 
 /// Where compiled code is, in the data directory.
 const COMPILED: &str = "compiled";
+
+/// How many uploads are taken or wait for the compiler at once; a program that deploys many modules sends a few at a time.
+const UPLOADS_MAX: usize = 32;
+static UPLOADS: Semaphore = Semaphore::const_new(UPLOADS_MAX);
 
 /// How many rows of superseded histories are deleted at once: little enough that live work does not notice.
 const SWEEP_ROWS: usize = 500;
@@ -307,7 +312,13 @@ impl Engine {
     /// As [`UploadError`] says; nothing has changed then.
     pub async fn upload(self: &Arc<Self>, hub: &HubName, name: &ModuleName, bytes: Bytes) -> Result<UploadedModule, UploadError> {
         let (engine, hub, name) = (self.clone(), hub.clone(), name.clone());
-        let work = move || engine.upload_blocking(&hub, &name, &bytes);
+        // Each takes a thread while it waits for the compiler, of which other requests need some too.
+        let place = UPLOADS.try_acquire().map_err(|_| UploadError::Crowded)?;
+        let work = move || {
+            let uploaded = engine.upload_blocking(&hub, &name, &bytes);
+            drop(place);
+            uploaded
+        };
         tokio::task::spawn_blocking(work).await.map_err(|error| UploadError::Internal(error.to_string()))?
     }
 

@@ -29,7 +29,7 @@ impl Stores {
     /// with everything that is open there, in the background.
     ///
     /// # Errors
-    /// As [`Engine::open`], and if two stores have the same directory. What was opened before that is closed again.
+    /// As [`Engine::open`], and if two stores have the same directory, or one has its own in that of another. What was opened before that is closed again.
     pub fn open(settings: EngineSettings, others: &[(StoreName, StoreSettings)]) -> Result<Self, OpenError> {
         let count = u32::try_from(1 + others.len()).unwrap_or(u32::MAX);
         let mut directories: Vec<(StoreName, PathBuf)> = Vec::new();
@@ -37,7 +37,7 @@ impl Stores {
         let first = (StoreName::default_store(), settings.data.as_path());
         for (name, data) in std::iter::once(first).chain(others.iter().map(|(name, other)| (name.clone(), other.data.as_path())))
         {
-            if let Some((other, _)) = directories.iter().find(|(_, known)| is_same(known, data)) {
+            if let Some((other, _)) = directories.iter().find(|(_, known)| is_within(known, data) || is_within(data, known)) {
                 let (data, other) = (data.to_owned(), other.clone());
                 stores.close();
                 return Err(OpenError::SameDirectory { data, name, other });
@@ -105,9 +105,12 @@ impl Stores {
     }
 }
 
-/// Whether two paths lead to the same directory, whatever links are on the way. One that is not there yet is no other's.
-fn is_same(one: &Path, other: &Path) -> bool {
-    fs::canonicalize(one).is_ok_and(|one| fs::canonicalize(other).is_ok_and(|other| one == other))
+/// Whether `inner` leads to the directory `outer` or into it, whatever links are on the way and however much of it is there yet.
+fn is_within(outer: &Path, inner: &Path) -> bool {
+    let Ok(outer) = fs::canonicalize(outer) else { return false };
+    let Ok(inner) = std::path::absolute(inner) else { return false };
+    let there = inner.ancestors().find_map(|above| Some((above, fs::canonicalize(above).ok()?)));
+    there.is_some_and(|(above, there)| there.join(inner.strip_prefix(above).unwrap_or(Path::new(""))).starts_with(outer))
 }
 
 #[cfg(test)]
@@ -139,6 +142,17 @@ mod tests {
             link.display()
         );
         assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn no_store_lies_in_the_directory_of_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        for (outer, inner) in [(data.clone(), data.join("compiled")), (data.join("a/b"), data.join("a"))] {
+            let Err(error) = open(&outer, &[("Inner", &inner)]) else { panic!("{} was opened", inner.display()) };
+            assert!(error.to_string().starts_with("store \"Inner\" cannot have the directory "), "{error}");
+        }
+        assert!(!is_within(&data, &folder.path().join("database")), "a name that begins alike is another one");
     }
 
     #[test]

@@ -192,6 +192,9 @@ pub enum UploadError {
         /// The module that has it.
         owner: String,
     },
+    /// So many are under way that this one has to come later.
+    #[error("the server takes as many modules at once as it may; try again in a moment")]
+    Crowded,
     /// The store could not do its part.
     #[error("the module could not be taken: {0}")]
     Store(#[from] StoreError),

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use rustix::process::{Resource, Rlimit, Signal, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 use wit_component::ComponentEncoder;
@@ -170,6 +170,8 @@ pub const COMMAND: &str = "compile-module";
 /// If the limits cannot be set, or the parent is gone.
 pub fn child_main(limits_json: &str, mut out: impl Write) -> io::Result<()> {
     let limits: Limits = serde_json::from_str(limits_json)?;
+    // Nobody is left to take what a killed server has asked for. It is the parent's thread that counts, and that waits for this.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
     priority::be_nice();
     let bound = |max: u64| Rlimit { current: Some(max), maximum: Some(max) };
     // The signal of the lower bound says why, that of the upper one nothing.
