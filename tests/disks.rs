@@ -15,6 +15,9 @@ use crate::support::{Client, P3, Reply, Server, Setup, eventually, guests};
 const FULL: &str = "the disk of the store is full: make room, and writing goes on by itself";
 const FAILED: &str = "a sync of the store has failed: nothing is written until the disk is in order and the server is restarted";
 
+const GONE: &str = "the files of the store have been moved or deleted: put them back, and writing goes on by itself; or stop the server and start it \
+                    where they are";
+
 /// A server on a disk that does what it is told.
 fn on_a_disk() -> Server {
     Setup { disk: true, ..Setup::default() }.start()
@@ -271,4 +274,24 @@ fn said_at_start(disk: &Layer, arguments: &[&str]) -> String {
     let output = run_to_end(&mut command);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn nothing_is_acknowledged_while_the_data_directory_is_elsewhere() {
+    let server = Server::start();
+    server.start_as("before", "Sequence", r#"{"count":2}"#);
+    server.finished("before");
+    let (data, away) = (server.data(), server.data().with_extension("away"));
+    fs::rename(&data, &away).expect("move the data directory away");
+    fs::create_dir(&data).expect("make an empty one");
+    let start = |id: &str| server.post(&format!("{P3}/orchestrators/Sequence/{id}"), r#"{"count":2}"#);
+    let refused = start("meanwhile");
+    assert_eq!(refused.status, 503, "{refused}");
+    wait_until_unready(&server, GONE);
+    fs::remove_dir_all(&data).expect("remove what came in its place");
+    fs::rename(&away, &data).expect("move it back");
+    wait_until_ready(&server);
+    assert_eq!(server.status("meanwhile", "").status, 404);
+    server.start_as("after", "Sequence", r#"{"count":2}"#);
+    server.finished("after");
 }

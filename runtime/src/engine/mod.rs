@@ -275,7 +275,7 @@ impl Engine {
                         machinery.committer.note(Err(error));
                     }
                     // Nobody may have anything to write just now, and yet it should be known when there is space again.
-                    if machinery.committer.refusal() == Some(Refusal::Full) {
+                    if matches!(machinery.committer.refusal(), Some(Refusal::Full | Refusal::Gone)) {
                         machinery.committer.note(machinery.store.probe().as_ref().copied());
                     }
                     swept

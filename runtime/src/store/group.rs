@@ -31,6 +31,8 @@ pub enum Refusal {
     Poisoned,
     /// Another server has taken over the store.
     Fenced,
+    /// The files of the store are not where they were. Writing goes on as soon as they are.
+    Gone,
 }
 
 impl fmt::Display for Refusal {
@@ -42,6 +44,10 @@ impl fmt::Display for Refusal {
                 "a sync of the store has failed: nothing is written until the disk is in order and the server is restarted"
             }
             Self::Fenced => "another server has taken over the store: stop this one",
+            Self::Gone => {
+                "the files of the store have been moved or deleted: put them back, and writing goes on by itself; or stop the server and start it where \
+                 they are"
+            }
         })
     }
 }
@@ -53,6 +59,7 @@ impl Refusal {
             StoreError::Full => Some(Self::Full),
             StoreError::Poisoned(_) => Some(Self::Poisoned),
             StoreError::Fenced { .. } => Some(Self::Fenced),
+            StoreError::Gone => Some(Self::Gone),
             _ => None,
         }
     }

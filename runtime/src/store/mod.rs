@@ -254,6 +254,9 @@ pub enum StoreError {
     /// A sync failed, now or earlier. What the disk holds is unknown; nothing is written until the server is restarted.
     #[error("a sync of the store has failed; nothing is written until the server is restarted: {0}")]
     Poisoned(String),
+    /// The files are not where they were opened: they have been moved or deleted. Writing works again when they are back.
+    #[error("the files of the store have been moved or deleted")]
+    Gone,
     /// There is no space left. Writing may work again later.
     #[error("the disk of the store is full")]
     Full,

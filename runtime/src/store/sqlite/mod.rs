@@ -91,7 +91,7 @@ impl SqliteStore {
         schema::migrate(&mut conn, MIGRATIONS)?;
 
         let signal = Arc::default();
-        let writer = Arc::new(Mutex::new(Writer::new(conn, Arc::clone(&signal))?));
+        let writer = Arc::new(Mutex::new(Writer::new(conn, path.clone(), Arc::clone(&signal))?));
         let own = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         let checkpointer = Checkpointer::start(own, Arc::clone(&writer), signal)?;
         Ok(Self { readers: Readers::new(path), checkpointer, writer, wal, _lock: lock })

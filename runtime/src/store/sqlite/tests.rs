@@ -123,6 +123,20 @@ fn damaged_rows_are_errors() {
 }
 
 #[test]
+fn files_that_are_moved_away_take_no_writes_until_they_are_back() {
+    let (dir, store) = store();
+    let world = World::new(&store);
+    let (data, away) = (dir.path().join(FILE), dir.path().join("away"));
+    std::fs::rename(&data, &away).unwrap();
+    assert!(matches!(store.commit(&[world.create(1, "loaf")]), Err(StoreError::Gone)));
+    std::fs::write(&data, "somebody else's").unwrap();
+    assert!(matches!(store.commit(&[world.create(1, "loaf")]), Err(StoreError::Gone)));
+    std::fs::rename(&away, &data).unwrap();
+    store.commit(&[world.create(1, "loaf")]).unwrap();
+    assert_eq!(store.history(world.execution(1)).unwrap().len(), 1);
+}
+
+#[test]
 fn a_full_disk_refuses_and_recovers() {
     let (_dir, store) = store();
     let world = World::new(&store);

@@ -3,6 +3,9 @@
 //! Everything that changes the file goes through [`Writer::transact`], so that no error leaves a transaction open, and none
 //! that puts the disk in doubt is forgotten.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::{CachedStatement, Connection, OptionalExtension, ffi, params};
@@ -73,6 +76,8 @@ pub(super) struct Writer {
     epoch: i64,
     /// The number of the last batch that was begun.
     batch: i64,
+    /// Where the file is, and which one it was when it was opened.
+    file: (PathBuf, Option<FileId>),
     /// What a sync said when it failed. Nothing is written any more then.
     poisoned: Option<String>,
     signal: Arc<Signal>,
@@ -80,12 +85,20 @@ pub(super) struct Writer {
     stall_pages: u64,
 }
 
+/// Tells a file from all others: its device, and its number there.
+type FileId = (u64, u64);
+
+fn file_id(path: &Path) -> Option<FileId> {
+    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
 impl Writer {
     /// Takes the store over: raises the epoch, so that earlier owners are refused. Durable on return.
-    pub(super) fn new(conn: Connection, signal: Arc<Signal>) -> Result<Self, StoreError> {
+    pub(super) fn new(conn: Connection, path: PathBuf, signal: Arc<Signal>) -> Result<Self, StoreError> {
         let raise = "UPDATE lease SET epoch = epoch + 1 WHERE part = ?1 RETURNING epoch, last_batch";
         let (epoch, batch) = conn.query_row(raise, [PART], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let writer = Self { conn, epoch, batch, poisoned: None, signal, stall_pages: STALL_PAGES };
+        let file = (path.clone(), file_id(&path));
+        let writer = Self { conn, epoch, batch, file, poisoned: None, signal, stall_pages: STALL_PAGES };
         writer.report();
         Ok(writer)
     }
@@ -234,6 +247,10 @@ impl Writer {
         self.shorten_if_it_is_time();
         if let Some(why) = &self.poisoned {
             return Err(StoreError::Poisoned(why.clone()));
+        }
+        // What is written to files without a name is lost with the process, whatever the disk has confirmed.
+        if file_id(&self.file.0) != self.file.1 {
+            return Err(StoreError::Gone);
         }
         self.batch += 1;
         let result = self.attempt(work);
