@@ -68,9 +68,9 @@ pub struct Limits {
     /// How many commits, turns or messages between instances may wait before new starts and events are refused with 503. A machine that does
     /// two thousand in a second is through with them in five.
     pub work_queued_max: usize,
-    /// How many instances of one module in a hub may wait for their first turn before further starts of it from outside are refused with 503. What has begun and other
-    /// modules go past them, so that a machine that does a few hundred in a second, each with a hundred activities, is through with them in
-    /// ten seconds.
+    /// How many instances of one module in a hub may wait for their first turn before further starts of it from outside are refused with 503.
+    /// What has begun and other modules go past them, so that a machine that does a few hundred in a second, each with a hundred activities, is
+    /// through with them in ten seconds.
     pub starts_queued_max: usize,
     /// How much may wait in memory before new starts are refused with 503, in bytes, about: instances that have something to do, their activities
     /// in line and their commits. That is four executions that ask for as many activities as they may. From then on no new instance begins,
