@@ -83,18 +83,71 @@ fn a_full_disk_and_a_failed_sync_under_load_lose_nothing() {
 }
 
 #[test]
-fn the_bench_checks_what_it_runs_and_leaves_nothing_behind() {
+fn the_memory_of_open_instances_is_measured_with_guests_and_without() {
+    let report = trial("memory --instances 40,70");
+    let rows: Vec<Vec<&str>> = report.lines().map(|line| line.split('|').map(str::trim).collect()).collect();
+    for [open, server, alive] in [["40", "started them", "40"], ["40", "started again", "0"], ["70", "started them", "70"]] {
+        let is_it = |row: &Vec<&str>| row.get(1..4) == Some(&[open, server, alive][..]);
+        assert_eq!(rows.iter().filter(|row| is_it(row)).count(), 1, "{open} {server}: {report}");
+    }
+}
+
+#[test]
+fn cold_paths_are_measured_each_as_often_as_they_were_gone() {
+    let report = trial("cold --fill 2000 --open 60 --rounds 2");
+    for what in [
+        "start on an empty store: listens",
+        "upload of a new module: its first orchestration has ended",
+        "first orchestration after a start",
+        "hundredth orchestration after a start",
+        "upload of a module with compiled code in the cache: its first orchestration has ended",
+        "start on the filled store: all goes on that was open",
+    ] {
+        let row =
+            report.lines().map(|line| line.split('|').map(str::trim).collect::<Vec<_>>()).find(|row| row.get(1) == Some(&what));
+        assert!(row.is_some_and(|row| row[2] == "2" && row[3].parse::<f64>().is_ok_and(|ms| ms > 0.0)), "{what}: {report}");
+    }
+    assert!(report.contains("\nfilled: 1940 instances have ended, 60 are open, of which 6 wait for an activity"), "{report}");
+}
+
+/// What the bench of this command line reports, with so many units in each run, none before; it leaves nothing behind.
+fn bench(line: &str, count: u64) -> Value {
     let folder = tempfile::tempdir().expect("make a folder");
     let data = folder.path().to_str().expect("a path of text");
-    let line = ["dacapo-bench", "sequence-5", "--clients", "3", "--count", "20", "--warm-up", "2", "--runs", "2", "--json"];
-    let report = dacapo_bench::report(line.into_iter().chain(["--data", data, "--server-binary", PROGRAM]));
-    let report: Value = serde_json::from_str(&report.expect("every answer is right")).expect("it is JSON");
+    let line = format!("dacapo-bench {line} --count {count} --warm-up 0 --json --data {data} --server-binary {PROGRAM}");
+    let report = dacapo_bench::report(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error:#}"));
+    let report: Value = serde_json::from_str(&report).expect("it is JSON");
     for run in report["runs"].as_array().expect("a list of runs") {
-        assert_eq!(run["orchestrations"], 20, "{run}");
-        assert!(run["figures"]["p50_ms"].as_f64() > Some(0.0), "{run}");
-        assert!(run["figures"]["resident_mib"].as_f64() > Some(1.0), "{run}");
+        assert_eq!(run["count"], count, "{report}");
+        for figure in ["p50_ms", "idle_mib", "resident_mib"] {
+            assert!(run["figures"][figure].as_f64() > Some(0.0), "{figure} of {report}");
+        }
     }
-    assert_eq!(report["runs"].as_array().map(Vec::len), Some(2));
-    assert_eq!(report["settings"]["clients"], 3);
     assert_eq!(folder.path().read_dir().expect("list the folder").count(), 0, "data was left behind");
+    report
+}
+
+#[test]
+fn the_bench_measures_as_often_as_it_is_told() {
+    let report = bench("sequence-5 --clients 3 --runs 2", 20);
+    assert_eq!(report["runs"].as_array().map(Vec::len), Some(2));
+    assert_eq!((&report["settings"]["clients"], &report["settings"]["fill"]), (&3.into(), &0.into()));
+}
+
+#[test]
+fn every_workload_runs_and_is_checked() {
+    bench("long-1000 --clients 1 --runs 1", 1);
+    bench("fan-out-100 --clients 2 --runs 1", 4);
+    bench("sub-orchestrations-50 --clients 2 --runs 1", 4);
+    bench("timers --clients 3 --runs 1", 20);
+    let report = bench("event-ping --clients 3 --runs 1", 60);
+    assert!(report["over_runs"]["events_per_second"]["median"].as_f64() > Some(0.0), "{report}");
+}
+
+#[test]
+fn instances_are_listed_under_load_in_a_store_that_was_filled_before() {
+    let report = bench("list-under-load --clients 3 --runs 1 --fill 3000", 200);
+    assert_eq!(report["settings"]["fill"], 3_000);
+    let rows = report["over_runs"]["rows_per_page"]["median"].as_f64();
+    assert!(rows > Some(0.0) && rows <= Some(100.0), "{report}");
 }

@@ -30,7 +30,10 @@ fn used() -> Server {
     for id in ["ended", "continued", "failed"] {
         server.finished(id);
     }
-    eventually("the child", || (server.status("child", "").json()["runtimeStatus"] == "Running").then_some(()));
+    eventually("the child", || {
+        let reply = server.status("child", "");
+        (reply.status == 202 && reply.json()["runtimeStatus"] == "Running").then_some(())
+    });
     server.kill();
     server
 }

@@ -93,15 +93,15 @@ struct Load {
     module: Digest,
     /// Number and steps so far of every instance, those of one committer side by side.
     instances: Vec<(ExecutionKey, u32)>,
-    next: Vec<ExecutionKey>,
+    next: ExecutionKey,
     random: u64,
     text: String,
 }
 
 impl Load {
     fn new(hub: dacapo::model::HubKey, module: Digest, committers: usize) -> Self {
-        let mut next: Vec<_> = (0..64).map(|partition| ExecutionKey::range(hub, partition).0).collect();
-        let instances = (0..committers * INSTANCES_EACH).map(|n| (take(&mut next[n % 64]), 0)).collect();
+        let mut next = ExecutionKey::range(hub).0;
+        let instances = (0..committers * INSTANCES_EACH).map(|_| (take(&mut next), 0)).collect();
         Self { hub, module, instances, next, random: 1, text: "x".repeat(1_000) }
     }
 
@@ -125,6 +125,9 @@ impl Load {
                 function,
                 module: self.module,
                 created_ms: 1_700_000_000_000,
+                status: RuntimeStatus::Pending,
+                updated_ms: 1_700_000_000_000,
+                custom_status: None,
                 tags: Tags::default(),
                 wake: Wake::AT_ONCE,
                 replaces: Replaces::Ended,
@@ -136,8 +139,7 @@ impl Load {
         };
         self.instances[at].1 += 1;
         if self.instances[at].1 == STEPS {
-            let partition = self.random(64);
-            self.instances[at] = (take(&mut self.next[partition]), 0);
+            self.instances[at] = (take(&mut self.next), 0);
         }
         Commit {
             instance: InstanceKey(execution.0),

@@ -1,6 +1,7 @@
 //! What can an operator set? One TOML file, given to `dacapo serve --config`; what it leaves out has its default.
 //!
-//! This file has all of it, with the defaults; `[limits]` takes every field of [`Limits`], whose comments give the reasons:
+//! This file has all of it, with the defaults, of which three are lower where there is little memory; `[limits]` takes every field of [`Limits`],
+//! whose comments give the reasons:
 //!
 //! ```toml
 //! edition = "2018"                      # or "current": which status codes an ended instance has
@@ -141,7 +142,7 @@ impl Default for Config {
             hosts: Vec::new(),
             use_forwarded_host: false,
             capability_links_s: 0,
-            limits: Limits::default(),
+            limits: Limits::of_this_machine(),
             stores: Vec::new(),
             retention: Retention::default(),
             hubs: HashMap::new(),
@@ -350,7 +351,7 @@ mod tests {
             hosts: vec!["dev.example".into()],
             use_forwarded_host: true,
             capability_links_s: 60,
-            limits: Limits { tasks_max: 7, ..Limits::default() },
+            limits: Limits { tasks_max: 7, ..Limits::of_this_machine() },
             stores: Vec::new(),
             retention: Retention::default(),
             hubs: HashMap::new(),

@@ -14,6 +14,7 @@ pub mod engine;
 mod fuzz;
 pub mod host;
 pub mod limits;
+mod memory;
 pub mod metrics;
 pub mod model;
 mod priority;

@@ -1,4 +1,4 @@
-//! Every bound of the server: unit, default, reason. The fields of [`Limits`] can be set in the configuration under `[limits]`; the
+//! Every bound of the server: unit, default, reason. Three of the defaults are lower where there is little memory. The fields of [`Limits`] can be set in the configuration under `[limits]`; the
 //! constants behind it cannot, since they decide what a replay does, or fit what wasmtime does.
 
 use std::collections::BTreeMap;
@@ -6,11 +6,15 @@ use std::num::NonZeroU32;
 
 use serde::{Deserialize, Deserializer, Serialize, de};
 
+use crate::memory;
 use crate::model::LimitsInForce;
+
+/// What a lean guest that stays alive takes in memory, in bytes: 54 to 62 KB measured (`dacapo-trial memory`).
+const RESIDENT_BYTES: u64 = 64 << 10;
 
 /// The bounds in force. What reaches one of them fails with a message that names it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default = "Limits::of_this_machine", deny_unknown_fields)]
 pub struct Limits {
     /// The largest module that can be uploaded, in bytes. A Rust guest has some 100 KB, one with an embedded interpreter 20 MB.
     pub module_bytes_max: usize,
@@ -47,10 +51,11 @@ pub struct Limits {
     /// take turns. Each activity that runs holds a slot of guest memory.
     pub activities_running_max: u32,
     /// How many guests stay alive in memory between their turns, in all stores. Each takes four to six memory mappings, of which Linux
-    /// allows a process 65,530 by default; the server lowers the bound to what `vm.max_map_count` allows.
+    /// allows a process 65,530 by default; the server lowers the bound to what `vm.max_map_count` allows. By default less where there is less than
+    /// 4 GiB of memory.
     pub residents_max: u32,
     /// How much memory the guests that stay alive may have, in bytes, all together. The first 2 MiB of each do not count: of what
-    /// a lean guest comes with it touches a few pages.
+    /// a lean guest comes with it touches a few pages. By default less where there is less than 8 GiB of memory, as is `backlog_bytes_max`.
     pub residents_bytes_max: u64,
     /// How many instances that only wait (for a time, an event or a child) are kept in memory for each task hub; the others are read again
     /// when something happens to them. It is divided among the 64 partitions of a hub and rounded up, so that any number from 1 to 64 is
@@ -156,6 +161,25 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The defaults on this machine.
+    pub fn of_this_machine() -> Self {
+        memory::of_this_machine().map_or_else(Self::default, Self::with_memory)
+    }
+
+    /// The defaults where there are `bytes` of memory: guests that stay alive may take an eighth for what each touches and an eighth for what they grow by, and
+    /// what waits a sixteenth. From 8 GiB on they are those of [`Limits::default`].
+    fn with_memory(bytes: u64) -> Self {
+        let all = Self::default();
+        let residents = u32::try_from(bytes / 8 / RESIDENT_BYTES).unwrap_or(u32::MAX);
+        let backlog = usize::try_from(bytes / 16).unwrap_or(usize::MAX);
+        Self {
+            residents_max: all.residents_max.min(residents.max(1)),
+            residents_bytes_max: all.residents_bytes_max.min(bytes / 8),
+            backlog_bytes_max: all.backlog_bytes_max.min(backlog.max(1)),
+            ..all
+        }
+    }
+
     /// The name of a bound that is zero and without which nothing runs, if there is one.
     pub fn nothing_runs_with(&self) -> Option<&'static str> {
         let needed = [
@@ -229,6 +253,19 @@ impl<'de> Deserialize<'de> for FunctionLimits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_there_is_little_memory_less_is_kept_in_it() {
+        let check = |memory: u64, residents: u32, grown: u64, backlog: usize| {
+            let limits = Limits::with_memory(memory);
+            let bounds = (limits.residents_max, limits.residents_bytes_max, limits.backlog_bytes_max);
+            assert_eq!(bounds, (residents, grown, backlog), "{memory}");
+        };
+        check(256 << 20, 512, 32 << 20, 16 << 20);
+        check(2 << 30, 4_096, 256 << 20, 128 << 20);
+        check(8 << 30, 8_000, 1 << 30, 512 << 20);
+        assert_eq!(Limits::with_memory(64 << 30), Limits::default());
+    }
 
     #[test]
     fn a_function_has_its_bound_whatever_the_case_of_its_name() {

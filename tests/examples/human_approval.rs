@@ -37,6 +37,8 @@ fn events(status: &Value) -> Vec<&str> {
 fn an_answer_in_time_is_the_result() {
     let server = requested(HOUR_MS, HOUR_MS);
     says(&server, "waiting for Ada");
+    let is_asked = || events(&server.status("oven", "showHistory=true").json()).contains(&"TimerCreated").then_some(());
+    eventually("Ada has been asked", is_asked);
     answer(&server, &json!({"approved": false, "by": "Ada"}));
     let status = server.finished("oven");
     assert_eq!(status["output"], json!({"approved": false, "by": "Ada"}));

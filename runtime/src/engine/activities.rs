@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::backlog::Backlog;
 pub(super) use super::crew::Done;
 use super::crew::{Crew, Key, Work};
 use super::heartbeats::Heartbeats;
@@ -19,7 +18,6 @@ use super::orders::{ActivityOrder, HttpOrder};
 use super::queue::Lane;
 use crate::host::{Heartbeat, Host, Invocation, Module, NoGuest, SharedLines, Surroundings};
 use crate::limits::{Limits, WorkLimits};
-use crate::metrics::Metrics;
 use crate::model::{ActivityCall, Digest, Failure, HttpCall, HubKey, Outcome, Payload};
 use crate::store::{Store, StoreError};
 
@@ -49,15 +47,8 @@ pub(super) struct ActivityContext {
 }
 
 impl Activities {
-    /// At most `running_max` at once, on `runtime`. What waits is a part of `backlog`; what they say of their progress is kept in `store`.
-    pub(super) fn new(
-        runtime: Handle,
-        running_max: u32,
-        store: Arc<dyn Store>,
-        metrics: Arc<Metrics>,
-        backlog: Arc<Backlog>,
-    ) -> Self {
-        let crew = Crew::new(runtime.clone(), running_max, metrics, backlog);
+    /// They are done by `crew`; what they say of their progress is kept in `store`, by tasks of `runtime`.
+    pub(super) fn new(crew: Crew, runtime: Handle, store: Arc<dyn Store>) -> Self {
         Self { crew, heartbeats: Heartbeats::new(runtime, store) }
     }
 
@@ -223,6 +214,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::engine::backlog::Backlog;
     use crate::model::{ExecutionKey, TaskId};
     use crate::store::memory::MemoryStore;
 
@@ -248,8 +240,9 @@ mod tests {
     #[test]
     fn requests_stand_in_line_within_the_bound_on_their_function() {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap();
-        let backlog = Backlog::new(usize::MAX);
-        let activities = Activities::new(runtime.handle().clone(), 8, Arc::new(MemoryStore::new()), Arc::default(), backlog);
+        let handle = runtime.handle();
+        let crew = Crew::new(handle.clone(), |begin| begin(), 8, Arc::default(), Backlog::new(usize::MAX));
+        let activities = Activities::new(crew, handle.clone(), Arc::new(MemoryStore::new()));
         let limits = toml::from_str("functions.\"BuiltIn::HttpActivity\".running_max = 1").unwrap();
         activities.add_hub(HubKey(1), limits);
         let (began, begins) = mpsc::channel();

@@ -1,5 +1,5 @@
-//! Who does the work that the queue gives out? Tasks of an asynchronous runtime, one for each piece that runs and none for what
-//! waits.
+//! Who does the work that the queue gives out? The thread on which it begins, as far as it gets there; then, if it has to wait, a task of an
+//! asynchronous runtime. What waits in line is no task.
 //!
 //! What goes wrong on our side is nobody's answer: such work is tried again until there is one, and nobody waits in line behind
 //! that. Used by `activities.rs`; knows nothing of what the work is.
@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -56,6 +56,9 @@ pub(super) struct Work {
     done: Box<dyn FnOnce(Done) + Send>,
 }
 
+/// The beginning of a run.
+type Beginning = Box<dyn FnOnce() + Send>;
+
 /// One run: what came of it, or why nothing did through our own fault. Dropping it stops the work.
 type Run = Pin<Box<dyn Future<Output = Result<Done, String>> + Send>>;
 
@@ -82,6 +85,8 @@ pub(super) struct Crew {
 
 struct Shared {
     runtime: Handle,
+    /// Has something done on a thread where work may begin, soon.
+    begin: Box<dyn Fn(Beginning) + Send + Sync>,
     metrics: Arc<Metrics>,
     backlog: Arc<Backlog>,
     /// How much runs, rests, or has its answer taken to where it belongs.
@@ -117,11 +122,19 @@ struct Job {
 }
 
 impl Crew {
-    /// At most `running_max` at once, on `runtime`; what waits is a part of `backlog`, and when that stops, nothing more begins.
-    pub(super) fn new(runtime: Handle, running_max: u32, metrics: Arc<Metrics>, backlog: Arc<Backlog>) -> Self {
+    /// At most `running_max` at once. Each begins where `begin` takes it, and goes on with `runtime`. What waits is a part of `backlog`, and when that
+    /// stops, nothing more begins.
+    pub(super) fn new(
+        runtime: Handle,
+        begin: impl Fn(Beginning) + Send + Sync + 'static,
+        running_max: u32,
+        metrics: Arc<Metrics>,
+        backlog: Arc<Backlog>,
+    ) -> Self {
         let queue = Queue::new(running_max as usize);
         let state = Mutex::new(State { queue, in_hand: HashMap::new(), taken: 0, is_taking: false });
-        Self { shared: Arc::new(Shared { runtime, metrics, backlog, busy: AtomicUsize::new(0), state }) }
+        let (begin, busy) = (Box::new(begin), AtomicUsize::new(0));
+        Self { shared: Arc::new(Shared { runtime, begin, metrics, backlog, busy, state }) }
     }
 
     /// Bounds the work of `hub`, before there is any.
@@ -215,14 +228,23 @@ impl Shared {
             state.in_hand.insert(job.work.key, InHand::Runs { number, _stop: stop });
             let place = Place { shared: self.clone(), lane: job.work.lane.clone() };
             let busy = Busy::of(self.clone());
-            // Without the lock: a runtime that is being shut down drops the task right here, and its place with it.
+            // Without the lock: a server that is being shut down drops it right here, and its place with it.
             drop(state);
             job.waits = None;
-            self.runtime.spawn(self.clone().run(job, number, (place, busy), stopped));
+            let (shared, run) = (self.clone(), self.clone().run(job, number, (place, busy), stopped));
+            (self.begin)(Box::new(move || shared.begin_run(Box::pin(run))));
             state = self.lock();
         }
         state.is_taking = false;
         self.backlog.line(state.queue.line(LINE_MAX, ACTIVITIES_EACH), state.taken);
+    }
+
+    /// Does what can be done at once. If there is more, a task of the runtime goes on with it, and is told when to.
+    fn begin_run(&self, mut run: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        let _for_timers = self.runtime.enter();
+        if run.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            self.runtime.spawn(run);
+        }
     }
 
     /// Tries a job, unless it is stopped.
@@ -301,7 +323,7 @@ impl Drop for Busy {
 /// A panic of ours must not leave the instance waiting for this answer for ever.
 async fn caught(work: impl Future<Output = Result<Done, String>>) -> Result<Done, String> {
     let mut work = pin!(work);
-    let poll = |cx: &mut std::task::Context<'_>| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+    let poll = |cx: &mut Context<'_>| match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
         Ok(poll) => poll,
         Err(_) => Poll::Ready(Err("the host panicked".into())),
     };
@@ -346,7 +368,9 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
             let metrics = Arc::<Metrics>::default();
             let backlog = Backlog::new(usize::MAX);
-            let crew = Crew::new(runtime.handle().clone(), running_max, metrics.clone(), backlog.clone());
+            let handle = runtime.handle().clone();
+            let begin = move |begin: Beginning| drop(handle.spawn(async move { begin() }));
+            let crew = Crew::new(runtime.handle().clone(), begin, running_max, metrics.clone(), backlog.clone());
             let gate = Arc::new(tokio::sync::Semaphore::new(0));
             Self { runtime: Some(runtime), crew, metrics, backlog, seen: Arc::default(), gate }
         }

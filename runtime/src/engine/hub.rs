@@ -102,7 +102,8 @@ impl Hub {
             continued: 0,
         };
         let watch = watch(&id);
-        let start = Start { hub: self.shell.row.key, started, waiter: watch.as_ref().map(Watch::token), replaces };
+        let (waiter, runs_at_once) = (watch.as_ref().map(Watch::token), machinery.runs_at_once(self.shell.hub_module(module)));
+        let start = Start { hub: self.shell.row.key, started, waiter, replaces, runs_at_once };
         let (_, answer) = self.shell.ask(&id, |token| Input::Start(token, Box::new(start)));
         match answer.await {
             Ok(Answer::Started) => Ok((id, watch)),

@@ -4,12 +4,14 @@
 
 mod operators;
 mod parking;
+mod starting;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub(super) use self::operators::{Asker, Reopening};
 use self::operators::{Termination, suspends};
+use self::starting::{FirstTurn, Starting};
 use super::orders::{
     ActivityOrder, Answer, CommitOrder, Effect, HttpOrder, Input as PartitionInput, Next, Start, Token, TurnOrder, TurnResult,
 };
@@ -25,7 +27,7 @@ use crate::model::{
     Wake,
 };
 use crate::replay::{Fault, TurnError};
-use crate::store::{Change, StoreError};
+use crate::store::{Change, NewInstance, StoreError};
 
 /// An open instance.
 pub(super) struct Instance {
@@ -33,7 +35,9 @@ pub(super) struct Instance {
     current: ExecutionKey,
     pub(super) id: InstanceId,
     pub(super) phase: Phase,
-    /// The fold of what is stored; `None` until it is loaded.
+    /// Who wants it to start, until it is durable that it has.
+    pub(super) starting: Option<Box<Starting>>,
+    /// The fold of what is stored, or of its start; `None` until it is loaded.
     pub(super) execution: Option<Execution>,
     /// Inputs that are not recorded yet, in the order of their arrival. At most one answer for each task.
     arrived: Vec<Arrival>,
@@ -70,8 +74,6 @@ pub(super) struct Instance {
 /// What is in flight for an instance: at most one thing.
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// The commit that creates it.
-    Starting { starter: Starter, start: Box<Start> },
     /// The commit that has it go on although it had failed.
     Reopening(Box<Reopening>),
     /// Reading it from the store.
@@ -118,6 +120,7 @@ impl Instance {
             current,
             id,
             phase,
+            starting: None,
             execution: None,
             arrived: Vec::new(),
             lines_bytes: 0,
@@ -154,6 +157,7 @@ impl Instance {
             && self.termination.is_none()
             && self.waiters.is_empty()
             && self.contenders.is_empty()
+            && self.parked.is_empty()
             && self.wake.ms().is_none_or(|wake_ms| wake_ms > horizon_ms)
     }
 
@@ -167,13 +171,6 @@ impl Instance {
         self.execution.as_ref().map_or(0, |execution| execution.unread_event_bytes)
     }
 
-    /// It is durable that it has started.
-    pub(super) fn started(&mut self, started: Started) {
-        let execution = Execution::new(started);
-        self.wake = execution.wake();
-        self.execution = Some(execution);
-    }
-
     /// The one who waited has gone.
     pub(super) fn forget(&mut self, token: Token) {
         self.waiters.retain(|waiter| *waiter != token);
@@ -183,10 +180,11 @@ impl Instance {
 
     /// When it has to be looked at, if nothing else happens.
     pub(super) fn next_alarm_ms(&self) -> Option<u64> {
-        match self.phase {
-            Phase::Resting { until_ms, .. } => return Some(until_ms),
-            Phase::Starting { .. } | Phase::Reopening(_) | Phase::Loading | Phase::Halted { .. } => return None,
-            Phase::Idle | Phase::Turn { .. } | Phase::Committing(_) => (),
+        match (&self.phase, &self.starting) {
+            (Phase::Turn { .. }, Some(starting)) => return Some(starting.until_ms),
+            (Phase::Resting { until_ms, .. }, _) => return Some(*until_ms),
+            (Phase::Reopening(_) | Phase::Loading | Phase::Halted { .. }, _) => return None,
+            (Phase::Idle | Phase::Turn { .. } | Phase::Committing(_), _) => (),
         }
         let execution = self.execution.as_ref()?;
         if matches!(self.phase, Phase::Idle) && execution.turns == 0 && !execution.is_suspended {
@@ -199,6 +197,7 @@ impl Instance {
     /// A time has come that [`Self::next_alarm_ms`] named, or the clock was set back.
     pub(super) fn alarm(&mut self, moment: &mut Moment<'_>) {
         match &self.phase {
+            Phase::Turn { .. } if self.starting.is_some() => return self.start_beside_turn(moment),
             Phase::Resting { until_ms, .. } if *until_ms > moment.now_ms => return,
             Phase::Resting { unknown: Some(_), .. } => {
                 self.phase = Phase::Loading;
@@ -304,8 +303,8 @@ impl Instance {
 
     /// A thread has come to turn `number`. Whether that is the one that it waits for.
     pub(super) fn begin_turn(&mut self, number: u64) -> bool {
-        match &mut self.phase {
-            Phase::Turn { begun, .. } if self.begun == number => *begun = true,
+        match (&mut self.phase, self.starting.as_mut().map(|starting| &mut starting.first_turn)) {
+            (Phase::Turn { begun, .. }, _) | (_, Some(FirstTurn::Runs { begun, .. })) if self.begun == number => *begun = true,
             _ => return false,
         }
         self.taken_back = false;
@@ -314,7 +313,7 @@ impl Instance {
 
     /// Whether this is the turn that it waits for.
     pub(super) fn is_in_turn(&self, number: u64) -> bool {
-        matches!(self.phase, Phase::Turn { .. }) && self.begun == number
+        (matches!(self.phase, Phase::Turn { .. }) || self.runs_beside_start()) && self.begun == number
     }
 
     /// Does what there is to do, if nothing is in flight: ends the instance if that is wanted, or starts a turn if there is something to
@@ -359,6 +358,7 @@ impl Instance {
             function: execution.started.function.clone(),
             turns: execution.turns,
             started: (execution.length == 1).then(|| execution.started.clone()),
+            is_recorded: self.starting.is_none(),
             at_ms,
             inputs: execution.unread.iter().take(ready).cloned().chain(new_inputs).collect(),
             next_task: again.as_ref().map_or(execution.next_task, |again| again.next_task),
@@ -400,6 +400,7 @@ impl Instance {
 
     /// Commits what a turn brought about.
     pub(super) fn record(&mut self, result: TurnResult, moment: &mut Moment<'_>) {
+        let Some(Ok(result)) = self.start_before(Ok(result), moment) else { return };
         let (Phase::Turn { taken, .. }, Some(execution)) = (&self.phase, &self.execution) else {
             panic!("instance {} got a turn's result in {:?}", self.id, self.phase)
         };
@@ -416,6 +417,9 @@ impl Instance {
         } else {
             None
         };
+        if passed.is_some() && self.starting.is_some() {
+            return self.start_without_turn(moment);
+        }
         match (passed, progress.continuation.clone().zip(next)) {
             (Some(message), _) => {
                 let end = Some(End::Faulted(Failure::new("LimitExceeded", message)));
@@ -433,6 +437,7 @@ impl Instance {
 
     /// Commits that the guest was at fault, and that this is the end.
     pub(super) fn record_fault(&mut self, error: TurnError, lines: Vec<LogLine>, moment: &mut Moment<'_>) {
+        let Some(Err((error, lines))) = self.start_before(Err((error, lines)), moment) else { return };
         let failure = match error {
             TurnError::Fault(Fault::Certain(failure)) => failure,
             TurnError::Fault(Fault::Exhausted(mut failure)) => {
@@ -563,7 +568,9 @@ impl Instance {
             }
         }
         let recorded = |arrivals: &[Arrival]| arrivals.iter().map(|arrival| arrival.event.clone()).collect::<Vec<_>>();
-        let events: Arc<[Event]> = [recorded(&before), turn, recorded(&after)].concat().into();
+        let (mut events, last) = (recorded(&before), recorded(&after));
+        events.extend(turn);
+        events.extend(last);
         let has_run = || has_run(execution) || events.iter().any(|event| matches!(event, Event::TurnStarted { .. }));
         let status = match events.last() {
             Some(Event::Ended { end, .. }) => end.status(),
@@ -573,18 +580,43 @@ impl Instance {
         };
         let why = |event: &Event| if let Event::Suspended { reason, .. } = event { reason.clone() } else { None };
         let wake = execution.wake_after(&events);
+        let updated_ms = events.iter().map(Event::at_ms).fold(execution.latest_ms, u64::max);
+        let (change, events) = match &self.starting {
+            Some(starting) => {
+                let Starting { starter, start: Start { hub, started, replaces, .. }, .. } = &**starting;
+                takes.extend(starter.message());
+                let new = NewInstance {
+                    hub: *hub,
+                    id: self.id.clone(),
+                    function: started.function.clone(),
+                    module: started.module,
+                    created_ms: started.at_ms,
+                    status,
+                    updated_ms,
+                    custom_status,
+                    tags: started.tags.clone(),
+                    wake,
+                    replaces: *replaces,
+                };
+                (Change::Create(new), std::iter::once(Event::Started(started.clone())).chain(events).collect())
+            }
+            None => {
+                let change = Change::Advance {
+                    expected_length: execution.length,
+                    status,
+                    updated_ms,
+                    custom_status,
+                    wake: (wake != self.wake).then_some(wake),
+                    reason: if status == RuntimeStatus::Suspended { events.iter().rev().find_map(why) } else { None },
+                };
+                (change, Arc::from(events))
+            }
+        };
         moment.push(Effect::Commit(Box::new(CommitOrder {
             instance: self.key,
             execution: self.current,
-            change: Change::Advance {
-                expected_length: execution.length,
-                status,
-                updated_ms: events.iter().map(Event::at_ms).fold(execution.latest_ms, u64::max),
-                custom_status,
-                wake: (wake != self.wake).then_some(wake),
-                reason: if status == RuntimeStatus::Suspended { events.iter().rev().find_map(why) } else { None },
-            },
-            events: events.clone(),
+            change,
+            events: Arc::clone(&events),
             lines: lines.clone(),
             sends: sends.clone(),
             takes,
@@ -597,6 +629,7 @@ impl Instance {
     pub(super) fn commit_done(&mut self, step: Committing, moment: &mut Moment<'_>) {
         let Committing { events, taken, lines, sends, wake, next } = step;
         self.wake = wake;
+        let starting = self.starting.take();
         if next.is_some() {
             self.execution = Some(Execution::fold(&events).expect("it was folded before it was written"));
             self.tries = 0;
@@ -606,9 +639,12 @@ impl Instance {
                 self.played = self.begun;
                 self.tries = 0;
             }
-            for event in events.iter() {
+            for event in events.iter().skip(usize::from(starting.is_some())) {
                 execution.apply(event).expect("we have built these events to follow what is stored");
             }
+        }
+        if let Some(starting) = starting {
+            self.has_started(*starting, moment);
         }
         for caller in taken.iter().filter_map(|arrival| arrival.caller) {
             moment.reply(caller, Answer::Recorded);

@@ -80,6 +80,7 @@ use crate::store::{HubRow, ModuleRow, Store, StoreError, Upload, Uploaded};
 use activities::Activities;
 use alarm::Alarms;
 use backlog::Backlog;
+use crew::Crew;
 use deletion::discard_modules;
 use functions::Functions;
 use guest_log::GuestLog;
@@ -186,9 +187,11 @@ impl Engine {
         let cores = thread::available_parallelism().map_or(2, usize::from);
         // So many guests that compute for long do not hold up the others.
         let turns_max = 16 * cores;
-        let turns = u32::try_from(turns_max).unwrap_or(u32::MAX);
+        // Turns run on the threads, too, on which activities begin.
+        let threads_max = turns_max + cores;
+        let at_once = u32::try_from(threads_max).unwrap_or(u32::MAX);
         let compiled = data.join(COMPILED);
-        let host = Host::new(CompiledCode::Kept(&compiled), &limits, turns, share, compiler, metrics.clone())?;
+        let host = Host::new(CompiledCode::Kept(&compiled), &limits, at_once, share, compiler, metrics.clone())?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(cores)
             .thread_name("dacapo-activity")
@@ -196,18 +199,25 @@ impl Engine {
             .enable_io()
             .build()?;
         let backlog = Backlog::new(limits.backlog_bytes_max);
-        let activities = (runtime.handle().clone(), limits.activities_running_max);
+        let turns = TurnPool::new(cores, turns_max, cores, backlog.clone());
+        let crew = Crew::new(
+            runtime.handle().clone(),
+            turns.for_activities(),
+            limits.activities_running_max,
+            metrics.clone(),
+            backlog.clone(),
+        );
         // First it is durable who ran when the server died, then that is forgotten.
         let page = data.join(in_flight::FILE);
         let suspects = Suspects::open(&data, &in_flight::left_behind(&page)?, store.as_ref())?;
         let machinery = Arc::new(Machinery {
             suspects,
-            in_flight: InFlight::open(&page, turns_max)?,
+            in_flight: InFlight::open(&page, threads_max)?,
             committer: Committer::with_metrics(store.clone(), metrics.clone()),
             residents: Residents::new(host.residents_max() as usize, limits.residents_bytes_max / u64::from(share)),
             host: Arc::new(host),
-            turns: TurnPool::new(cores, turns_max, backlog.clone()),
-            activities: Activities::new(activities.0, activities.1, store.clone(), metrics.clone(), backlog.clone()),
+            turns,
+            activities: Activities::new(crew, runtime.handle().clone(), store.clone()),
             backlog,
             alarms: Alarms::new(Clock)?,
             post: Post::new()?,

@@ -180,6 +180,8 @@ pub struct Start {
     pub waiter: Option<Token>,
     /// What it may take the place of.
     pub replaces: Replaces,
+    /// Its first turn may run before it is recorded, so that one commit has both.
+    pub runs_at_once: bool,
 }
 
 impl Start {
@@ -291,8 +293,10 @@ pub struct TurnOrder {
     pub function: String,
     /// How many turns are recorded.
     pub turns: u32,
-    /// The start, if it is all that is recorded; then nobody needs to read the history.
+    /// The start, if there is nothing else; then nobody needs to read the history.
     pub started: Option<Started>,
+    /// Whether anything is recorded. Until the start is, the module may be deleted at any moment.
+    pub is_recorded: bool,
     /// The guest's time in this turn, in milliseconds since 1970.
     pub at_ms: u64,
     /// What it gets.

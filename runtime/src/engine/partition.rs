@@ -7,18 +7,18 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use lru::LruCache;
 
 use super::instance::{Asker, Instance, Phase};
 use super::orders::{
-    Answer, CommitOrder, Effect, Ended, Input, LoadError, NoRewind, RewindOrder, RewindPlan, Start, Token, TurnFailure,
-    TurnResult, Wish,
+    Answer, Effect, Ended, Input, LoadError, NoRewind, RewindOrder, RewindPlan, Start, Token, TurnFailure, TurnResult, Wish,
 };
 use super::wants::{Starter, refuse_start};
-use crate::model::{Body, Event, Execution, ExecutionKey, InstanceId, MessageKey, TaskId};
+use crate::model::{Body, Execution, ExecutionKey, InstanceId, MessageKey, TaskId};
 use crate::replay::{Fault, TurnError};
-use crate::store::{Change, CommitOutcome, InstanceRow, NewInstance, StoreError};
+use crate::store::{CommitOutcome, InstanceRow, StoreError};
 
 /// How often a turn may use up its bounds before the instance is failed.
 const TRIES_MAX: u8 = 3;
@@ -56,14 +56,29 @@ pub struct Partition {
 }
 
 /// The numbers that a partition gives out.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Numbers {
-    /// All executions so far have lower ones.
-    pub execution: ExecutionKey,
+    /// Those of executions, which all partitions of a hub share.
+    pub executions: Arc<ExecutionNumbers>,
     /// All messages so far that are still stored have lower ones.
     pub message: MessageKey,
     /// How many turns were begun in this life of the server.
     pub turns: u64,
+}
+
+/// The numbers of a hub's executions.
+#[derive(Debug)]
+pub struct ExecutionNumbers(AtomicI64);
+
+impl ExecutionNumbers {
+    /// Goes on with `next`: all executions so far have lower ones.
+    pub fn from(next: ExecutionKey) -> Arc<Self> {
+        Arc::new(Self(AtomicI64::new(next.0)))
+    }
+
+    fn next(&self) -> ExecutionKey {
+        ExecutionKey(self.0.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// The moment at which an input is taken: the time, the numbers to give out, and what is to be done so far.
@@ -84,9 +99,7 @@ impl Moment<'_> {
     }
 
     pub(super) fn next_execution(&mut self) -> ExecutionKey {
-        let next = self.numbers.execution;
-        self.numbers.execution = next.next();
-        next
+        self.numbers.executions.next()
     }
 
     pub(super) fn next_turn(&mut self) -> u64 {
@@ -278,34 +291,11 @@ impl Partition {
     }
 
     fn start(&mut self, now_ms: u64, starter: Starter, start: Start, effects: &mut Vec<Effect>) {
-        let mut moment = Moment { now_ms, effects, numbers: &mut self.numbers };
-        let key = moment.next_execution();
-        let Start { hub, started, waiter, replaces } = start;
-        let id = started.instance.clone();
-        let takes = if let Starter::Message(message) = &starter { vec![message.key] } else { Vec::new() };
-        moment.push(Effect::Commit(Box::new(CommitOrder {
-            instance: key.instance(),
-            execution: key,
-            events: [Event::Started(started.clone())].into(),
-            lines: [].into(),
-            change: Change::Create(NewInstance {
-                hub,
-                id: id.clone(),
-                function: started.function.clone(),
-                module: started.module,
-                created_ms: started.at_ms,
-                tags: started.tags.clone(),
-                wake: Execution::new(started.clone()).wake(),
-                replaces,
-            }),
-            sends: [].into(),
-            takes,
-        })));
-        let phase = Phase::Starting { starter, start: Box::new(Start { hub, started, waiter, replaces }) };
+        let key = Moment { now_ms, effects, numbers: &mut self.numbers }.next_execution();
+        let id = start.started.instance.clone();
         self.by_id.insert(id.clone(), key);
-        let mut instance = Instance::new(key.instance(), key, id, phase);
-        instance.waiters.extend(waiter);
-        self.instances.insert(key, instance);
+        self.instances.insert(key, Instance::new(key.instance(), key, id, Phase::Idle));
+        self.with(now_ms, key, effects, |instance, moment| instance.start(starter, start, moment));
     }
 
     /// Takes the store's word for where an instance stands, and acts on what follows from it.
@@ -483,7 +473,10 @@ impl Partition {
             return effects.push(Effect::Evict(key));
         }
         self.with(now_ms, key, effects, |instance, moment| match result {
+            Ok(result) if instance.runs_beside_start() => instance.keep_first_turn(Some(Ok(result))),
+            Err(TurnFailure::Host(_)) if instance.runs_beside_start() => instance.keep_first_turn(None),
             Ok(result) => instance.record(result, moment),
+            Err(TurnFailure::Host(_)) if instance.starting.is_some() => instance.start_without_turn(moment),
             Err(TurnFailure::Host(_)) => {
                 instance.take_back();
                 instance.phase = Phase::Resting { until_ms: now_ms + RETRY_MS, unknown: None };
@@ -491,7 +484,12 @@ impl Partition {
             }
             Err(TurnFailure::Guest { error, lines }) => {
                 instance.tries += 1;
-                if matches!(error, TurnError::Fault(Fault::Exhausted(_))) && instance.tries < TRIES_MAX {
+                let is_tried_again = matches!(error, TurnError::Fault(Fault::Exhausted(_))) && instance.tries < TRIES_MAX;
+                if instance.runs_beside_start() {
+                    instance.keep_first_turn((!is_tried_again).then_some(Err((error, lines))));
+                } else if is_tried_again && instance.starting.is_some() {
+                    instance.start_without_turn(moment);
+                } else if is_tried_again {
                     instance.try_again(moment);
                 } else {
                     instance.record_fault(error, lines, moment);
@@ -503,15 +501,6 @@ impl Partition {
     fn committed(&mut self, now_ms: u64, key: ExecutionKey, outcome: CommitOutcome, effects: &mut Vec<Effect>) {
         let Some(instance) = self.instances.get_mut(&key) else { return };
         match (std::mem::replace(&mut instance.phase, Phase::Idle), outcome) {
-            (Phase::Starting { starter, start }, CommitOutcome::Done) => {
-                instance.started(start.started);
-                let (id, parked) = (instance.id.clone(), std::mem::take(&mut instance.parked));
-                starter.started(effects);
-                self.still_open(now_ms, key, effects);
-                for input in parked {
-                    self.take_for(now_ms, id.clone(), input, effects);
-                }
-            }
             (Phase::Reopening(reopening), CommitOutcome::Done) => {
                 let (id, parked) = (instance.id.clone(), std::mem::take(&mut instance.parked));
                 self.with(now_ms, key, effects, |instance, moment| instance.reopened(*reopening, moment));
@@ -520,9 +509,10 @@ impl Partition {
                     self.take_for(now_ms, id.clone(), input, effects);
                 }
             }
-            (Phase::Starting { starter, .. }, CommitOutcome::Refused(status)) => {
+            (Phase::Committing(_), CommitOutcome::Refused(status)) if let Some(starting) = instance.starting.take() => {
                 let id = instance.id.clone();
-                starter.refused(&id, status, effects);
+                effects.push(Effect::Evict(key));
+                starting.starter.refused(&id, status, effects);
                 let mut moment = Moment { now_ms, effects, numbers: &mut self.numbers };
                 // One that has ended may give way to the next one who asks.
                 if !status.is_ended() {
@@ -535,10 +525,18 @@ impl Partition {
                 }
             }
             (Phase::Committing(step), CommitOutcome::Done) => {
+                let has_just_started = instance.starting.is_some();
                 let key = step.next.map_or(key, |next| self.rename(now_ms, key, next, effects));
                 self.with(now_ms, key, effects, |instance, moment| instance.commit_done(*step, moment));
-                if !self.finish(now_ms, key, effects) {
-                    self.still_open(now_ms, key, effects);
+                if self.finish(now_ms, key, effects) {
+                    return;
+                }
+                self.still_open(now_ms, key, effects);
+                if has_just_started && let Some(instance) = self.instances.get_mut(&key) {
+                    let (id, parked) = (instance.id.clone(), std::mem::take(&mut instance.parked));
+                    for input in parked {
+                        self.take_for(now_ms, id.clone(), input, effects);
+                    }
                 }
             }
             (phase, outcome) => panic!("instance {key:?} got {outcome:?} in {phase:?}: no commit of that kind is in flight"),
@@ -551,11 +549,14 @@ impl Partition {
         let refusal = error.clone();
         let mut moment = Moment { now_ms, effects, numbers: &mut self.numbers };
         instance.answer_contenders(&Answer::Failed(error.clone()), &mut moment);
-        if let Phase::Starting { .. } | Phase::Reopening(_) = &instance.phase {
+        if instance.starting.is_some() || matches!(instance.phase, Phase::Reopening(_)) {
             let id = instance.id.clone();
-            let again = match std::mem::replace(&mut instance.phase, Phase::Idle) {
-                Phase::Starting { starter, start } => starter.failed(*start, error, effects),
-                Phase::Reopening(reopening) => reopening.by.failed(error, effects),
+            let again = match (instance.starting.take(), std::mem::replace(&mut instance.phase, Phase::Idle)) {
+                (Some(starting), _) => {
+                    effects.push(Effect::Evict(key));
+                    starting.starter.failed(starting.start, error, effects)
+                }
+                (None, Phase::Reopening(reopening)) => reopening.by.failed(error, effects),
                 _ => unreachable!("it was just looked at"),
             };
             let rest = self.drop_unstarted(now_ms, key, effects);

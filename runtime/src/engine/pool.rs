@@ -1,6 +1,7 @@
-//! Who runs turns? A pool of plain threads.
+//! Who runs turns, and begins activities? A pool of plain threads.
 //!
-//! Turns never run on threads that do I/O. The pool adds a thread when its queue stands still, since a turn may compute for
+//! Turns never run on threads that do I/O. Activities begin here too: most compute for a moment and wait for nothing, and the turn that takes the result
+//! then runs on the same thread, without anybody being woken. What an activity has to wait for, it waits for elsewhere (`crew.rs`). The pool adds a thread when its queue stands still, since a turn may compute for
 //! long; so one slow guest does not hold up the others. A thread whose guest computes for long gets a low priority (`priority.rs`), does nothing
 //! else afterwards, and has a successor meanwhile; a module has a part of the threads for such turns. One whose guest has used up its bounds
 //! gets one thread at a time for a while, however many instances it has; so do, together, all turns that may have taken the server down. The
@@ -54,12 +55,20 @@ const LONG_ONE_IN: usize = 4;
 /// none.
 const SHORT_ONE_IN: usize = 4;
 
+/// With so many turns in line, or first turns of a module, the next one does not begin soon.
+const SOON_MAX: usize = 128;
+
 /// The stack of a thread that runs guests, in bytes: wasmtime gives a guest 512 KiB of it.
 const STACK_BYTES: usize = 4 << 20;
 
-type Work = Box<dyn FnOnce() + Send>;
+pub(super) type Work = Box<dyn FnOnce() + Send>;
 
-/// Threads that run turns, in the order in which they were asked for, first turns last.
+thread_local! {
+    /// This thread takes jobs.
+    static IS_OF_A_POOL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Threads that run turns, in the order in which they were asked for, first turns last, and begin activities.
 pub(super) struct TurnPool {
     state: Arc<PoolState>,
 }
@@ -77,6 +86,14 @@ struct PoolState {
 struct Queue {
     /// What is no turn. It has to be done even when no turn may run.
     others: VecDeque<Job>,
+    /// Activities to begin. They leave less to do than they find, so they go before turns.
+    activities: VecDeque<Job>,
+    /// How many of these are being begun.
+    activities_begun: usize,
+    /// How many may be: the other threads are for turns, which must not wait while activities compute.
+    activities_max: usize,
+    /// How many were ever taken.
+    activities_taken: u64,
     turns: VecDeque<Job>,
     /// First turns of instances that nobody waits for inside, by module.
     beginnings: Ring<HubModule, Beginnings>,
@@ -93,7 +110,7 @@ struct Queue {
     held: HashMap<HubModule, VecDeque<Job>>,
     /// Modules that run one at a time, and since when.
     suspects: HashMap<HubModule, Instant>,
-    /// How many jobs were ever taken: it stands still when all threads are busy with long ones.
+    /// How many other jobs were ever taken: it stands still when all their threads are busy with long ones.
     taken: u64,
     /// How many of them run now.
     running: usize,
@@ -140,6 +157,7 @@ struct Job {
     module: Option<HubModule>,
     /// Its end lets the next one of this lane run.
     lane: Option<Lane>,
+    is_activity: bool,
     work: Work,
 }
 
@@ -152,6 +170,8 @@ enum Kind {
     Beginning,
     /// A turn that may take the server down.
     Alone,
+    /// The beginning of an activity.
+    Activity,
     /// No turn.
     Other,
 }
@@ -166,27 +186,33 @@ enum Lane {
 }
 
 impl TurnPool {
-    /// A pool that keeps `threads_kept` threads and may grow to `threads_max`. Turns wait while `backlog` says so.
-    pub(super) fn new(threads_kept: usize, threads_max: usize, backlog: Arc<Backlog>) -> Self {
-        let state = PoolState { queue: Mutex::default(), wake: Condvar::new(), backlog, threads_kept, threads_max };
-        let state = Arc::new(state);
+    /// A pool that keeps `threads_kept` threads for turns and may grow to `threads_max`; on `activities_max` more activities begin. Turns wait while
+    /// `backlog` says so.
+    pub(super) fn new(threads_kept: usize, threads_max: usize, activities_max: usize, backlog: Arc<Backlog>) -> Self {
+        let (threads_kept, threads_max) = (threads_kept + activities_max, threads_max + activities_max);
+        let (queue, wake) = (Mutex::new(Queue { activities_max, ..Queue::default() }), Condvar::new());
+        let state = Arc::new(PoolState { queue, wake, backlog, threads_kept, threads_max });
         for _ in 0..threads_kept {
             add_thread(&state, &mut state.lock());
         }
         let watched = Arc::downgrade(&state);
         let watch = move || {
-            let mut seen = 0;
+            let (mut seen, mut seen_activities) = (0, 0);
             while let Some(state) = watched.upgrade() {
                 let mut queue = state.lock();
                 if queue.closed {
                     return;
                 }
-                let stands_still = queue.taken == seen && queue.has_next(&state.backlog);
+                let stands_still = queue.taken == seen && queue.has_next(&state.backlog)
+                    || queue.activities_taken == seen_activities && queue.may_begin_activity();
+                if stands_still {
+                    state.wake.notify_one(); // Somebody may have meant to take it and be busy still.
+                }
                 let needs_one = stands_still || queue.threads - queue.lowered < state.threads_kept;
                 if needs_one && queue.threads < state.threads_max {
                     add_thread(&state, &mut queue);
                 }
-                seen = queue.taken;
+                (seen, seen_activities) = (queue.taken, queue.activities_taken);
                 drop(queue);
                 drop(state);
                 thread::sleep(PATIENCE);
@@ -202,49 +228,28 @@ impl TurnPool {
     /// Runs `work`, a turn of `module`, as soon as a thread is free, and if the module is under suspicion, its turns before are
     /// done. After [`TurnPool::close`] it is dropped.
     pub(super) fn submit(&self, module: HubModule, work: impl FnOnce() + Send + 'static) {
-        self.push(Some(module), Kind::Turn, Box::new(work));
+        self.state.push(Some(module), Kind::Turn, Box::new(work));
     }
 
     /// The same for the first turn of an instance.
     pub(super) fn submit_beginning(&self, module: HubModule, work: impl FnOnce() + Send + 'static) {
-        self.push(Some(module), Kind::Beginning, Box::new(work));
+        self.state.push(Some(module), Kind::Beginning, Box::new(work));
     }
 
     /// Runs `work`, a turn of `module` that may take the server down, as soon as a thread is free and all such turns before are done.
     pub(super) fn submit_alone(&self, module: HubModule, work: impl FnOnce() + Send + 'static) {
-        self.push(Some(module), Kind::Alone, Box::new(work));
+        self.state.push(Some(module), Kind::Alone, Box::new(work));
     }
 
     /// Runs `work`, which is no turn, as soon as a thread is free. After [`TurnPool::close`] it is dropped.
     pub(super) fn submit_other(&self, work: impl FnOnce() + Send + 'static) {
-        self.push(None, Kind::Other, Box::new(work));
+        self.state.push(None, Kind::Other, Box::new(work));
     }
 
-    fn push(&self, module: Option<HubModule>, kind: Kind, work: Work) {
-        let mut queue = self.state.lock();
-        if queue.closed {
-            return;
-        }
-        let lane = if kind == Kind::Alone {
-            Some(Lane::Alone)
-        } else {
-            module.filter(|module| queue.is_suspected(*module)).map(Lane::Module)
-        };
-        if let Some(lane) = lane {
-            if let Some(waiting) = queue.lanes.get_mut(&lane) {
-                waiting.push_back(work);
-                return;
-            }
-            queue.lanes.insert(lane, VecDeque::new());
-        }
-        let job = Job { module, lane, work };
-        match (module, kind, lane) {
-            (None, ..) => queue.others.push_back(job),
-            (Some(module), Kind::Beginning, None) => queue.push_beginning(module, job),
-            _ => queue.turns.push_back(job),
-        }
-        drop(queue);
-        self.state.wake.notify_one();
+    /// What begins activities here, each as soon as a thread is free. After [`TurnPool::close`] they are dropped.
+    pub(super) fn for_activities(&self) -> impl Fn(Work) + Send + Sync + use<> {
+        let state = self.state.clone();
+        move |work| state.push(None, Kind::Activity, work)
     }
 
     /// A guest of `module` has used up its bounds: from now on its turns run one at a time, for a while, those that wait already
@@ -286,6 +291,17 @@ impl TurnPool {
         self.state.lock().beginnings_count
     }
 
+    /// Whether a first turn of `module` would begin within some hundredths of a second, as far as that can be seen.
+    pub(super) fn begins_soon(&self, module: HubModule) -> bool {
+        let mut queue = self.state.lock();
+        let waiting = queue.beginnings.change(&module, |beginnings| beginnings.jobs.len()).unwrap_or_default();
+        let is_free = !queue.held.contains_key(&module) && !queue.is_suspected(module);
+        is_free
+            && waiting.max(queue.turns.len()) < SOON_MAX
+            && self.state.backlog.may_begin()
+            && !self.state.backlog.has_long_line()
+    }
+
     /// How many first turns of `module` wait, and how many turns wait for others of it.
     pub(super) fn queued_of(&self, module: HubModule) -> usize {
         let queue = self.state.lock();
@@ -305,9 +321,9 @@ impl TurnPool {
     pub(super) fn close(&self) {
         let mut queue = self.state.lock();
         queue.closed = true;
-        let Queue { others, turns, beginnings, beginnings_count, lanes, held, .. } = &mut *queue;
+        let Queue { others, activities, turns, beginnings, beginnings_count, lanes, held, .. } = &mut *queue;
         *beginnings_count = 0;
-        let lines = [others, turns].map(std::mem::take);
+        let lines = [others, activities, turns].map(std::mem::take);
         let unfinished = (lines, std::mem::take(beginnings), std::mem::take(lanes), std::mem::take(held));
         drop(queue);
         drop(unfinished);
@@ -327,7 +343,7 @@ impl TurnPool {
     /// Whether a job runs or waits for a thread, first turns aside.
     pub(super) fn has_begun_work(&self) -> bool {
         let queue = self.state.lock();
-        queue.running > 0 || !queue.others.is_empty() || !queue.turns.is_empty()
+        queue.running > 0 || !queue.others.is_empty() || !queue.activities.is_empty() || !queue.turns.is_empty()
     }
 }
 
@@ -341,6 +357,39 @@ impl PoolState {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         // A job runs without the lock, so a panic in one leaves the queue whole.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, module: Option<HubModule>, kind: Kind, work: Work) {
+        let mut queue = self.lock();
+        if queue.closed {
+            drop(queue); // What is dropped may come back here.
+            return drop(work);
+        }
+        let lane = if kind == Kind::Alone {
+            Some(Lane::Alone)
+        } else {
+            module.filter(|module| queue.is_suspected(*module)).map(Lane::Module)
+        };
+        if let Some(lane) = lane {
+            if let Some(waiting) = queue.lanes.get_mut(&lane) {
+                waiting.push_back(work);
+                return;
+            }
+            queue.lanes.insert(lane, VecDeque::new());
+        }
+        let job = Job { module, lane, is_activity: kind == Kind::Activity, work };
+        match (module, kind, lane) {
+            (_, Kind::Activity, _) => queue.activities.push_back(job),
+            (None, ..) => queue.others.push_back(job),
+            (Some(module), Kind::Beginning, None) => queue.push_beginning(module, job),
+            _ => queue.turns.push_back(job),
+        }
+        // Who works here is nearly done, and takes it.
+        let is_for_this_thread = IS_OF_A_POOL.get() && queue.waiting() == 1;
+        drop(queue);
+        if !is_for_this_thread {
+            self.wake.notify_one();
+        }
     }
 
     /// A turn has begun to compute for long, or one has ended that did: holds modules that are at their bound now, and lets those go
@@ -367,8 +416,9 @@ impl PoolState {
     fn work(&self, of: &Cell<Option<HubModule>>) {
         let mut queue = self.lock();
         while !queue.closed {
-            if let Some(Job { module, lane, work }) = queue.next(&self.backlog) {
-                queue.taken += 1;
+            if let Some(Job { module, lane, is_activity, work }) = queue.next(&self.backlog) {
+                queue.taken += u64::from(!is_activity);
+                queue.activities_taken += u64::from(is_activity);
                 queue.running += 1;
                 of.set(module);
                 drop(queue);
@@ -376,6 +426,7 @@ impl PoolState {
                 let _ = catch_unwind(AssertUnwindSafe(work));
                 queue = self.lock();
                 queue.running -= 1;
+                queue.activities_begun -= usize::from(is_activity);
                 if let Some(lane) = lane {
                     queue.go_on_in_lane(lane, module);
                 }
@@ -406,7 +457,17 @@ impl PoolState {
 
 impl Queue {
     fn is_empty(&self) -> bool {
-        self.others.is_empty() && self.turns.is_empty() && self.beginnings_count == 0
+        self.waiting() == 0
+    }
+
+    /// How many jobs wait for a thread. Activities that have to wait for others of them do not: whoever ends one of those takes the next.
+    fn waiting(&self) -> usize {
+        let activities = if self.may_begin_activity() { self.activities.len() } else { 0 };
+        self.others.len() + activities + self.turns.len() + self.beginnings_count
+    }
+
+    fn may_begin_activity(&self) -> bool {
+        !self.activities.is_empty() && self.activities_begun < self.activities_max
     }
 
     fn push_beginning(&mut self, module: HubModule, job: Job) {
@@ -423,7 +484,7 @@ impl Queue {
         taken
     }
 
-    /// Whether there is a job that may be run now.
+    /// Whether there is a job that may be run now, activities aside.
     fn has_next(&mut self, backlog: &Backlog) -> bool {
         !self.others.is_empty() || (!self.turns.is_empty() && backlog.may_go_on()) || self.may_begin(backlog)
     }
@@ -473,6 +534,12 @@ impl Queue {
         if let Some(job) = self.others.pop_front() {
             return Some(job);
         }
+        if self.may_begin_activity()
+            && let Some(job) = self.activities.pop_front()
+        {
+            self.activities_begun += 1;
+            return Some(job);
+        }
         let is_for_a_beginning = self.turns.is_empty() || self.taken.is_multiple_of(BEGINS_ONE_IN);
         if is_for_a_beginning && self.may_begin(backlog) {
             self.begun = Some(Instant::now());
@@ -496,7 +563,7 @@ impl Queue {
     fn go_on_in_lane(&mut self, lane: Lane, module: Option<HubModule>) {
         match self.lanes.get_mut(&lane).and_then(VecDeque::pop_front) {
             // The thread that calls this takes it, or an earlier one; nobody needs to be woken.
-            Some(work) => self.turns.push_back(Job { module, lane: Some(lane), work }),
+            Some(work) => self.turns.push_back(Job { module, lane: Some(lane), is_activity: false, work }),
             None => {
                 self.lanes.remove(&lane);
             }
@@ -507,6 +574,7 @@ impl Queue {
 fn add_thread(state: &Arc<PoolState>, queue: &mut Queue) {
     let pool = state.clone();
     let run = move || {
+        IS_OF_A_POOL.set(true);
         let of = Rc::new(Cell::new(None));
         let (counting, counted) = (Arc::downgrade(&pool), of.clone());
         priority::may_be_lowered(move || {
@@ -529,205 +597,4 @@ fn add_thread(state: &Arc<PoolState>, queue: &mut Queue) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-
-    use super::*;
-
-    const DEADLINE: Duration = Duration::from_secs(20);
-
-    fn module(number: u8) -> HubModule {
-        HubModule { hub: HubKey(1), module: Digest([number; 32]) }
-    }
-
-    fn pool(threads_kept: usize, threads_max: usize) -> TurnPool {
-        TurnPool::new(threads_kept, threads_max, Backlog::new(usize::MAX))
-    }
-
-    #[test]
-    fn what_has_begun_goes_first_and_new_instances_wait_while_much_waits() {
-        let (module, backlog) = (module(1), Backlog::new(10));
-        let pool = TurnPool::new(1, 1, backlog.clone());
-        let (release, held) = mpsc::channel::<()>();
-        let (done, finished) = mpsc::channel();
-        pool.submit_other(move || held.recv().unwrap());
-        let much = backlog.holding(20);
-        let says = |what: &'static str| {
-            let done = done.clone();
-            move || done.send(what).unwrap()
-        };
-        pool.submit_beginning(module, says("beginning"));
-        pool.submit(module, says("turn"));
-        pool.submit_other(says("other"));
-        release.send(()).unwrap();
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("other"));
-        assert_eq!((pool.queued(), pool.beginnings_queued(), finished.try_recv().ok()), (1, 1, None), "so much waits");
-        drop(much);
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("turn"));
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("beginning"));
-    }
-
-    #[test]
-    fn modules_take_turns_to_begin() {
-        let (flood, other) = (module(1), module(2));
-        let pool = pool(1, 1);
-        let (release, held) = mpsc::channel::<()>();
-        let (done, finished) = mpsc::channel();
-        pool.submit_other(move || held.recv().unwrap());
-        for module in [flood, flood, flood, other] {
-            let done = done.clone();
-            pool.submit_beginning(module, move || done.send(module).unwrap());
-        }
-        assert_eq!((pool.queued_of(flood), pool.queued_of(other), pool.beginnings_queued()), (3, 1, 4));
-        release.send(()).unwrap();
-        let begun: Vec<HubModule> = (0..4).map(|_| finished.recv_timeout(DEADLINE).unwrap()).collect();
-        assert_eq!(begun, [flood, other, flood, flood]);
-        assert_eq!((pool.queued_of(flood), pool.beginnings_queued()), (0, 0));
-    }
-
-    #[test]
-    fn a_long_line_of_activities_holds_instances_back_while_it_moves() {
-        let backlog = Backlog::new(usize::MAX);
-        let mut queue = Queue { begun: Some(Instant::now() + DEADLINE), ..Queue::default() };
-        assert!(!queue.is_better_outside(&backlog), "nothing is in line");
-        backlog.line(LINE_MAX, 7);
-        assert!(queue.is_better_outside(&backlog), "it is not known yet whether it moves");
-        queue.line.as_mut().unwrap().at -= LOOK_AT_LINE;
-        assert!(!queue.is_better_outside(&backlog), "it stands, and may do so for hours");
-        queue.line.as_mut().unwrap().at -= LOOK_AT_LINE;
-        backlog.line(LINE_MAX, 7 + LINE_MAX as u64);
-        assert!(queue.is_better_outside(&backlog), "it is soon short again");
-    }
-
-    #[test]
-    fn instances_begin_slowly_while_the_line_of_activities_is_long_and_moves() {
-        let (module, backlog) = (module(1), Backlog::new(usize::MAX));
-        let pool = TurnPool::new(1, 1, backlog.clone());
-        backlog.line(LINE_MAX, 0);
-        let (done, finished) = mpsc::channel();
-        for _ in 0..4 {
-            let done = done.clone();
-            pool.submit_beginning(module, move || done.send(Instant::now()).unwrap());
-        }
-        let begun: Vec<Instant> = (0..4).map(|_| finished.recv_timeout(DEADLINE).unwrap()).collect();
-        assert!(begun[3] - begun[0] >= 2 * BEGIN_EVERY, "they begin one by one");
-    }
-
-    #[test]
-    fn the_pool_grows_when_all_its_threads_are_busy() {
-        let pool = pool(1, 3);
-        let (release, held) = mpsc::channel::<()>();
-        let (done, finished) = mpsc::channel();
-        pool.submit_other(move || held.recv().unwrap());
-        pool.submit_other(move || done.send("past the one that waits").unwrap());
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("past the one that waits"));
-        release.send(()).unwrap();
-    }
-
-    #[test]
-    fn what_waits_already_when_a_module_comes_under_suspicion_waits_in_line() {
-        let (suspect, honest) = (module(1), module(2));
-        let pool = pool(1, 2);
-        let (release, held) = mpsc::channel::<()>();
-        let (done, finished) = mpsc::channel();
-        // The only thread is busy, so that all of this waits.
-        pool.submit_other(move || held.recv().unwrap());
-        let (block, blocked) = mpsc::channel::<()>();
-        let first = done.clone();
-        pool.submit(suspect, move || {
-            blocked.recv().unwrap();
-            first.send("suspect 1").unwrap();
-        });
-        let second = done.clone();
-        pool.submit(suspect, move || second.send("suspect 2").unwrap());
-        pool.suspect(suspect);
-        assert!(pool.queued() >= 1);
-        pool.submit(honest, move || done.send("honest").unwrap());
-        release.send(()).unwrap();
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("honest"));
-        block.send(()).unwrap();
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("suspect 1"));
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("suspect 2"));
-    }
-
-    #[test]
-    fn a_module_whose_turns_compute_for_long_leaves_threads_to_others() {
-        let (hog, other) = (module(1), module(2));
-        let pool = pool(1, 2 * LONG_ONE_IN);
-        let (done, finished) = mpsc::channel();
-        let hold = |what: &'static str| {
-            let (release, held) = mpsc::channel::<()>();
-            let done = done.clone();
-            pool.submit(hog, move || {
-                priority::has_computed(Duration::from_secs(1));
-                done.send("computes").unwrap();
-                held.recv().unwrap();
-                done.send(what).unwrap();
-            });
-            release
-        };
-        let first = hold("first");
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("computes"));
-        let second = hold("second");
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("computes"));
-        let third = hold("third");
-        let past = done.clone();
-        pool.submit(other, move || past.send("past them").unwrap());
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("past them"));
-        let begins = done.clone();
-        pool.submit_beginning(hog, move || begins.send("begins").unwrap());
-        let past = done.clone();
-        pool.submit_beginning(HubModule { hub: HubKey(2), ..hog }, move || past.send("in another hub").unwrap());
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("in another hub"));
-        assert_eq!((pool.queued(), pool.queued_of(hog), pool.queued_behind_others()), (0, 2, 1), "they wait for one of the two");
-        first.send(()).unwrap();
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("first"));
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("computes"), "the third, before what has not begun");
-        second.send(()).unwrap();
-        third.send(()).unwrap();
-        let mut rest = [0; 3].map(|_| finished.recv_timeout(DEADLINE).unwrap());
-        rest.sort_unstable();
-        assert_eq!(rest, ["begins", "second", "third"]);
-    }
-
-    #[test]
-    fn what_may_take_the_server_down_runs_alone_and_others_go_past_it() {
-        let (one, other) = (module(1), module(2));
-        let pool = pool(2, 4);
-        let (release, held) = mpsc::channel::<()>();
-        let (done, finished) = mpsc::channel();
-        let first = done.clone();
-        pool.submit_alone(one, move || {
-            held.recv().unwrap();
-            first.send("alone 1").unwrap();
-        });
-        let second = done.clone();
-        pool.submit_alone(other, move || second.send("alone 2").unwrap());
-        pool.submit(one, move || done.send("past them").unwrap());
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("past them"));
-        release.send(()).unwrap();
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("alone 1"));
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("alone 2"));
-    }
-
-    #[test]
-    fn a_suspected_module_runs_one_job_at_a_time_and_others_go_past_it() {
-        let (suspect, honest) = (module(1), module(2));
-        let pool = pool(2, 4);
-        pool.suspect(suspect);
-        let (release, held) = mpsc::channel::<()>();
-        let (done, finished) = mpsc::channel();
-        let first = done.clone();
-        pool.submit(suspect, move || {
-            held.recv().unwrap();
-            first.send("suspect 1").unwrap();
-        });
-        let second = done.clone();
-        pool.submit(suspect, move || second.send("suspect 2").unwrap());
-        pool.submit(honest, move || done.send("honest").unwrap());
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("honest"));
-        release.send(()).unwrap();
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("suspect 1"));
-        assert_eq!(finished.recv_timeout(DEADLINE), Ok("suspect 2"));
-    }
-}
+mod tests;

@@ -177,7 +177,7 @@ type Answer = oneshot::Sender<Result<Payload, QueryError>>;
 fn ask(machinery: &Arc<Machinery>, question: &Question, answer: &Answer) -> Result<Payload, QueryError> {
     let Question { row, history, name, input, .. } = question;
     let (context, limits) = (machinery.turn_context(), &machinery.limits);
-    let mut guest = turns::new_guest(&context, row.module)?;
+    let mut guest = turns::new_guest(&context, &*context.module(row.module)?)?;
     guest.set_cpu_ms_max(limits.turn_cpu_ms_max.saturating_mul(REPLAY_PATIENCE));
     replay::replay(history, &mut WhileAwaited { guest: &mut guest, answer })?;
     guest.set_cpu_ms_max(limits.turn_cpu_ms_max);
@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn what_nobody_waits_for_any_more_holds_nothing_while_it_stands_in_line() {
         let (turns, module) =
-            (TurnPool::new(1, 1, Backlog::new(usize::MAX)), HubModule { hub: HubKey(1), module: Digest([1; 32]) });
+            (TurnPool::new(1, 1, 0, Backlog::new(usize::MAX)), HubModule { hub: HubKey(1), module: Digest([1; 32]) });
         let (go, gate) = mpsc::channel::<()>();
         turns.submit(module, move || gate.recv().unwrap());
         let (worked, done) = mpsc::channel();

@@ -178,7 +178,7 @@ fn agrees(shell: &Shell, history: &[Event], now_ms: u64, code: Digest) -> Result
 /// Plays all of a rewound history, and what came of the turn that is to be played again.
 fn play(shell: &Shell, history: &[Event], now_ms: u64, code: Digest) -> Result<Result<Progress, TurnError>, TurnFailure> {
     let context = shell.machinery.turn_context();
-    let mut guest = turns::new_guest(&context, code)?;
+    let mut guest = turns::new_guest(&context, &*context.module(code)?)?;
     guest.set_cpu_ms_max(context.limits.turn_cpu_ms_max.saturating_mul(REPLAY_PATIENCE));
     let replayed = replay::replay(history, &mut guest);
     let execution = replayed.map_err(|error| TurnFailure::Guest { error, lines: Vec::new() })?;

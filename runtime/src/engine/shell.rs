@@ -26,7 +26,7 @@ use super::orders::{
     ActivityOrder, Answer, CommitOrder, Effect, Ended, HttpOrder, Input, LoadError, NoRewind, RewindOrder, Start, Token,
     TurnFailure, TurnOrder, TurnResult,
 };
-use super::partition::{Numbers, Partition};
+use super::partition::{ExecutionNumbers, Numbers, Partition};
 use super::pool::{HubModule, TurnPool};
 use super::post::Post;
 use super::residents::Residents;
@@ -89,6 +89,12 @@ impl Machinery {
         self.committer.queued().max(self.turns.queued()).max(self.post.waiting()) >= self.limits.work_queued_max
     }
 
+    /// Whether the first turn of a new instance may run before its start is recorded: if it need not stand in line for long, and not soon after the
+    /// server died in such a turn, which nobody could tell from others.
+    pub(super) fn runs_at_once(&self, module: HubModule) -> bool {
+        self.suspects.may_run_unrecorded() && self.turns.begins_soon(module)
+    }
+
     /// Whether a new instance of `module` has to come later. What one asks for may take far more memory than an event does.
     pub(super) fn is_overloaded_for(&self, module: HubModule) -> bool {
         self.is_overloaded() || self.backlog.is_full() || self.turns.queued_of(module) >= self.limits.starts_queued_max
@@ -128,17 +134,18 @@ impl Shell {
     /// # Errors
     /// If the store cannot say which numbers are given out.
     pub(super) fn new(row: HubRow, functions: Functions, machinery: Arc<Machinery>) -> Result<Self, StoreError> {
+        let (first, end) = ExecutionKey::range(row.key);
+        let last = machinery.store.last_execution(first, end)?;
+        let executions = ExecutionNumbers::from(last.map_or(first, ExecutionKey::next));
         let numbers = |partition| {
-            let (first, end) = ExecutionKey::range(row.key, partition);
-            let execution = machinery.store.last_execution(first, end)?.map_or(first, ExecutionKey::next);
             let (first, end) = MessageKey::range(row.key, partition);
             let message = machinery.store.last_message(first, end)?.map_or(first, MessageKey::next);
-            Ok(Numbers { execution, message, turns: 0 })
+            Ok(Numbers { executions: executions.clone(), message, turns: 0 })
         };
         let numbers = (0..row.partitions).map(numbers).collect::<Result<Vec<_>, StoreError>>()?;
         let idle_max = machinery.limits.idle_instances_max.div_ceil(row.partitions as usize);
         let cell = |numbers: &Numbers| {
-            Mutex::new(Cell { partition: Partition::new(*numbers, idle_max), callers: HashMap::new(), next_token: 0 })
+            Mutex::new(Cell { partition: Partition::new(numbers.clone(), idle_max), callers: HashMap::new(), next_token: 0 })
         };
         let cells = numbers.iter().map(cell).collect();
         let first_messages = numbers.iter().map(|numbers| numbers.message).collect();
@@ -352,7 +359,7 @@ impl Shell {
         let Machinery { turns, metrics, .. } = &*self.machinery;
         metrics.turn(took, result.as_ref().err().and_then(guest_fault));
         match &result {
-            Err(TurnFailure::Host(message)) => {
+            Err(TurnFailure::Host(message)) if order.is_recorded => {
                 tracing::error!("a turn could not be run, and is tried again in a second: {message}")
             }
             // What a turn does that nobody waits for any more says nothing about the module.
@@ -361,7 +368,7 @@ impl Shell {
             {
                 turns.suspect(self.hub_module(order.module));
             }
-            Err(TurnFailure::Guest { .. }) | Ok(_) => (),
+            Err(TurnFailure::Guest { .. } | TurnFailure::Host(_)) | Ok(_) => (),
         }
         let effects = self.take(partition, Input::TurnDone(order.execution, order.number, result));
         drop(noted);
@@ -513,7 +520,8 @@ impl Shell {
             idempotency: None,
             continued: 0,
         };
-        Ok(Ok(Box::new(Start { hub: self.row.key, started, waiter: None, replaces: Replaces::Ended })))
+        let runs_at_once = self.machinery.runs_at_once(self.hub_module(module));
+        Ok(Ok(Box::new(Start { hub: self.row.key, started, waiter: None, replaces: Replaces::Ended, runs_at_once })))
     }
 
     /// What a module offers, current or not. `None` if this hub does not have it, unless another one has: then the store will say so.

@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,9 @@ use crate::store::{Store, StoreError};
 
 /// The file in the data directory.
 const FILE: &str = "suspects.json";
+
+/// How long every start is recorded before its first turn, after the server died while one ran that was not.
+const CAREFUL_FOR: Duration = Duration::from_secs(60);
 
 /// At the how manieth death of the server in the same turn the instance is failed.
 const DEATHS_MAX: u32 = 3;
@@ -51,6 +55,8 @@ pub(super) struct Suspects {
     /// Nearly always so, and then nobody has to look any further.
     is_empty: AtomicBool,
     by_execution: Mutex<HashMap<ExecutionKey, Suspect>>,
+    /// Until then every turn runs behind a recorded start.
+    careful_until: Option<Instant>,
 }
 
 impl Suspects {
@@ -62,7 +68,9 @@ impl Suspects {
         let path = data.join(FILE);
         let known = read(&path);
         let mut suspects = HashMap::new();
+        let mut died_unrecorded = false;
         for Flight { execution, turns } in left {
+            died_unrecorded |= *turns == 0 && store.history(*execution).is_ok_and(|history| history.is_empty());
             let before = known.iter().find(|known| (known.execution, known.turns) == (*execution, *turns));
             let deaths = before.map_or(0, |before| before.deaths) + 1;
             suspects.insert(*execution, Suspect { execution: *execution, turns: *turns, deaths });
@@ -87,11 +95,19 @@ impl Suspects {
                 true
             }
         });
-        let suspects = Self { path, is_empty: AtomicBool::new(suspects.is_empty()), by_execution: Mutex::new(suspects) };
+        let careful_until = died_unrecorded.then(|| Instant::now() + CAREFUL_FOR);
+        let suspects =
+            Self { path, is_empty: AtomicBool::new(suspects.is_empty()), by_execution: Mutex::new(suspects), careful_until };
         if !(known.is_empty() && suspects.lock().is_empty()) {
             suspects.save(&suspects.lock())?;
         }
         Ok(suspects)
+    }
+
+    /// Whether a first turn may run before its start is recorded. Not soon after the server has died while such a turn ran: if that start is sent
+    /// again, it is recorded first, and its deaths are counted.
+    pub(super) fn may_run_unrecorded(&self) -> bool {
+        self.careful_until.is_none_or(|until| until <= Instant::now())
     }
 
     /// What to do about the turn of this execution behind `turns` others.
@@ -228,6 +244,18 @@ mod tests {
             death(world, store, folder, &["guilty"]);
             let suspects = death(world, store, folder, &["guilty"]);
             assert!(matches!(suspects.judge(guilty), Verdict::SetAside(_)));
+        });
+    }
+
+    #[test]
+    fn after_a_death_in_a_turn_whose_start_was_not_recorded_starts_are_recorded_first() {
+        check(|_, store, folder, [guilty, _]| {
+            let unrecorded = Flight { execution: ExecutionKey(guilty.execution.0 + 7), turns: NEVER_RAN };
+            let after = |left: &[Flight]| Suspects::open(folder, left, store).unwrap();
+            let suspects = after(&[unrecorded]);
+            assert!(!suspects.may_run_unrecorded());
+            assert_eq!(suspects.judge(unrecorded), Verdict::Innocent, "another instance has that number by now");
+            assert!(after(&[guilty]).may_run_unrecorded());
         });
     }
 

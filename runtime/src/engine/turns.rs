@@ -1,6 +1,7 @@
 //! How is one turn run? On the guest that is still alive, or on one that is brought to this point by replay.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use super::functions::Code;
 use super::in_flight::{InFlight, Noted};
 use super::orders::{Next, TurnFailure, TurnOrder, TurnResult};
 use super::residents::Residents;
-use crate::host::{Host, NoGuest, OrchestratorGuest};
+use crate::host::{Host, Module, NoGuest, OrchestratorGuest};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::model::{Digest, Event, Failure, Input, Payload};
@@ -23,6 +24,13 @@ pub(super) struct TurnContext<'a> {
     pub limits: &'a Limits,
     pub metrics: &'a Metrics,
     pub in_flight: &'a InFlight,
+}
+
+impl TurnContext<'_> {
+    /// The module with this digest, ready to run. Blocks, for as long as compiling takes if its compiled code is gone.
+    pub(super) fn module(&self, digest: Digest) -> Result<Arc<Module>, TurnFailure> {
+        super::module(self.host, self.store, digest).map_err(|error| TurnFailure::Host(error.to_string()))
+    }
 }
 
 /// How much longer than one turn may compute all recorded turns of a rebuilt guest may, each: they were within the bound when they
@@ -65,10 +73,7 @@ pub(super) fn run<'a>(
 fn next(context: &TurnContext<'_>, order: &TurnOrder, current: Option<Code>, keep: &[u32]) -> Result<Next, TurnFailure> {
     let Code { module, made_by } = match current {
         Some(code) => code,
-        None => {
-            let module = super::module(context.host, context.store, order.module);
-            Code::of(order.module, module.map_err(|error| TurnFailure::Host(error.to_string()))?.catalog())
-        }
+        None => Code::of(order.module, context.module(order.module)?.catalog()),
     };
     Ok(Next { module, made_by, limits: context.limits.in_force(), kept: kept(context, order, keep)? })
 }
@@ -111,9 +116,14 @@ fn rebuild<'a>(
         }
     };
     // Many may wait for the same module after a start: none of them is to blame for what happens then.
-    super::module(context.host, context.store, order.module).map_err(|error| TurnFailure::Host(error.to_string()))?;
+    let module = if order.is_recorded {
+        context.module(order.module)?
+    } else {
+        let not_ready = || TurnFailure::Host("the module is not ready, and nothing is recorded that needs it".into());
+        context.host.ready_module(order.module).ok_or_else(not_ready)?
+    };
     *noted = context.in_flight.note(order.flight());
-    let mut guest = new_guest(context, order.module)?;
+    let mut guest = new_guest(context, &module)?;
     if order.turns > 0 {
         context.metrics.replay();
         guest.set_cpu_ms_max(context.limits.turn_cpu_ms_max.saturating_mul(REPLAY_PATIENCE));
@@ -125,8 +135,7 @@ fn rebuild<'a>(
 }
 
 /// A fresh guest. When all slots are taken, the resident that was not used for longest makes room.
-pub(super) fn new_guest(context: &TurnContext<'_>, digest: Digest) -> Result<OrchestratorGuest, TurnFailure> {
-    let module = super::module(context.host, context.store, digest).map_err(|error| TurnFailure::Host(error.to_string()))?;
+pub(super) fn new_guest(context: &TurnContext<'_>, module: &Module) -> Result<OrchestratorGuest, TurnFailure> {
     loop {
         match module.orchestrator(context.limits) {
             Ok(guest) => return Ok(guest),

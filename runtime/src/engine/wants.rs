@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::orders::{Answer, Effect, Input, LoadError, NoRewind, RewindOrder, Rewinder, Start, Token, Wish};
 use super::partition::unreadable;
 use super::step::{answer, gone, outcome};
-use crate::model::{Body, Failure, InstanceId, LogLine, LogRecord, Message, Outcome, RuntimeStatus};
+use crate::model::{Body, Failure, InstanceId, LogLine, LogRecord, Message, MessageKey, Outcome, RuntimeStatus};
 use crate::store::StoreError;
 
 /// Who wants an instance to start.
@@ -24,6 +24,11 @@ impl Starter {
             Self::Caller(token) => Input::Start(token, Box::new(start)),
             Self::Message(message) => Input::StartChild(message, Ok(Box::new(start))),
         }
+    }
+
+    /// The message, if it is one.
+    pub(super) fn message(&self) -> Option<MessageKey> {
+        if let Self::Message(message) = self { Some(message.key) } else { None }
     }
 
     /// It is durable that it has started.

@@ -281,7 +281,7 @@ impl Stage {
             Phase::Idle => Self::Nothing,
             Phase::Turn { begun: false, .. } => Self::TurnQueued,
             Phase::Turn { begun: true, .. } => Self::TurnRunning,
-            Phase::Starting { .. } | Phase::Reopening(_) | Phase::Committing(_) => Self::Recording,
+            Phase::Reopening(_) | Phase::Committing(_) => Self::Recording,
             Phase::Loading | Phase::Resting { .. } => Self::Retrying,
             Phase::Halted { .. } => Self::Halted,
         }

@@ -238,9 +238,18 @@ pub struct Seed(pub [u8; 16]);
 
 macro_rules! hex_bytes {
     ($($name:ident),*) => {$(
+        impl $name {
+            /// As hex digits, for which there has to be room.
+            fn digits<'a>(&self, room: &'a mut [u8]) -> &'a str {
+                hex::encode_to_slice(self.0, room).expect("two digits for each byte");
+                std::str::from_utf8(room).expect("hex digits are ASCII")
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&hex::encode(self.0))
+                let mut digits = [0; 2 * size_of::<Self>()];
+                f.write_str(self.digits(&mut digits))
             }
         }
 
@@ -263,7 +272,8 @@ macro_rules! hex_bytes {
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.serialize_str(&hex::encode(self.0))
+                let mut digits = [0; 2 * size_of::<Self>()];
+                serializer.serialize_str(self.digits(&mut digits))
             }
         }
 
@@ -303,35 +313,37 @@ pub struct HubKey(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InstanceKey(pub i64);
 
-/// The store's number for an execution: 17 bits of hub, 6 of partition, 40 of a counter that only goes up.
+/// Where the number of the hub begins in the numbers of what belongs to it.
+const HUB_SHIFT: u32 = 46;
+
+fn hub_bits(hub: HubKey) -> i64 {
+    // One hub less than 17 bits have: the end of the last one's range would not be a positive number.
+    assert!(hub.0 < (1 << 17) - 1, "hub {}", hub.0);
+    i64::from(hub.0) << HUB_SHIFT
+}
+
+/// The store's number for an execution: 17 bits of hub, 46 of a counter that only goes up.
 ///
-/// Given out by the partition that owns it, so that no two owners need to agree and inserts ascend.
+/// All partitions of a hub share the counter, so that what starts at the same time lies side by side in the store: a batch of commits then touches a few
+/// pages instead of some for each of its instances.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ExecutionKey(pub i64);
 
 impl ExecutionKey {
-    const PARTITION_SHIFT: u32 = 40;
-    const HUB_SHIFT: u32 = Self::PARTITION_SHIFT + 6;
-
-    /// The partitions that a key has room for.
-    pub const PARTITIONS_MAX: u32 = 1 << (Self::HUB_SHIFT - Self::PARTITION_SHIFT);
-
-    /// Which numbers belong to a partition: from the first, below the second.
+    /// Which numbers belong to a hub: from the first, below the second.
     ///
     /// # Panics
-    /// If `partition` is not below [`Self::PARTITIONS_MAX`] or `hub` not below 131,071: both are given out by us.
-    pub fn range(hub: HubKey, partition: u32) -> (Self, Self) {
-        // One hub less than 17 bits have: the end of the last one's range would not be a positive number.
-        assert!(partition < Self::PARTITIONS_MAX && hub.0 < (1 << 17) - 1, "hub {} partition {partition}", hub.0);
-        let first = (i64::from(hub.0) << Self::HUB_SHIFT) | (i64::from(partition) << Self::PARTITION_SHIFT);
-        (Self(first), Self(first + (1 << Self::PARTITION_SHIFT)))
+    /// If `hub` is not below 131,071: hubs are given out by us.
+    pub fn range(hub: HubKey) -> (Self, Self) {
+        let first = hub_bits(hub);
+        (Self(first), Self(first + (1 << HUB_SHIFT)))
     }
 
-    /// The range of the partition that this number belongs to, as [`Self::range`].
-    pub fn partition_range(self) -> (Self, Self) {
-        let first = self.0 >> Self::PARTITION_SHIFT << Self::PARTITION_SHIFT;
-        (Self(first), Self(first + (1 << Self::PARTITION_SHIFT)))
+    /// The range of the hub that this number belongs to, as [`Self::range`].
+    pub fn hub_range(self) -> (Self, Self) {
+        let first = self.0 >> HUB_SHIFT << HUB_SHIFT;
+        (Self(first), Self(first + (1 << HUB_SHIFT)))
     }
 
     /// The number after this one.
@@ -345,19 +357,26 @@ impl ExecutionKey {
     }
 }
 
-/// The store's number for a message from one instance to another, made up as an [`ExecutionKey`] is: given out by the partition of
-/// the sender, so that what one instance sends is read in the order of sending.
+/// The store's number for a message from one instance to another: 17 bits of hub, 6 of the sender's partition, 40 of a counter that only goes up.
+///
+/// Given out by the partition of the sender, so that what one instance sends is read in the order of sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MessageKey(pub i64);
 
 impl MessageKey {
-    /// Which numbers belong to a partition, as [`ExecutionKey::range`].
+    const PARTITION_SHIFT: u32 = 40;
+
+    /// The partitions that a key has room for.
+    pub const PARTITIONS_MAX: u32 = 1 << (HUB_SHIFT - Self::PARTITION_SHIFT);
+
+    /// Which numbers belong to a partition: from the first, below the second.
     ///
     /// # Panics
-    /// As that does.
+    /// If `partition` is not below [`Self::PARTITIONS_MAX`] or `hub` not below 131,071: both are given out by us.
     pub fn range(hub: HubKey, partition: u32) -> (Self, Self) {
-        let (first, end) = ExecutionKey::range(hub, partition);
-        (Self(first.0), Self(end.0))
+        assert!(partition < Self::PARTITIONS_MAX, "hub {} partition {partition}", hub.0);
+        let first = hub_bits(hub) | (i64::from(partition) << Self::PARTITION_SHIFT);
+        (Self(first), Self(first + (1 << Self::PARTITION_SHIFT)))
     }
 
     /// The number after this one.
@@ -410,10 +429,11 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_of_two_partitions_never_meet() {
-        let (first, end) = ExecutionKey::range(HubKey(1), 63);
-        let (next_hub, _) = ExecutionKey::range(HubKey(2), 0);
-        assert!(first < end && end <= next_hub);
-        assert_eq!([first, ExecutionKey(end.0 - 1)].map(ExecutionKey::partition_range), [(first, end); 2]);
+    fn the_keys_of_two_hubs_and_of_two_partitions_never_meet() {
+        let (first, end) = ExecutionKey::range(HubKey(1));
+        assert!(first < end && end <= ExecutionKey::range(HubKey(2)).0);
+        assert_eq!([first, ExecutionKey(end.0 - 1)].map(ExecutionKey::hub_range), [(first, end); 2]);
+        let (first, end) = MessageKey::range(HubKey(1), 63);
+        assert!(first < end && end <= MessageKey::range(HubKey(2), 0).0);
     }
 }

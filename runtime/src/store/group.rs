@@ -228,7 +228,12 @@ impl Writing {
 
     fn count(&self, commit: &Commit, outcome: CommitOutcome) {
         match (&commit.change, outcome) {
-            (Change::Create(_), CommitOutcome::Done) => self.metrics.instance_started(),
+            (Change::Create(new), CommitOutcome::Done) => {
+                self.metrics.instance_started();
+                if new.status.is_ended() {
+                    self.metrics.instance_ended(new.status.name());
+                }
+            }
             (Change::Advance { status, .. }, CommitOutcome::Done) if status.is_ended() => {
                 self.metrics.instance_ended(status.name());
             }

@@ -483,7 +483,7 @@ impl Disk {
 
     /// Takes the note away that an execution is superseded, or keeps it in the place of a lower one if it has the highest number.
     fn forget(&mut self, execution: ExecutionKey) {
-        let (first, end) = execution.partition_range();
+        let (first, end) = execution.hub_range();
         let next = execution.next();
         let superseded = &mut self.rest.superseded;
         if self.history.range((next, 0)..(end, 0)).next().is_some() || superseded.range(next..end).next().is_some() {
@@ -619,10 +619,10 @@ impl Disk {
             id: new.id.clone(),
             function: new.function.clone(),
             module: new.module,
-            status: RuntimeStatus::Pending,
+            status: new.status,
             created_ms: new.created_ms,
-            updated_ms: new.created_ms,
-            custom_status: None,
+            updated_ms: new.updated_ms,
+            custom_status: new.custom_status.clone(),
             tags: new.tags.clone(),
             wake: new.wake,
             reason: None,

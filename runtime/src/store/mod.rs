@@ -174,7 +174,7 @@ pub enum Change {
     },
 }
 
-/// What is known about an instance when it starts. Its status is `Pending`.
+/// What is known about an instance when it comes into being: at its start, or after its first turn if one commit has both.
 #[derive(Debug, Clone)]
 pub struct NewInstance {
     /// Its hub.
@@ -187,6 +187,12 @@ pub struct NewInstance {
     pub module: Digest,
     /// When the start was asked for, in milliseconds since 1970.
     pub created_ms: u64,
+    /// Where it stands.
+    pub status: RuntimeStatus,
+    /// When it last got on, in milliseconds since 1970.
+    pub updated_ms: u64,
+    /// What its code said of itself.
+    pub custom_status: Option<Payload>,
     /// Its labels.
     pub tags: Tags,
     /// When it has to be looked at.
@@ -222,7 +228,7 @@ pub enum CommitOutcome {
 }
 
 /// Stands for the instance of a superseded execution of which nothing is left but its number. Messages may name it still, and it is the
-/// highest of its partition, which must not give it out again.
+/// highest of its hub, which must not give it out again.
 const NOTHING_LEFT: InstanceKey = InstanceKey(0);
 
 /// What both stores say of a message whose number is used already.
@@ -613,7 +619,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deletes up to `rows_max` rows of executions that no instance points at any more: their histories, each from its end, lines of
     /// instances that are gone, and the note that says so. How many it were; fewer than `rows_max` if there is no more. Short, so that live work
-    /// never waits for it. Of the highest number of a partition a note stays: numbers are not used twice.
+    /// never waits for it. Of the highest number of a hub a note stays: numbers are not used twice.
     ///
     /// # Errors
     /// As [`Store::commit`]; to be called again later.

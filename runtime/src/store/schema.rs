@@ -71,7 +71,7 @@ pub const MIGRATIONS: &[&str] = &[
 
     -- One row per instance, small, so that many share a page: what is long (input, output) is in the history.
     CREATE TABLE instance (
-        key INTEGER PRIMARY KEY,       -- number of its first execution; holds hub and partition in its high bits
+        key INTEGER PRIMARY KEY,       -- number of its first execution; holds the hub in its high bits
         hub INTEGER NOT NULL,
         id TEXT NOT NULL,              -- as callers know it
         execution INTEGER NOT NULL,    -- the current one
@@ -146,7 +146,7 @@ pub const MIGRATIONS: &[&str] = &[
     -- What instances have for each other: written in the commit of the sender, deleted in the one that records it. Nearly always
     -- small, so that the key is its only order.
     CREATE TABLE inbox (
-        id INTEGER PRIMARY KEY,        -- given out by the partition of the sender; holds hub and partition as an execution does
+        id INTEGER PRIMARY KEY,        -- given out by the partition of the sender; holds hub and partition in its high bits
         recipient TEXT NOT NULL,       -- instance.id, of the same hub; there need not be one
         body TEXT NOT NULL             -- JSON
     );

@@ -18,7 +18,7 @@ use pauses::{a_suspended_instance_is_open_and_says_why, only_what_has_failed_is_
 use purge::{
     a_number_is_not_given_out_again_when_all_of_it_is_gone, a_purged_id_is_free_and_its_history_is_swept,
     an_ended_id_stays_if_the_new_instance_replaces_nothing, only_what_has_ended_and_stands_still_is_purged,
-    what_goes_leaves_one_note_for_each_partition,
+    what_goes_leaves_one_note_for_each_hub,
 };
 use relations::{
     a_commit_that_is_not_written_sends_and_takes_nothing, a_continuation_of_what_is_not_there_changes_nothing,
@@ -84,7 +84,7 @@ cases![
     only_what_has_ended_and_stands_still_is_purged,
     a_purged_id_is_free_and_its_history_is_swept,
     a_number_is_not_given_out_again_when_all_of_it_is_gone,
-    what_goes_leaves_one_note_for_each_partition,
+    what_goes_leaves_one_note_for_each_hub,
     an_instance_goes_on_as_another_execution,
     a_continuation_of_what_is_not_there_changes_nothing,
     lines_stay_through_all_executions_and_go_with_the_instance,
@@ -140,7 +140,7 @@ impl World {
     }
 
     pub(super) fn execution(&self, n: i64) -> ExecutionKey {
-        ExecutionKey(ExecutionKey::range(self.hub, 17).0.0 + n)
+        ExecutionKey(ExecutionKey::range(self.hub).0.0 + n)
     }
 
     pub(super) fn key(&self, n: i64) -> InstanceKey {
@@ -155,6 +155,9 @@ impl World {
             function: "BakeBread".into(),
             module: Digest::of(MODULE),
             created_ms: 1_000 + n.unsigned_abs(),
+            status: RuntimeStatus::Pending,
+            updated_ms: 1_000 + n.unsigned_abs(),
+            custom_status: None,
             tags: Tags::default(),
             wake: Wake::NEVER,
             replaces: Replaces::Ended,

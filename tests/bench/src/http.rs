@@ -1,6 +1,8 @@
 //! HTTP/1.1 with as little work as possible: requests are bytes that were prepared once, and of an answer only the status, its length
 //! and its body are looked at. A client library would take CPU time that is then missing on the other side.
 
+mod stream;
+
 use std::fmt::{self, Display};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -10,11 +12,16 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+pub(crate) use stream::Stream;
+
 /// How long to wait for an answer, in seconds: longer than a server lets wait by itself, and than it compiles a module.
 const ANSWER_S_MAX: u64 = 60;
 
 /// The longest head of an answer, in bytes. Those of the server have a few hundred.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Where the operations on instances are.
+pub(crate) const INSTANCES: &str = "/runtime/webhooks/durabletask/instances";
 
 /// A request with a body, ready to be sent as often as wanted.
 pub(crate) fn request(method: &str, path: &str, server: SocketAddr, content_type: &str, body: &[u8]) -> Vec<u8> {
@@ -78,19 +85,25 @@ impl Connection {
 
     /// Waits for the next answer.
     pub(crate) async fn receive(&mut self) -> Result<Answer> {
-        let mut bytes = [0; 4096];
         loop {
             if let Some(answer) = self.incoming.take()? {
                 return Ok(answer);
             }
-            self.stream.readable().await?;
-            match self.stream.try_read(&mut bytes) {
-                Ok(0) => bail!("the server has closed the connection"),
-                Ok(count) => self.incoming.bytes.extend_from_slice(&bytes[..count]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => (), // There was nothing after all.
-                Err(error) => return Err(error.into()),
-            }
+            self.hear().await?;
         }
+    }
+
+    /// Waits until something comes, which is then among the incoming.
+    async fn hear(&mut self) -> Result<()> {
+        let mut bytes = [0; 4096];
+        self.stream.readable().await?;
+        match self.stream.try_read(&mut bytes) {
+            Ok(0) => bail!("the server has closed the connection"),
+            Ok(count) => self.incoming.bytes.extend_from_slice(&bytes[..count]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => (), // There was nothing after all.
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
     }
 }
 
@@ -109,10 +122,7 @@ struct Incoming {
 impl Incoming {
     /// Takes the first answer if all of it is here.
     fn take(&mut self) -> Result<Option<Answer>> {
-        let Some(head) = self.bytes.windows(4).position(|window| window == b"\r\n\r\n") else {
-            ensure!(self.bytes.len() <= HEAD_BYTES_MAX, "the head of the answer does not end");
-            return Ok(None);
-        };
+        let Some(head) = self.head()? else { return Ok(None) };
         let Head { status, length, has_retry_after } = parse(&self.bytes[..head])?;
         let body = head + 4;
         let Some(end) = body.checked_add(length).filter(|&end| end <= self.bytes.len()) else { return Ok(None) };
@@ -120,14 +130,26 @@ impl Incoming {
         self.bytes.drain(..end);
         Ok(Some(answer))
     }
+
+    /// Where the head of the first answer ends, without the blank line behind it.
+    fn head(&self) -> Result<Option<usize>> {
+        let end = find(&self.bytes, b"\r\n\r\n");
+        ensure!(end.is_some() || self.bytes.len() <= HEAD_BYTES_MAX, "the head of the answer does not end");
+        Ok(end)
+    }
 }
 
-/// What is looked at of the head of an answer.
+/// What is looked at of the head of an answer that comes as a whole.
 struct Head {
     status: u16,
     /// Of the body.
     length: usize,
     has_retry_after: bool,
+}
+
+/// Where `part` is in `bytes` first.
+fn find(bytes: &[u8], part: &[u8]) -> Option<usize> {
+    bytes.windows(part.len()).position(|window| window == part)
 }
 
 fn parse(head: &[u8]) -> Result<Head> {

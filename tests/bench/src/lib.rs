@@ -1,11 +1,14 @@
 //! How fast is the server? The built program, on a disk, under clients that start an orchestration, wait for its result, check it,
 //! and start the next one.
 //!
-//! `trial` is a program of its own, for all that is not a workload in a loop. The rest in reading order: `workload` is what can be run; `server` starts the program and reads what it uses; `load` are the clients, on
-//! `http`; `report` makes figures of what was measured and never shows them without `machine` and settings, where they come from.
+//! `trial` is a program of its own, for all that is not a workload in a loop. The rest in reading order: `workload` is what can be run; `server` starts the program and reads what it uses; `copies` fill its store
+//! before; `load` drives the clients, of which `client` and `list` say what they do, on `http`; `report` makes figures of what was measured and never shows them without `machine` and settings, where they come from.
 //! Each run has a server and a data directory of its own.
 
+mod client;
+mod copies;
 mod http;
+mod list;
 mod load;
 mod machine;
 mod report;
@@ -17,15 +20,16 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Write};
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 
-use http::Connection;
+use copies::Copies;
+use list::Lister;
 use load::{Amount, Clients};
 use machine::Machine;
 use report::{Measured, Report, Settings};
@@ -50,7 +54,7 @@ struct Arguments {
     #[arg(long, value_name = "C", default_value = "16")]
     clients: NonZeroUsize,
 
-    /// End a run after so many orchestrations
+    /// End a run after so many orchestrations, or whatever the workload counts
     #[arg(long, value_name = "N", conflicts_with = "seconds")]
     count: Option<NonZeroU64>,
 
@@ -58,13 +62,17 @@ struct Arguments {
     #[arg(long, value_name = "S", default_value = "10")]
     seconds: NonZeroU64,
 
-    /// How many orchestrations to run before each measurement
-    #[arg(long, value_name = "N", default_value = "1000")]
-    warm_up: u64,
+    /// How many of them to run before each measurement [default: 1000, fewer of large ones]
+    #[arg(long, value_name = "N")]
+    warm_up: Option<u64>,
 
-    /// How often to measure, each time with a new server on an empty store
+    /// How often to measure, each time with a new server and a new store
     #[arg(long, value_name = "R", default_value = "3")]
     runs: NonZeroUsize,
+
+    /// Fill each store with so many ended instances first, a tenth of them failed; about 2 KB on disk for each
+    #[arg(long, value_name = "N")]
+    fill: Option<NonZeroU64>,
 
     /// Where to put the data directories, which should be a disk
     #[arg(long, value_name = "DIR", default_value = "target")]
@@ -130,7 +138,8 @@ impl Arguments {
         let settings = Settings {
             clients: self.clients.get(),
             amount: self.amount(),
-            warm_up: self.warm_up,
+            warm_up: self.warm_up(),
+            fill: self.fill.map_or(0, NonZeroU64::get),
             server: self.server_binary.clone(),
             version,
             checkout: machine::checkout(),
@@ -146,10 +155,14 @@ impl Arguments {
     }
 
     fn amount(&self) -> Amount {
-        self.count.map_or(Amount::Seconds(self.seconds.get()), |count| Amount::Orchestrations(count.get()))
+        self.count.map_or(Amount::Seconds(self.seconds.get()), |count| Amount::Count(count.get()))
     }
 
-    /// One run, from a new server to its end.
+    fn warm_up(&self) -> u64 {
+        self.warm_up.unwrap_or(self.workload.warm_up)
+    }
+
+    /// One run, with a folder of its own.
     fn run(&self, module: &[u8]) -> Result<Measured> {
         let folder = tempfile::Builder::new().prefix("dacapo-bench-").disable_cleanup(self.keep).tempdir_in(&self.data);
         let folder = folder.with_context(|| format!("make a folder in {}", self.data.display()))?;
@@ -159,39 +172,64 @@ impl Arguments {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the clients")?;
         runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate()).context("listen to SIGTERM")?;
-            let mut server = Server::start(&self.server_binary, folder.path())?;
             // The server and its data must not outlive an interrupted bench.
-            let measured = tokio::select! {
-                measured = self.measure(&server, module) => measured.map_err(|error| anyhow!("{error:#}; {}", server.log())),
+            tokio::select! {
+                measured = self.run_in(folder.path(), module) => measured,
                 _ = tokio::signal::ctrl_c() => bail!("interrupted"),
                 _ = terminate.recv() => bail!("told to stop"),
-            };
-            let stopped = server.stop();
-            measured.and_then(|measured| stopped.map(|()| measured))
+            }
         })
     }
 
-    async fn measure(&self, server: &Server, module: &[u8]) -> Result<Measured> {
-        let upload = http::request("PUT", "/admin/modules/bench", server.address, "application/wasm", module);
-        let uploaded = Connection::open(server.address).await?.ask(&upload).await.context("upload the guests")?;
-        if uploaded.status != 201 {
-            bail!("the guests were not taken: {uploaded}");
+    /// From an empty folder to the end of the server that was measured.
+    async fn run_in(&self, folder: &Path, module: &[u8]) -> Result<Measured> {
+        let copies = self.fill.map(|count| Copies::of(count.get()));
+        // In a life of its own: what an upload leaves in memory must not look like what an idle server takes.
+        match copies {
+            Some(copies) => copies::fill(&self.server_binary, folder, module, copies).await.context("fill the store")?,
+            None => {
+                let mut server = Server::start(&self.server_binary, folder)?;
+                server.upload(module).await?;
+                server.stop()?;
+            }
         }
+        let mut server = Server::start(&self.server_binary, folder)?;
+        let since_ms = copies.map_or_else(now_ms, |copies| copies.begin_ms);
+        let measured = self.measure(&server, since_ms).await.map_err(|error| anyhow!("{error:#}; {}", server.log()));
+        let stopped = server.stop();
+        measured.and_then(|measured| stopped.map(|()| measured))
+    }
+
+    /// Measures a server that has the guests, and no instance that was made before this time, in milliseconds since 1970.
+    async fn measure(&self, server: &Server, since_ms: u64) -> Result<Measured> {
+        server.ready().await?;
+        let idle_bytes = server.usage()?.resident_bytes;
         let mut clients = Clients::connect(server.address, self.clients.get(), self.workload).await?;
-        clients.run(Amount::Orchestrations(self.warm_up)).await.context("warm up")?;
+        clients.run(Amount::Count(self.warm_up())).await.context("warm up")?;
+        let lister = if self.workload.is_listed { Some(Lister::connect(server.address, since_ms).await?) } else { None };
 
         let (before, client_cpu) = (server.usage()?, machine::own_cpu());
         let begin = Instant::now();
-        let latencies_us = clients.run(self.amount()).await?;
+        let load = clients.run(self.amount());
+        let (latencies_us, pages) = match lister {
+            Some(lister) => lister.beside(load).await.map(|(latencies_us, pages)| (latencies_us, Some(pages)))?,
+            None => (load.await?, None),
+        };
         let took = begin.elapsed();
         let (after, client_cpu) = (server.usage()?, machine::own_cpu().saturating_sub(client_cpu));
-        Ok(Measured { latencies_us, took, before, after, client_cpu })
+        Ok(Measured { latencies_us, pages, took, idle_bytes, before, after, client_cpu })
     }
 }
 
 /// Writes a line for people to standard error. If nobody reads there, that is no reason to stop.
 fn tell(line: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Now, in milliseconds since 1970.
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -212,7 +250,7 @@ mod tests {
         let amount = |line: &str| Arguments::try_parse_from(line.split(' ')).map(|arguments| arguments.amount());
         assert!(matches!(amount("dacapo-bench sequence-5"), Ok(Amount::Seconds(10))));
         assert!(matches!(amount("dacapo-bench sequence-5 --seconds 3"), Ok(Amount::Seconds(3))));
-        assert!(matches!(amount("dacapo-bench sequence-5 --count 20"), Ok(Amount::Orchestrations(20))));
+        assert!(matches!(amount("dacapo-bench sequence-5 --count 20"), Ok(Amount::Count(20))));
         assert!(amount("dacapo-bench sequence-5 --count 20 --seconds 3").is_err());
         assert!(amount("dacapo-bench sequence-4").is_err());
     }

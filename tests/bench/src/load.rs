@@ -1,5 +1,5 @@
-//! Where does the load come from? From clients in a closed loop: each starts an orchestration, waits for its output, checks it, and
-//! starts the next. All of them share one thread, so that they leave the machine to the server.
+//! Where does the load come from? From clients in a closed loop: each does one unit of work, such as an orchestration with its output,
+//! checks it, and begins the next. All of them share one thread, so that they leave the machine to the server.
 
 use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
@@ -11,18 +11,19 @@ use futures::stream::FuturesUnordered;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::http::{Answer, Connection};
+use crate::client::Client;
 use crate::workload::Workload;
 
 /// When a run ends.
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Amount {
-    Orchestrations(u64),
+    /// After so many units of work.
+    Count(u64),
     Seconds(u64),
 }
 
-/// When the next orchestration starts.
+/// When the next unit of work begins.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Pace {
     /// As soon as a client has its answer.
@@ -31,23 +32,19 @@ pub(crate) enum Pace {
     PerSecond(f64),
 }
 
-/// Clients, each with a connection of its own.
-pub(crate) struct Clients {
-    workload: &'static Workload,
-    request: Vec<u8>,
-    connections: Vec<Connection>,
-}
+/// Clients, each with connections of its own.
+pub(crate) struct Clients(Vec<Client>);
 
 impl Clients {
-    pub(crate) async fn connect(server: SocketAddr, count: usize, workload: &'static Workload) -> Result<Self> {
-        let mut connections = Vec::with_capacity(count);
+    pub(crate) async fn connect(server: SocketAddr, count: usize, workload: &Workload) -> Result<Self> {
+        let mut clients = Vec::with_capacity(count);
         for _ in 0..count {
-            connections.push(Connection::open(server).await?);
+            clients.push(Client::connect(server, &workload.task).await?);
         }
-        Ok(Self { workload, request: workload.request(server), connections })
+        Ok(Self(clients))
     }
 
-    /// Runs so many orchestrations, or for so long, and returns how long each took, in microseconds.
+    /// Does so many units of work, or for so long, and returns how long each took, in microseconds.
     ///
     /// # Errors
     /// If one answer is not what it should be: figures of a server that fails are worth nothing.
@@ -58,14 +55,12 @@ impl Clients {
     /// The same at this pace. What is late since all clients still wait for answers counts from when it should have begun.
     pub(crate) async fn run_paced(&mut self, amount: Amount, pace: Pace) -> Result<Histogram<u64>> {
         let shared = Shared {
-            workload: self.workload,
-            request: &self.request,
             quota: Quota::new(amount),
             pace,
             slots: Slots { begin: Instant::now(), next: Cell::new(0) },
             tally: RefCell::new(Tally::new()?),
         };
-        let mut clients: FuturesUnordered<_> = self.connections.iter_mut().map(|connection| shared.drive(connection)).collect();
+        let mut clients: FuturesUnordered<_> = self.0.iter_mut().map(|client| shared.drive(client)).collect();
         while clients.next().await.is_some() {}
         drop(clients);
         shared.tally.into_inner().checked()
@@ -73,9 +68,7 @@ impl Clients {
 }
 
 /// What the clients of one run have in common.
-struct Shared<'a> {
-    workload: &'a Workload,
-    request: &'a [u8],
+struct Shared {
     quota: Quota,
     pace: Pace,
     slots: Slots,
@@ -88,23 +81,20 @@ struct Slots {
     next: Cell<u32>,
 }
 
-impl Shared<'_> {
-    /// One client, until the quota is used up or its connection is lost.
-    async fn drive(&self, connection: &mut Connection) {
+impl Shared {
+    /// One client, until the quota is used up or something is wrong.
+    async fn drive(&self, client: &mut Client) {
         while self.quota.take() {
             let begin = self.slot().await;
-            let answer = connection.ask(self.request).await;
-            let took = begin.elapsed();
-            let is_lost = answer.is_err();
-            self.tally.borrow_mut().add(took, answer, self.workload.output);
-            if is_lost {
+            let done = client.work().await;
+            let is_wrong = done.is_err();
+            self.tally.borrow_mut().add(begin.elapsed(), done);
+            if is_wrong {
                 return;
             }
         }
     }
-}
 
-impl Shared<'_> {
     /// Waits until it is time for the next start, and returns when it was.
     async fn slot(&self) -> Instant {
         let Pace::PerSecond(rate) = self.pace else { return Instant::now() };
@@ -127,7 +117,7 @@ struct Quota {
 impl Quota {
     fn new(amount: Amount) -> Self {
         match amount {
-            Amount::Orchestrations(count) => Self { left: Cell::new(count), end: None },
+            Amount::Count(count) => Self { left: Cell::new(count), end: None },
             Amount::Seconds(seconds) => {
                 Self { left: Cell::new(u64::MAX), end: Some(Instant::now() + Duration::from_secs(seconds)) }
             }
@@ -148,7 +138,7 @@ impl Quota {
 struct Tally {
     latencies_us: Histogram<u64>,
     wrong: u64,
-    /// The first answer that was not right, or why there was none.
+    /// What was wrong with the first.
     first_wrong: Option<String>,
 }
 
@@ -159,15 +149,12 @@ impl Tally {
         Ok(Self { latencies_us, wrong: 0, first_wrong: None })
     }
 
-    fn add(&mut self, took: Duration, answer: Result<Answer>, output: &str) {
-        match answer {
-            Ok(answer) if answer.status == 200 && answer.body == output.as_bytes() => {
-                self.latencies_us += u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-            }
-            wrong => {
+    fn add(&mut self, took: Duration, done: Result<()>) {
+        match done {
+            Ok(()) => self.latencies_us += u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            Err(wrong) => {
                 self.wrong += 1;
-                self.first_wrong
-                    .get_or_insert_with(|| wrong.map_or_else(|error| format!("{error:#}"), |answer| answer.to_string()));
+                self.first_wrong.get_or_insert_with(|| format!("{wrong:#}"));
             }
         }
     }
@@ -187,31 +174,26 @@ mod tests {
 
     const TOOK: Duration = Duration::from_millis(2);
 
-    fn answer(status: u16, body: &str) -> Result<Answer> {
-        Ok(Answer { status, body: body.into(), has_retry_after: false })
-    }
-
     #[test]
-    fn only_the_right_output_with_status_200_counts() {
+    fn what_went_wrong_is_counted_and_said_once() {
         let mut tally = Tally::new().unwrap();
-        tally.add(TOOK, answer(200, "[1]"), "[1]");
-        tally.add(TOOK, answer(202, "[1]"), "[1]");
-        tally.add(TOOK, answer(200, r#"{"runtimeStatus":"Failed"}"#), "[1]");
-        tally.add(TOOK, Err(anyhow!("lost")), "[1]");
+        for done in [Ok(()), Err(anyhow!("202 [1]")), Err(anyhow!("lost"))] {
+            tally.add(TOOK, done);
+        }
         assert_eq!(tally.latencies_us.len(), 1);
-        assert_eq!(tally.checked().unwrap_err().to_string(), "3 of 4 answers were wrong, of which the first: 202 [1]");
+        assert_eq!(tally.checked().unwrap_err().to_string(), "2 of 3 answers were wrong, of which the first: 202 [1]");
     }
 
     #[test]
     fn right_answers_pass_with_their_latencies() {
         let mut tally = Tally::new().unwrap();
-        tally.add(TOOK, answer(200, "[1]"), "[1]");
+        tally.add(TOOK, Ok(()));
         assert_eq!(tally.checked().unwrap().max(), 2_000);
     }
 
     #[test]
     fn a_quota_is_used_up_after_its_count() {
-        let quota = Quota::new(Amount::Orchestrations(2));
+        let quota = Quota::new(Amount::Count(2));
         assert_eq!([quota.take(), quota.take(), quota.take()], [true, true, false]);
         assert!(!Quota::new(Amount::Seconds(0)).take());
     }

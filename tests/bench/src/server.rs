@@ -12,8 +12,13 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::param::clock_ticks_per_second;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::http::{self, Connection};
+
 /// How long the server may take to stop, in seconds.
 const STOP_S_MAX: u64 = 30;
+
+/// How long it may take until it is ready after its start, in seconds.
+const READY_S_MAX: u64 = 120;
 
 /// A running server. Killed when it is dropped, unless it was stopped before.
 pub(crate) struct Server {
@@ -36,6 +41,18 @@ pub(crate) struct Usage {
     pub(crate) written_bytes: u64,
     /// All that is in its data directory.
     pub(crate) disk_bytes: u64,
+}
+
+/// What of the server is in memory at some moment, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    /// RSS, which everybody sees. It has pages of files too, which are there once for all who map them, and a page of a module's
+    /// initial memory as often as there are guests that have read it, though it is there once.
+    pub(crate) resident: u64,
+    /// `Anonymous` of `smaps_rollup`: what this process alone has, and what would not be there without it.
+    pub(crate) private: u64,
+    /// The kernel's page tables, which are in neither of them: the memory of each guest has an address range of its own.
+    pub(crate) tables: u64,
 }
 
 /// What the program says of itself.
@@ -96,18 +113,53 @@ impl Server {
         }
     }
 
+    /// Uploads the guests of all workloads.
+    pub(crate) async fn upload(&self, module: &[u8]) -> Result<()> {
+        let upload = http::request("PUT", "/admin/modules/bench", self.address, "application/wasm", module);
+        let uploaded = Connection::open(self.address).await?.ask(&upload).await.context("upload the guests")?;
+        ensure!(uploaded.status == 201, "the guests were not taken: {uploaded}");
+        Ok(())
+    }
+
+    /// Waits until it says that it is ready.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        let request = http::request("GET", "/readyz", self.address, "application/json", b"");
+        let (mut connection, began) = (Connection::open(self.address).await?, Instant::now());
+        while connection.ask(&request).await?.status != 200 {
+            ensure!(began.elapsed().as_secs() < READY_S_MAX, "the server is not ready after {READY_S_MAX} s");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
     /// What it has used up to now.
     pub(crate) fn usage(&self) -> Result<Usage> {
-        let process = |file: &str| {
-            let path = format!("/proc/{}/{file}", self.child.id());
-            fs::read_to_string(&path).with_context(|| format!("read {path}"))
-        };
-        let ticks = cpu_ticks(&process("stat")?).context("find the CPU time of the server")?;
-        let kib = number(&process("status")?, "VmRSS:").context("find the memory of the server")?;
-        let written_bytes = number(&process("io")?, "write_bytes:").context("find what the server has written")?;
+        let ticks = cpu_ticks(&self.process("stat")?).context("find the CPU time of the server")?;
+        let kib = number(&self.process("status")?, "VmRSS:").context("find the memory of the server")?;
+        let written_bytes = number(&self.process("io")?, "write_bytes:").context("find what the server has written")?;
         let disk_bytes = bytes_in(&self.data).with_context(|| format!("measure {}", self.data.display()))?;
         let cpu = Duration::from_millis(ticks * 1_000 / clock_ticks_per_second());
         Ok(Usage { cpu, resident_bytes: kib * 1_024, written_bytes, disk_bytes })
+    }
+
+    /// What of it is in memory now. The kernel looks at each of its mappings for that.
+    pub(crate) fn memory(&self) -> Result<Memory> {
+        let (status, mappings) = (self.process("status")?, self.process("smaps_rollup")?);
+        let bytes = |lines: &str, name: &str| {
+            let kib = number(lines, name).with_context(|| format!("find {name} of the server"))?;
+            anyhow::Ok(kib * 1_024)
+        };
+        Ok(Memory {
+            resident: bytes(&mappings, "Rss:")?,
+            private: bytes(&mappings, "Anonymous:")?,
+            tables: bytes(&status, "VmPTE:")?,
+        })
+    }
+
+    /// What the kernel says of its process.
+    fn process(&self, file: &str) -> Result<String> {
+        let path = format!("/proc/{}/{file}", self.child.id());
+        fs::read_to_string(&path).with_context(|| format!("read {path}"))
     }
 
     /// What it has logged.
@@ -164,7 +216,7 @@ fn cpu_ticks(stat: &str) -> Option<u64> {
     (ticks.len() == 2).then(|| ticks.iter().sum())
 }
 
-/// The number behind `name`, without its unit, from `/proc/PID/status` or `/proc/PID/io`.
+/// The number behind `name`, without its unit, from `/proc/PID/status`, `io` or `smaps_rollup`.
 fn number(lines: &str, name: &str) -> Option<u64> {
     lines.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }

@@ -1,70 +1,89 @@
-//! What can be run? A table: a name, an orchestrator of `tests/bench/guest`, its input, and the output that it has to have.
+//! What can be run? A table: a name, and what each client does with the orchestrators of `tests/bench/guest`.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
-use crate::http;
-
-/// Orchestrations that are all alike.
+/// Units of work that are all alike.
 #[derive(Debug)]
 pub(crate) struct Workload {
     /// What it is called on the command line.
     pub(crate) name: &'static str,
-    /// What it shows.
+    /// What a unit is.
     pub(crate) about: &'static str,
+    /// What is counted, in one word.
+    pub(crate) unit: &'static str,
+    /// How many units to run before each measurement, if nobody says.
+    pub(crate) warm_up: u64,
+    pub(crate) task: Task,
+    /// Whether one more client lists instances meanwhile.
+    pub(crate) is_listed: bool,
+}
+
+/// What a unit is to a client.
+#[derive(Debug)]
+pub(crate) enum Task {
+    Start(Orchestration),
+    /// An event to an instance of `Echo`.
+    Raise,
+}
+
+/// An orchestration to start and to wait for.
+#[derive(Debug)]
+pub(crate) struct Orchestration {
     /// The orchestrator.
-    function: &'static str,
+    pub(crate) function: &'static str,
     /// Its input, as JSON.
-    input: &'static str,
+    pub(crate) input: &'static str,
     /// Its output, as JSON to the byte.
     pub(crate) output: &'static str,
 }
 
+const GREETINGS_3: &str = r#"["Hello Tokyo!","Hello Seattle!","Hello London!"]"#;
+const GREETINGS_5: &str = r#"["Hello Tokyo!","Hello Seattle!","Hello London!","Hello Amsterdam!","Hello Mumbai!"]"#;
+
 const WORKLOADS: &[Workload] = &[
+    start("sequence-3", "three trivial activities, one after the other", "Sequence", "3", GREETINGS_3),
+    start("sequence-5", "five trivial activities, one after the other", "Sequence", "5", GREETINGS_5),
+    Workload { warm_up: 20, ..start("long-1000", "a thousand trivial activities, one after the other", "Chain", "1000", "1000") },
+    start("fan-out-100", "a hundred trivial activities side by side", "FanOut", "100", "100"),
+    Workload { warm_up: 100, ..start("fan-out-1000", "a thousand of them", "FanOut", "1000", "1000") },
+    Workload { warm_up: 20, ..start("fan-out-10000", "ten thousand of them", "FanOut", "10000", "10000") },
+    start("sub-orchestrations-50", "fifty sub-orchestrations side by side, with one trivial activity each", "Parent", "50", "50"),
+    start("timers", "three timers of a millisecond, one after the other", "Timers", "3", "3"),
     Workload {
-        name: "sequence-3",
-        about: "three trivial activities, one after the other",
-        function: "Sequence",
-        input: "3",
-        output: r#"["Hello Tokyo!","Hello Seattle!","Hello London!"]"#,
+        name: "event-ping",
+        about: "an event to a running instance, until an open stream of its status shows what the turn that took it has set",
+        unit: "event",
+        warm_up: 1_000,
+        task: Task::Raise,
+        is_listed: false,
     },
     Workload {
-        name: "sequence-5",
-        about: "five trivial activities, one after the other",
-        function: "Sequence",
-        input: "5",
-        output: r#"["Hello Tokyo!","Hello Seattle!","Hello London!","Hello Amsterdam!","Hello Mumbai!"]"#,
-    },
-    Workload {
-        name: "fan-out-100",
-        about: "a hundred trivial activities side by side",
-        function: "FanOut",
-        input: "100",
-        output: "100",
-    },
-    Workload { name: "fan-out-1000", about: "a thousand of them", function: "FanOut", input: "1000", output: "1000" },
-    Workload { name: "fan-out-10000", about: "ten thousand of them", function: "FanOut", input: "10000", output: "10000" },
-    Workload {
-        name: "sub-orchestrations-50",
-        about: "fifty sub-orchestrations side by side, with one trivial activity each",
-        function: "Parent",
-        input: "50",
-        output: "50",
+        is_listed: true,
+        ..start(
+            "list-under-load",
+            "sequence-3, while one more client lists pages of 100 by status and creation time, without a pause",
+            "Sequence",
+            "3",
+            GREETINGS_3,
+        )
     },
 ];
 
-impl Workload {
-    /// The request that starts an orchestration and is answered with its output.
-    pub(crate) fn request(&self, server: SocketAddr) -> Vec<u8> {
-        // Should an orchestration be stuck, the server says so after this time with a 202.
-        let path = format!("/api/orchestrators/{}?timeout=30", self.function);
-        http::request("POST", &path, server, "application/json", self.input.as_bytes())
-    }
+/// A workload of orchestrations.
+const fn start(
+    name: &'static str,
+    about: &'static str,
+    function: &'static str,
+    input: &'static str,
+    output: &'static str,
+) -> Workload {
+    let task = Task::Start(Orchestration { function, input, output });
+    Workload { name, about, unit: "orchestration", warm_up: 1_000, task, is_listed: false }
 }
 
 /// The workload of this name.

@@ -15,7 +15,8 @@ impl Instance {
         let is_start = matches!(input, Input::Start(..) | Input::StartChild(..));
         let is_control = matches!(input, Input::Control { .. });
         match &self.phase {
-            Phase::Starting { .. } | Phase::Reopening(_) => !is_start && !matches!(input, Input::Forget(..)),
+            _ if self.starting.is_some() => !is_start && !matches!(input, Input::Forget(..)),
+            Phase::Reopening(_) => !is_start && !matches!(input, Input::Forget(..)),
             Phase::Loading => is_control,
             Phase::Committing(step) if matches!(step.events.last(), Some(Event::Ended { .. })) => {
                 is_control || matches!(input, Input::Message(message) if matches!(message.body, Body::Terminate { .. }))
@@ -35,7 +36,8 @@ impl Instance {
     /// may show an end before the partition hears of it.
     pub(in crate::engine) fn contend(&mut self, starter: Starter, start: Start, moment: &mut Moment<'_>) {
         let is_open = match &self.phase {
-            Phase::Starting { .. } | Phase::Reopening(_) | Phase::Loading => true,
+            _ if self.starting.is_some() => true,
+            Phase::Reopening(_) | Phase::Loading => true,
             Phase::Committing(step) => matches!(step.events.last(), Some(Event::Ended { .. })),
             _ => false,
         };

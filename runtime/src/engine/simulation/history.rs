@@ -29,7 +29,7 @@ impl Histories {
 
     /// All executions that were ever begun.
     pub(super) fn keys(store: &MemoryStore, hub: HubKey) -> Vec<ExecutionKey> {
-        let (first, end) = ExecutionKey::range(hub, 0);
+        let (first, end) = ExecutionKey::range(hub);
         let last = store.last_execution(first, end).unwrap();
         std::iter::successors(Some(first), |key| Some(key.next())).take_while(|key| Some(*key) <= last).collect()
     }

@@ -11,7 +11,7 @@ use crate::engine::orders::{
     ActivityOrder, Answer, CommitOrder, Effect, Input, LoadError, Next, NoRewind, RewindOrder, RewindPlan, Rewinder, Start,
     Token, TurnFailure, TurnOrder, TurnResult, Wish,
 };
-use crate::engine::partition::{Numbers, Partition};
+use crate::engine::partition::{ExecutionNumbers, Numbers, Partition};
 use crate::engine::rewind;
 use crate::limits::Limits;
 use crate::model::{
@@ -119,7 +119,7 @@ impl<P: Programs> World<P> {
             now_ms: 1_000,
             hub,
             partition: Partition::new(
-                Numbers { execution: ExecutionKey::range(hub, 0).0, message: MessageKey::range(hub, 0).0, turns: 0 },
+                numbers(ExecutionKey::range(hub).0, MessageKey::range(hub, 0).0),
                 IDLE_MAX[usize::try_from(seed % 3).unwrap()],
             ),
             idle_max: IDLE_MAX[usize::try_from(seed % 3).unwrap()],
@@ -306,7 +306,8 @@ impl<P: Programs> World<P> {
         let waiter = (self.below(2) == 0).then(|| self.token());
         self.starting_waiters.extend(waiter.map(|waiter| (token, waiter)));
         self.waiting.extend(waiter.map(|waiter| (waiter, started.instance.clone())));
-        self.deliver(Input::Start(token, Box::new(Start { hub: self.hub, started, waiter, replaces })));
+        let runs_at_once = self.below(2) == 0;
+        self.deliver(Input::Start(token, Box::new(Start { hub: self.hub, started, waiter, replaces, runs_at_once })));
     }
 
     fn started(&self, function: &str, id: &str) -> Started {
@@ -415,11 +416,11 @@ impl<P: Programs> World<P> {
         self.waiting.clear();
         self.raising.clear();
         self.controlling.clear();
-        let (first, end) = ExecutionKey::range(self.hub, 0);
+        let (first, end) = ExecutionKey::range(self.hub);
         let execution = self.store.last_execution(first, end).unwrap().map_or(first, ExecutionKey::next);
         let (first, end) = MessageKey::range(self.hub, 0);
         let message = self.store.last_message(first, end).unwrap().map_or(first, MessageKey::next);
-        self.partition = Partition::new(Numbers { execution, message, turns: 0 }, self.idle_max);
+        self.partition = Partition::new(numbers(execution, message), self.idle_max);
         self.alarm_ms = None;
         self.searched_ms = None;
         self.post = self.store.inbox(self.hub, None, usize::MAX).unwrap().into();
@@ -664,7 +665,8 @@ impl<P: Programs> World<P> {
                 not_before_ms: *not_before_ms,
                 ..self.started("", "instance-0")
             };
-            let start = Ok(Box::new(Start { hub: self.hub, started, waiter: None, replaces: Replaces::Ended }));
+            let (replaces, runs_at_once) = (Replaces::Ended, self.below(2) == 0);
+            let start = Ok(Box::new(Start { hub: self.hub, started, waiter: None, replaces, runs_at_once }));
             self.deliver(Input::StartChild(Box::new(message), start));
         } else {
             self.deliver(Input::Message(Box::new(message)));
@@ -750,4 +752,8 @@ impl<P: Programs> World<P> {
 
 fn guest_failure(error: TurnError) -> TurnFailure {
     TurnFailure::Guest { error, lines: Vec::new() }
+}
+
+fn numbers(execution: ExecutionKey, message: MessageKey) -> Numbers {
+    Numbers { executions: ExecutionNumbers::from(execution), message, turns: 0 }
 }

@@ -30,9 +30,8 @@ pub(super) fn differences(hub: &HubRow, row: &InstanceRow, execution: &Execution
             started.continued
         ));
     }
-    let (partition, _) = crate::model::ExecutionKey::range(hub.key, row.id.partition(hub.partitions));
-    if row.execution.partition_range().0 != partition {
-        found.push(format!("its number {} is not of the partition of its ID", row.execution.0));
+    if row.execution.hub_range() != crate::model::ExecutionKey::range(hub.key) {
+        found.push(format!("its number {} is not one of its hub", row.execution.0));
     }
     let at = |ms: Option<u64>| ms.unwrap_or(u64::MAX);
     let (stored, needed) = (row.wake.ms(), execution.wake().ms());

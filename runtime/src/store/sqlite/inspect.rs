@@ -13,7 +13,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 
 use super::{StoreError, connect, read};
 use crate::model::{Body, Digest, Event, ExecutionKey, HubKey, InstanceId, InstanceKey, Message, MessageKey, Parent, TaskId};
-use crate::store::schema::{self, MIGRATIONS, OPEN, PARTITIONS};
+use crate::store::schema::{self, MIGRATIONS, OPEN};
 use crate::store::{HubRow, InstanceRow, ModuleRow};
 
 /// How many rows of instances are read at once, and how many messages, which may have megabytes each.
@@ -206,8 +206,7 @@ impl Inspector {
             "{} NOT INDEXED LEFT JOIN blob ON blob.id = instance.module WHERE hub = ?1 AND key > ?2 AND key < ?3 ORDER BY key LIMIT ?4",
             read::INSTANCE
         );
-        let (first, _) = ExecutionKey::range(hub, 0);
-        let (_, end) = ExecutionKey::range(hub, PARTITIONS - 1);
+        let (first, end) = ExecutionKey::range(hub);
         let after = after.map_or(first.0 - 1, |key| key.0);
         read::all(&self.conn, &sql, params![hub.0, after, end.0, PAGE], |row| {
             Ok((InstanceKey(row.get(0)?), read::instance_row(row)))

@@ -262,8 +262,7 @@ pub(super) fn instances(
         "{INSTANCE} NOT INDEXED LEFT JOIN blob ON blob.id = instance.module
         WHERE hub = ?1 AND key > ?2 AND key < ?3 ORDER BY key LIMIT ?4"
     );
-    let (first, _) = ExecutionKey::range(hub, 0);
-    let (_, end) = ExecutionKey::range(hub, PARTITIONS - 1);
+    let (first, end) = ExecutionKey::range(hub);
     let after = after.map_or(first.0 - 1, |key| key.0);
     all(conn, &sql, params![hub.0, after, end.0, limit(max)], instance_row)
 }

@@ -235,7 +235,7 @@ fn a_damaged_message_does_not_keep_others_from_being_read() {
 fn damaged_progress_is_an_error() {
     let (dir, store) = store();
     let world = World::new(&store);
-    let execution = ExecutionKey::range(world.hub, 0).0;
+    let execution = ExecutionKey::range(world.hub).0;
     store.save_progress(&[Progress { execution, task: TaskId(0), payload: Payload::null() }]).unwrap();
     outside(&dir).execute_batch("UPDATE progress SET payload = '{'").unwrap();
     assert!(matches!(store.progress(execution, TaskId(0)), Err(StoreError::Corrupt(_))));
@@ -317,7 +317,7 @@ fn a_file_without_wakes_messages_and_progress_is_migrated() {
     let mut conn = Connection::open(dir.path().join("dacapo.db")).unwrap();
     schema::migrate(&mut conn, &MIGRATIONS[..3]).unwrap();
     let (module, hub) = (Digest::of(suite::MODULE), HubKey(1));
-    let first = ExecutionKey::range(hub, 17).0.0;
+    let first = ExecutionKey::range(hub).0.0;
     let line = |n: i64| format!(r#"[{{"at_ms":{n},"level":"info","target":"oven","message":"warm"}}]"#);
     let started = suite::World { hub }.create(0, "x").events.json;
     conn.execute("INSERT INTO hub VALUES (1, 'Bakery', 64)", []).unwrap();

@@ -53,16 +53,16 @@ const CONTINUE: &str = "UPDATE instance SET execution = ?4, length = ?5, status 
         AND EXISTS (SELECT 1 FROM version WHERE version.module = blob.id AND version.hub = instance.hub)),
     custom_status = coalesce(?9, custom_status), wake = ?10 WHERE key = ?1 AND execution = ?2 AND length = ?3";
 
-const CREATE: &str = "INSERT INTO instance (key, hub, id, execution, length, function, module, status, created, updated, wake, tags)
+const CREATE: &str = "INSERT INTO instance (key, hub, id, execution, length, function, module, status, created, updated, wake, tags, custom_status)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6,
         (SELECT id FROM blob WHERE digest = ?7 AND EXISTS (SELECT 1 FROM version WHERE version.module = blob.id AND version.hub = ?2)),
-        ?8, ?9, ?9, ?10, ?11) ON CONFLICT (hub, id) DO NOTHING";
+        ?8, ?9, ?10, ?11, ?12, ?13) ON CONFLICT (hub, id) DO NOTHING";
 
 /// The first execution that was given up and of which something is left.
 pub(super) const NEXT_SUPERSEDED: &str =
     "SELECT execution, instance FROM superseded WHERE instance IS NOT ?1 ORDER BY execution LIMIT 1";
 
-/// Whether a higher number of a partition is stored.
+/// Whether a higher number of a hub is stored.
 pub(super) const HAS_HIGHER: &str = "SELECT EXISTS (SELECT 1 FROM history WHERE execution > ?1 AND execution < ?2)
     OR EXISTS (SELECT 1 FROM superseded WHERE execution > ?1 AND execution < ?2)";
 
@@ -458,10 +458,12 @@ impl<'conn> Statements<'conn> {
             commit.events.count,
             new.function,
             new.module.0,
-            RuntimeStatus::Pending as u8,
+            new.status as u8,
             new.created_ms.cast_signed(),
+            new.updated_ms.cast_signed(),
             wake_column(new.wake),
             tags,
+            new.custom_status.as_ref().map(|payload| payload.text()),
         ]);
         inserted.map(|rows| rows == 1).map_err(|error| match constraint(&error) {
             Some(ffi::SQLITE_CONSTRAINT_PRIMARYKEY) => conflict(commit, 0),
@@ -539,15 +541,15 @@ fn make_hub(conn: &Connection, upload: &Upload<'_>) -> Result<HubKey, StoreError
     Ok(HubKey(hub))
 }
 
-/// The next one of which something is left. Of each partition, one at most is passed over.
+/// The next one of which something is left. Of each hub, one at most is passed over.
 fn next_superseded(conn: &Connection) -> Result<Option<(i64, Option<i64>)>, StoreError> {
     Ok(conn.prepare_cached(NEXT_SUPERSEDED)?.query_row([NOTHING_LEFT.0], |row| Ok((row.get(0)?, row.get(1)?))).optional()?)
 }
 
 /// Takes away the note that an execution is superseded of which nothing else is left; or keeps it, in the place of a lower one, if no
-/// higher number of its partition is stored.
+/// higher number of its hub is stored.
 fn forget(conn: &Connection, execution: ExecutionKey) -> Result<(), StoreError> {
-    let (first, end) = execution.partition_range();
+    let (first, end) = execution.hub_range();
     if conn.prepare_cached(HAS_HIGHER)?.query_row([execution.0, end.0], |row| row.get(0))? {
         conn.prepare_cached("DELETE FROM superseded WHERE execution = ?1")?.execute([execution.0])?;
     } else {

@@ -14,7 +14,7 @@ fn sweep_all(store: &dyn Store) -> usize {
 
 /// What would be the last number of the world's partition after a restart.
 fn last(store: &dyn Store, world: &World) -> Option<i64> {
-    let (first, end) = world.execution(0).partition_range();
+    let (first, end) = world.execution(0).hub_range();
     store.last_execution(first, end).unwrap().map(|key| key.0 - first.0)
 }
 
@@ -83,11 +83,11 @@ pub(super) fn a_number_is_not_given_out_again_when_all_of_it_is_gone(place: &(im
     drop(store);
     let store = place.open();
     assert_eq!((last(&*store, &world), sweep_all(&*store)), (Some(3), 0));
-    let (first, end) = ExecutionKey::range(world.hub, 18);
-    assert_eq!(store.last_execution(first, end).unwrap(), None, "other partitions have numbers of their own");
+    let (first, end) = ExecutionKey::range(HubKey(world.hub.0 + 1));
+    assert_eq!(store.last_execution(first, end).unwrap(), None, "other hubs have numbers of their own");
 }
 
-pub(super) fn what_goes_leaves_one_note_for_each_partition(place: &(impl Place + ?Sized)) {
+pub(super) fn what_goes_leaves_one_note_for_each_hub(place: &(impl Place + ?Sized)) {
     let store = place.open();
     let world = World::new(&*store);
     for n in 1..=5 {

@@ -33,6 +33,15 @@ async fn sequence(ctx: Context, length: usize) -> Result<Vec<String>> {
     Ok(greetings)
 }
 
+/// Greets so many cities one after the other, and says how many greetings came back.
+#[orchestrator(name = "Chain")]
+async fn chain(ctx: Context, length: usize) -> Result<usize> {
+    for city in CITIES.into_iter().cycle().take(length) {
+        ctx.call(say_hello, city).await?;
+    }
+    Ok(length)
+}
+
 /// Greets so many cities side by side, and says how many greetings came back.
 #[orchestrator(name = "FanOut")]
 async fn fan_out(ctx: Context, width: usize) -> Result<usize> {
@@ -70,6 +79,26 @@ async fn numbers(ctx: Context, count: usize) -> Result<Vec<u64>> {
     Ok(numbers)
 }
 
+/// Sleeps so often, for a millisecond each time, and says how often.
+#[orchestrator(name = "Timers")]
+async fn timers(ctx: Context, count: usize) -> Result<usize> {
+    for _ in 0..count {
+        ctx.sleep(Duration::from_millis(1)).await?;
+    }
+    Ok(count)
+}
+
+/// Takes numbers, which are raised to it as `Number`, and shows the last one as its custom status, for ever.
+#[orchestrator(name = "Echo")]
+async fn echo(ctx: Context) -> Result<()> {
+    // So that no history gets long.
+    for _ in 0..1_000 {
+        let number: u64 = ctx.event("Number").await?;
+        ctx.set_custom_status(&number)?;
+    }
+    ctx.continue_as_new(echo, ())
+}
+
 /// Never waits, until it is stopped.
 #[orchestrator(name = "Spin")]
 async fn spin(_ctx: Context) -> Result<()> {
@@ -95,9 +124,12 @@ fn compute_for_ever() -> ! {
 
 dacapo_guest::module!(
     sequence,
+    chain,
     fan_out,
     parent,
     sleep,
+    timers,
+    echo,
     numbers,
     rest,
     say_hello,

@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
 
-use super::crowd::{self, Copies, Row};
+use super::crowd::{self, Row};
 use super::{Place, mib};
+use crate::copies::{self, Copies};
 use crate::http::{self, Connection};
 use crate::load::{Amount, Clients};
 use crate::server::Server;
-use crate::{tell, workload};
+use crate::workload;
 
 /// Back up a store while small orchestrations run, start a server on the copy, export an instance, and replay it
 #[derive(Debug, clap::Args)]
@@ -38,13 +39,7 @@ pub(super) struct Backup {
 
 impl Backup {
     pub(super) async fn run(&self, place: &Place<'_>) -> Result<String> {
-        let mut server = place.start()?;
-        place.upload(&server).await?;
-        crowd::run_models(server.address).await?;
-        server.stop()?;
-        crowd::fill(&place.folder.join("data/dacapo.db"), Copies::of(self.fill.get()))?;
-        tell(format_args!("{} instances written", self.fill));
-
+        copies::fill(place.program, place.folder, &place.module, Copies::of(self.fill.get())).await?;
         let mut server = place.start()?;
         let workload = workload::named("sequence-3").context("find the workload")?;
         let mut clients = Clients::connect(server.address, self.clients.get(), workload).await?;

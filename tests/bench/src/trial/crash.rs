@@ -14,9 +14,9 @@ use hdrhistogram::Histogram;
 use serde_json::Value;
 use tokio::time::{sleep, timeout};
 
-use self::story::{Books, INSTANCES, Kind, Story};
+use self::story::{Books, Kind, Story};
 use super::{Place, now_ms};
-use crate::http::{self, Answer, Connection};
+use crate::http::{self, Answer, Connection, INSTANCES};
 use crate::server;
 use crate::tell;
 
@@ -91,7 +91,7 @@ impl Crash {
         let mut ready_ms = Histogram::<u64>::new(3).context("make a histogram")?;
 
         let mut server = place.start()?;
-        place.upload(&server).await?;
+        server.upload(&place.module).await?;
         let began = Instant::now();
         for round in 1..=self.rounds.get() {
             let lives_ms = self.earliest + random.below(self.latest.saturating_sub(self.earliest) + 1);
@@ -105,7 +105,7 @@ impl Crash {
             }
             let start = Instant::now();
             server = place.start()?;
-            ready(server.address).await?;
+            server.ready().await?;
             ready_ms += u64::try_from(start.elapsed().as_millis())?;
             if round % 20 == 0 {
                 tell(format_args!("{round} rounds"));
@@ -241,17 +241,6 @@ impl Client<'_> {
         books.count(&answer);
         Ok(())
     }
-}
-
-/// Waits until the server says that it is ready.
-async fn ready(server: SocketAddr) -> Result<()> {
-    let request = http::request("GET", "/readyz", server, "application/json", b"");
-    let (mut connection, began) = (Connection::open(server).await?, Instant::now());
-    while connection.ask(&request).await?.status != 200 {
-        ensure!(began.elapsed() < PATIENCE, "the server is not ready after {PATIENCE:?}");
-        sleep(Duration::from_millis(1)).await;
-    }
-    Ok(())
 }
 
 /// Brings everything to its end: resumes what is suspended, ends what waits for events, rewinds what has failed. How much was rewound.

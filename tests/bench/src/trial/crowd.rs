@@ -1,40 +1,21 @@
 //! What does a server with a million ended instances take to find some of them, and how do those feel that run while many are purged?
-//!
-//! A few instances are run to their end; then, with the server stopped, copies of what they left are written into its file.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use comfy_table::{CellAlignment, Table, presets};
 use hdrhistogram::Histogram;
 use jiff::Timestamp;
-use rusqlite::Connection as File;
 use serde_json::Value;
 
-use super::{Place, mib, now_ms};
-use crate::http::{self, Connection};
+use super::{Place, mib};
+use crate::copies::{self, Copies, FAILED_EVERY, id, scattered};
+use crate::http::{self, Connection, INSTANCES};
 use crate::load::{Amount, Clients};
-use crate::tell;
 use crate::workload::{self, Workload};
-
-/// Where the operations of the wire contract are.
-const INSTANCES: &str = "/runtime/webhooks/durabletask/instances";
-
-/// Over how much time the copies have begun, in milliseconds: a month.
-const SPAN_MS: u64 = 30 * 24 * 3_600_000;
-
-/// One copy in so many is of an instance that has failed.
-const FAILED_EVERY: u64 = 10;
-
-/// How many copies are written in one transaction.
-const SLICE: u64 = 50_000;
-
-/// How many numbers the real instances may have taken in each partition.
-const NUMBERS_TAKEN: u64 = 1_000_000;
 
 /// How long a purge may take, in seconds.
 const PURGE_S_MAX: u64 = 3_600;
@@ -63,31 +44,6 @@ pub(super) struct Crowd {
     seconds: u64,
 }
 
-/// When the copies have begun.
-#[derive(Clone, Copy)]
-pub(super) struct Copies {
-    count: u64,
-    begin_ms: u64,
-}
-
-impl Copies {
-    pub(super) fn of(count: u64) -> Self {
-        Self { count, begin_ms: now_ms() - SPAN_MS }
-    }
-
-    /// When copy `number` was made, in milliseconds since 1970.
-    fn created_ms(self, number: u64) -> u64 {
-        self.begin_ms + u64::try_from(u128::from(number) * u128::from(SPAN_MS) / u128::from(self.count)).unwrap_or(SPAN_MS)
-    }
-}
-
-/// An instance that has run, to be copied.
-struct Model {
-    key: i64,
-    execution: i64,
-    id: String,
-}
-
 /// How long something took, many times.
 pub(super) struct Row {
     what: String,
@@ -98,14 +54,7 @@ pub(super) struct Row {
 impl Crowd {
     pub(super) async fn run(&self, place: &Place<'_>) -> Result<String> {
         let crowd = Copies::of(self.fill.get());
-        let mut server = place.start()?;
-        place.upload(&server).await?;
-        run_models(server.address).await?;
-        server.stop()?;
-        let began = Instant::now();
-        fill(&place.folder.join("data/dacapo.db"), crowd)?;
-        tell(format_args!("{} instances written in {:.1} s", crowd.count, began.elapsed().as_secs_f64()));
-
+        copies::fill(place.program, place.folder, &place.module, crowd).await?;
         let mut server = place.start()?;
         let filled = server.usage()?;
         let mut rows = vec![
@@ -182,61 +131,6 @@ impl Crowd {
     }
 }
 
-/// Runs the instances that are copied: one that completes, one that fails.
-pub(super) async fn run_models(server: SocketAddr) -> Result<()> {
-    let mut connection = Connection::open(server).await?;
-    for (id, input) in [("model-of-completed", "3"), ("model-of-failed", r#""three""#)] {
-        let path = format!("/api/orchestrators/Sequence/{id}?timeout=30");
-        let answer = connection.ask(&http::request("POST", &path, server, "application/json", input.as_bytes())).await?;
-        ensure!(answer.status == 200, "a model has not ended: {answer}");
-    }
-    Ok(())
-}
-
-/// Writes copies of the models into the file of a stopped server.
-pub(super) fn fill(path: &Path, crowd: Copies) -> Result<()> {
-    let mut file = File::open(path).context("open the store")?;
-    // If this does not come to its end, nobody uses the file.
-    file.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -500000")?;
-    let model = |id: &str| {
-        let sql = "SELECT key, execution FROM instance WHERE id = ?1";
-        file.query_row(sql, [id], |row| Ok(Model { key: row.get(0)?, execution: row.get(1)?, id: id.to_owned() }))
-    };
-    let models = [model("model-of-completed")?, model("model-of-failed")?];
-    // A row each that becomes one copy after the other, whatever columns there are.
-    file.execute_batch(
-        "CREATE TEMP TABLE copy_0 AS SELECT * FROM instance LIMIT 0; CREATE TEMP TABLE copy_1 AS SELECT * FROM instance LIMIT 0",
-    )?;
-    for (at, model) in models.iter().enumerate() {
-        file.execute(&format!("INSERT INTO copy_{at} SELECT * FROM instance WHERE key = ?1"), [model.key])?;
-    }
-    for first in (0..crowd.count).step_by(usize::try_from(SLICE)?) {
-        let transaction = file.transaction()?;
-        for number in first..(first + SLICE).min(crowd.count) {
-            let at = usize::from(number % FAILED_EVERY == 0);
-            copy(&transaction, &models[at], at, number, crowd.created_ms(number))?;
-        }
-        transaction.commit()?;
-    }
-    file.close().map_err(|(_, error)| error).context("close the store")
-}
-
-/// Writes copy `number` of a model.
-fn copy(file: &File, model: &Model, at: usize, number: u64, created_ms: u64) -> Result<()> {
-    // Hub and partition lie in the high bits of a number; the copies take turns in all 64 partitions.
-    let hub = model.key >> 46 << 46;
-    let key = hub | i64::try_from((number % 64) << 40 | (NUMBERS_TAKEN + number / 64))?;
-    let (id, created_ms) = (id(number), i64::try_from(created_ms)?);
-    let change = format!("UPDATE copy_{at} SET key = ?1, execution = ?1, id = ?2, created = ?3, updated = ?3 + 20");
-    file.prepare_cached(&change)?.execute(rusqlite::params![key, id, created_ms])?;
-    file.prepare_cached(&format!("INSERT INTO instance SELECT * FROM copy_{at}"))?.execute([])?;
-    let history = "INSERT INTO history (execution, seq, events)
-        SELECT ?1, seq, replace(events, ?2, ?3) FROM history WHERE execution = ?4 ORDER BY seq";
-    let quoted = |id: &str| format!("\"{id}\"");
-    file.prepare_cached(history)?.execute(rusqlite::params![key, quoted(&model.id), quoted(&id), model.execution])?;
-    Ok(())
-}
-
 /// How long each of these paths takes to be answered with what is right.
 async fn measure(
     server: SocketAddr,
@@ -283,36 +177,6 @@ pub(super) fn table(rows: &[Row]) -> Table {
     table
 }
 
-/// The ID of copy `number`, as the server would have drawn it.
-fn id(number: u64) -> String {
-    format!("{:016x}{:016x}", scattered(number), scattered(!number))
-}
-
-/// Another number for each, all over the place: the finalizer of SplitMix64.
-fn scattered(number: u64) -> u64 {
-    let mixed = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mixed = (mixed ^ mixed >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-    mixed ^ mixed >> 31
-}
-
 fn time(ms: u64) -> Result<Timestamp> {
     Timestamp::from_millisecond(i64::try_from(ms)?).context("print a time")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn copies_begin_one_after_the_other_over_the_whole_span() {
-        let crowd = Copies { count: 1_000_000, begin_ms: 7 };
-        assert_eq!([0, 1, 999_999].map(|number| crowd.created_ms(number)), [7, 7 + 2_592, 7 + SPAN_MS - 2_592]);
-    }
-
-    #[test]
-    fn every_copy_has_an_id_of_its_own() {
-        let ids: std::collections::BTreeSet<String> = (0..10_000).map(id).collect();
-        assert!(ids.len() == 10_000 && ids.iter().all(|id| id.len() == 32));
-    }
 }

@@ -56,7 +56,7 @@ impl FullDisk {
         let layer = Layer::new(&place.folder.join("data"), place.folder)?;
         let start = || Server::start_on(place.program, place.folder, |command| layer.put_under(command));
         let mut server = start()?;
-        place.upload(&server).await?;
+        server.upload(&place.module).await?;
         let load = Load::default();
 
         let (full, ready_after) = load

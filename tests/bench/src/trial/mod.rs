@@ -1,14 +1,18 @@
 //! What does the server bear? Each trial asks one question of that kind of the built program, and answers with figures.
 
 mod backup;
+mod cold;
 mod crash;
 mod crowd;
 mod full_disk;
+mod memory;
+mod metrics;
 mod neighbours;
 mod overload;
 mod power_loss;
 mod sleepers;
 mod startup;
+mod waiting;
 
 use std::ffi::OsString;
 use std::fs;
@@ -24,7 +28,7 @@ use futures::future::try_join_all;
 use crate::http::{self, Connection};
 use crate::machine::{self, Machine};
 use crate::server::{self, Server};
-use crate::{print, workload};
+use crate::{now_ms, print, workload};
 
 /// Put a dacapo server on trial
 ///
@@ -51,9 +55,11 @@ struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Trial {
     Backup(backup::Backup),
+    Cold(cold::Cold),
     Crash(crash::Crash),
     Crowd(crowd::Crowd),
     FullDisk(full_disk::FullDisk),
+    Memory(memory::Memory),
     Neighbours(neighbours::Neighbours),
     Overload(overload::Overload),
     PowerLoss(power_loss::PowerLoss),
@@ -94,9 +100,11 @@ impl Arguments {
         let shown = runtime.block_on(async {
             match &self.trial {
                 Trial::Backup(trial) => trial.run(&place).await,
+                Trial::Cold(trial) => trial.run(&place).await,
                 Trial::Crash(trial) => trial.run(&place).await,
                 Trial::Crowd(trial) => trial.run(&place).await,
                 Trial::FullDisk(trial) => trial.run(&place).await,
+                Trial::Memory(trial) => trial.run(&place).await,
                 Trial::Neighbours(trial) => trial.run(&place).await,
                 Trial::Overload(trial) => trial.run(&place).await,
                 Trial::PowerLoss(trial) => trial.run(&place).await,
@@ -117,17 +125,9 @@ impl Place<'_> {
     fn start(&self) -> Result<Server> {
         Server::start(self.program, self.folder)
     }
-
-    /// Uploads the guests.
-    async fn upload(&self, server: &Server) -> Result<()> {
-        let upload = http::request("PUT", "/admin/modules/bench", server.address, "application/wasm", &self.module);
-        let uploaded = Connection::open(server.address).await?.ask(&upload).await.context("upload the guests")?;
-        ensure!(uploaded.status == 201, "the guests were not taken: {uploaded}");
-        Ok(())
-    }
 }
 
-/// How long to go on asking for a server that starts, and for those that were due.
+/// How long to wait for what has to come.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Starts `count` instances of `function` by so many clients, each with one request at a time, which come again when they
@@ -160,17 +160,6 @@ async fn start_many(
     try_join_all((0..clients as u64).map(client)).await.map(drop)
 }
 
-/// Waits until the server says that it is ready.
-async fn ready(server: SocketAddr) -> Result<()> {
-    let request = http::request("GET", "/readyz", server, "application/json", b"");
-    let (mut connection, began) = (Connection::open(server).await?, Instant::now());
-    while connection.ask(&request).await?.status != 200 {
-        ensure!(began.elapsed() < PATIENCE, "the server is not ready after {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    Ok(())
-}
-
 /// Waits for what has to come.
 async fn until(what: &str, is_there: impl Fn() -> Result<bool>) -> Result<()> {
     let begun = Instant::now();
@@ -184,10 +173,4 @@ async fn until(what: &str, is_there: impl Fn() -> Result<bool>) -> Result<()> {
 /// So many bytes in MiB.
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
-}
-
-/// Now, in milliseconds since 1970.
-fn now_ms() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -87,7 +87,7 @@ impl Neighbours {
     /// Half of the full load, and what was measured at it.
     async fn measure(&self, place: &Place<'_>, kind: Kind) -> Result<(f64, Vec<Row>)> {
         let mut server = place.start()?;
-        place.upload(&server).await?;
+        server.upload(&place.module).await?;
         for number in 0..LOOPING_MAX {
             upload_looping(server.address, &place.module, number).await?;
         }

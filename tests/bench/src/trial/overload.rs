@@ -14,6 +14,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
 
+use super::metrics::Metrics;
 use super::{Place, mib};
 use crate::http::{self, Connection};
 use crate::load::{Amount, Clients};
@@ -107,7 +108,7 @@ impl Overload {
         let mut shown = String::new();
         let mut broken = Vec::new();
         let mut server = place.start()?;
-        place.upload(&server).await?;
+        server.upload(&place.module).await?;
         let address = server.address;
 
         let quiet = self.probe(address, self.quiet).await?;
@@ -388,23 +389,6 @@ async fn clients(server: SocketAddr, count: usize) -> Result<Clients> {
     Clients::connect(server, count, workload::named("sequence-3").context("find the workload")?).await
 }
 
-/// What the server says of itself.
-pub(super) struct Metrics(String);
-
-impl Metrics {
-    pub(super) async fn ask(server: SocketAddr) -> Result<Self> {
-        let request = http::request("GET", "/metrics", server, "application/json", b"");
-        let answer = Connection::open(server).await?.ask(&request).await?;
-        ensure!(answer.status == 200, "no metrics: {answer}");
-        Ok(Self(String::from_utf8(answer.body).context("metrics are text")?))
-    }
-
-    pub(super) fn get(&self, name: &str) -> Result<f64> {
-        let value = self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.and_then(|value| value.parse().ok()).with_context(|| format!("find {name} among the metrics"))
-    }
-}
-
 fn p50_ms(took_us: &Histogram<u64>) -> f64 {
     took_us.value_at_quantile(0.5) as f64 / 1e3
 }
@@ -427,13 +411,5 @@ mod tests {
     fn one_start_in_twelve_or_so_wants_much_at_once() {
         let count = |function: &str| (0..1_000).filter(|number| what(*number).0 == function).count();
         assert_eq!((count("Sequence"), count("FanOut"), count("Parent")), (920, 70, 10));
-    }
-
-    #[test]
-    fn a_figure_is_found_by_its_whole_name() {
-        let metrics = Metrics("dacapo_turns_queued_more 7\ndacapo_turns_queued 3\ndacapo_x{a=\"b\"} 2.5\n".into());
-        assert_eq!(metrics.get("dacapo_turns_queued").ok(), Some(3.0));
-        assert_eq!(metrics.get("dacapo_x{a=\"b\"}").ok(), Some(2.5));
-        assert!(metrics.get("dacapo_turns").is_err());
     }
 }

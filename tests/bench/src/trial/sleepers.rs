@@ -8,11 +8,9 @@ use anyhow::{Context, Result, ensure};
 use hdrhistogram::Histogram;
 use serde_json::Value;
 
-use super::{PATIENCE, Place, mib, now_ms, ready, start_many};
+use super::waiting::start_sleepers;
+use super::{PATIENCE, Place, mib, now_ms, start_many};
 use crate::http::{self, Connection};
-
-/// How long the others sleep, in milliseconds: far longer than this runs.
-const DAY_MS: u64 = 24 * 3_600_000;
 
 /// Start instances that sleep, kill the server, start it again, and look how late those wake that are due in one second
 #[derive(Debug, clap::Args)]
@@ -37,13 +35,13 @@ pub(super) struct Sleepers {
 impl Sleepers {
     pub(super) async fn run(&self, place: &Place<'_>) -> Result<String> {
         let server = place.start()?;
-        place.upload(&server).await?;
+        server.upload(&place.module).await?;
         let empty = server.usage()?;
 
         // Those that are due are started last, so that it can be told by then when that may be.
         let clients = self.clients.get();
         let (begin, sleepers) = (Instant::now(), self.instances.get().saturating_sub(self.due));
-        start_many(server.address, clients, "Sleep", "sleeper", sleepers, |_| now_ms() + DAY_MS).await?;
+        start_sleepers(server.address, clients, sleepers).await?;
         let took = begin.elapsed();
         let due_ms = (now_ms() / 1_000 + self.after) * 1_000;
         let spread = |number: u64| due_ms + number * 1_000 / self.due.max(1);
@@ -53,7 +51,7 @@ impl Sleepers {
 
         let began = Instant::now();
         let server = place.start()?;
-        let ready = ready(server.address).await.map(|()| began.elapsed())?;
+        let ready = server.ready().await.map(|()| began.elapsed())?;
         let started = server.usage()?;
         let lateness_ms = self.lateness_ms(server.address, spread).await?;
         let woken = server.usage()?;

@@ -4,24 +4,15 @@
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use tokio::time::sleep;
 
-use super::overload::Metrics;
-use super::{PATIENCE, Place, mib, now_ms, ready, start_many};
+use super::metrics::{Metrics, until, until_turns_are_done};
+use super::waiting::{configure, start, start_resting, start_sleepers};
+use super::{Place, mib, now_ms, start_many};
 use crate::http::{self, Connection};
 use crate::server::Server;
 use crate::tell;
-
-/// How long those sleep that are not due, in milliseconds: far longer than this runs.
-const SLEEP_MS: u64 = 24 * 3_600_000;
-
-/// How long activities take, in milliseconds: longer than this runs, and less than an activity may take.
-const NAP_MS: u64 = 590_000;
-
-/// The server's configuration: those who wait for an activity leave room for the activities of others.
-const CONFIG: &str = "startup.toml";
-const NAPS: &str = "[hubs.DurableFunctionsHub.limits.functions.nap]\nrunning_max = 128\n";
 
 /// How many starts a server takes in a second at least; until those that are due have been started, they must not be due.
 const STARTS_PER_S: u64 = 500;
@@ -67,23 +58,23 @@ struct Start {
 
 impl Startup {
     pub(super) async fn run(&self, place: &Place<'_>) -> Result<String> {
-        std::fs::write(place.folder.join(CONFIG), NAPS).context("write the server's configuration")?;
+        configure(place)?;
         let server = start(place)?;
-        place.upload(&server).await?;
+        server.upload(&place.module).await?;
         let clients = self.clients.get();
         let sleeping = self.instances.get().saturating_sub(self.due + self.working);
         tell(format_args!("starting {} instances", self.instances));
-        start_many(server.address, clients, "Sleep", "sleeper", sleeping, |_| now_ms() + SLEEP_MS).await?;
-        start_many(server.address, clients, "Rest", "resting", self.working, |_| NAP_MS).await?;
+        start_sleepers(server.address, clients, sleeping).await?;
+        start_resting(server.address, clients, self.working).await?;
         let due_ms = now_ms() + 2_000 + self.due * 1_000 / STARTS_PER_S;
         start_many(server.address, clients, "Sleep", "due", self.due, |_| due_ms).await?;
-        until_queued(&server, 0.0).await?;
+        until_turns_are_done(server.address).await?;
         let early = ended(&Metrics::ask(server.address).await?);
         drop(server); // Killed.
         sleep(Duration::from_millis(due_ms.saturating_sub(now_ms()))).await;
 
         let (server, after_rest, began) = self.start(place).await?;
-        until(&server, "what was due has ended", |metrics| Ok(early + ended(metrics) >= self.due as f64)).await?;
+        until(server.address, "what was due has ended", |metrics| Ok(early + ended(metrics) >= self.due as f64)).await?;
         let due_done = began.elapsed();
 
         tell(format_args!("starting others for {} s", self.load));
@@ -97,7 +88,7 @@ impl Startup {
             self.instances.get() as f64 + metrics.get("dacapo_instances_started_total").unwrap_or(0.0) - early - ended(&metrics);
         drop(server); // Killed once more.
         let (server, after_load, began) = self.start(place).await?;
-        until_queued(&server, 0.0).await?;
+        until_turns_are_done(server.address).await?;
         let load_done = began.elapsed();
         drop(server);
 
@@ -134,16 +125,11 @@ impl Startup {
         let answer = connection.ask(&http::request("GET", path, server.address, "application/json", b"")).await?;
         ensure!(answer.status == 200, "the first request was answered with {answer}");
         let first_answer = began.elapsed();
-        ready(server.address).await?;
+        server.ready().await?;
         let ready = began.elapsed();
         let resident_bytes = server.usage()?.resident_bytes;
         Ok((server, Start { listening, first_answer, ready, resident_bytes }, began))
     }
-}
-
-/// Starts the server with [`CONFIG`].
-fn start(place: &Place<'_>) -> Result<Server> {
-    Server::start_on(place.program, place.folder, |command| _ = command.arg("--config").arg(place.folder.join(CONFIG)))
 }
 
 impl std::fmt::Display for Start {
@@ -161,23 +147,7 @@ impl std::fmt::Display for Start {
     }
 }
 
-/// Waits until no more turns wait than that.
-async fn until_queued(server: &Server, most: f64) -> Result<()> {
-    until(server, "its turns are done", |metrics| Ok(metrics.get("dacapo_turns_queued")? <= most)).await
-}
-
 /// How many instances have ended since the server was started. Before the first one has, there is no such line.
 fn ended(metrics: &Metrics) -> f64 {
     metrics.get("dacapo_instances_ended_total{status=\"Completed\"}").unwrap_or(0.0)
-}
-
-async fn until(server: &Server, what: &str, condition: impl Fn(&Metrics) -> Result<bool>) -> Result<()> {
-    let began = Instant::now();
-    while !condition(&Metrics::ask(server.address).await.context("look at the metrics")?)? {
-        if began.elapsed() > PATIENCE {
-            bail!("not within {PATIENCE:?}: {what}");
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
 }

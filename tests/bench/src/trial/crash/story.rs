@@ -7,9 +7,6 @@ use serde_json::Value;
 
 use crate::http::Answer;
 
-/// Where the operations of the wire contract are.
-pub(super) const INSTANCES: &str = "/runtime/webhooks/durabletask/instances";
-
 /// What an instance does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {

@@ -72,7 +72,7 @@ struct Recorded {
 impl PowerLoss {
     pub(super) async fn run(&self, place: &Place<'_>) -> Result<String> {
         let mut server = place.start()?;
-        place.upload(&server).await?;
+        server.upload(&place.module).await?;
         server.stop()?;
         let recorded = self.record(place).await?;
         self.lose_power(place, &recorded)
