@@ -12,6 +12,7 @@ use super::output::{Spinner, brief, hint, say_data, shell_word};
 use super::tag::{self, Tag};
 use super::wire::{Instance, Started};
 use super::{input, moment};
+use crate::clock::Clock;
 use crate::model::InstanceId;
 
 const ABOUT: &str = "\
@@ -107,7 +108,7 @@ pub(super) fn ended_badly(instance: &Instance, id: &str) -> anyhow::Error {
 
 /// An ID such as the server draws.
 fn random_id() -> Result<String> {
-    let mut random = [0; 16];
+    let mut random = [0; 10];
     getrandom::fill(&mut random).context("ask for random bytes")?;
-    Ok(hex::encode(random))
+    Ok(InstanceId::draw(Clock.now_ms(), random).to_string())
 }

@@ -82,17 +82,18 @@ impl Hub {
         if machinery.is_overloaded_for(self.shell.hub_module(module)) {
             return Err(StartError::Overloaded);
         }
-        let random: [u8; 48] = random();
-        let part = |from: usize| -> [u8; 16] { random[from..from + 16].try_into().expect("16 of 48 bytes") };
-        let id = instance.unwrap_or_else(|| InstanceId::from_random(part(0)));
+        let at_ms = machinery.clock.now_ms();
+        let random: [u8; 42] = random(); // One call of the system for all.
+        let part = |from: usize| -> [u8; 16] { random[from..from + 16].try_into().expect("16 of 42 bytes") };
+        let id = instance.unwrap_or_else(|| InstanceId::draw(at_ms, *random.first_chunk().expect("10 of 42 bytes")));
         let started = Started {
-            at_ms: machinery.clock.now_ms(),
+            at_ms,
             instance: id.clone(),
             module,
             function,
             input,
-            generation: Generation(part(16)),
-            seed: Seed(part(32)),
+            generation: Generation(part(10)),
+            seed: Seed(part(26)),
             limits: machinery.limits.in_force(),
             made_by,
             parent: None,

@@ -33,7 +33,7 @@ impl IdempotencyKey {
             .chain_update(&*self.0)
             .finalize()
             .into();
-        InstanceId::from_random(*hash.first_chunk().expect("16 of 32 bytes"))
+        InstanceId::from_bytes(*hash.first_chunk().expect("16 of 32 bytes"))
     }
 }
 

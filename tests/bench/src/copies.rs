@@ -40,6 +40,12 @@ impl Copies {
     pub(crate) fn created_ms(self, number: u64) -> u64 {
         self.begin_ms + u64::try_from(u128::from(number) * u128::from(SPAN_MS) / u128::from(self.count)).unwrap_or(SPAN_MS)
     }
+
+    /// The ID of copy `number`, as the server would have drawn it: a UUID that begins with the time.
+    pub(crate) fn id(self, number: u64) -> String {
+        let random = scattered(number);
+        format!("{:012x}7{:03x}8{:015x}", self.created_ms(number), random >> 52, random << 8 >> 4 | number & 15)
+    }
 }
 
 /// Fills the store of a server that is stopped, and has the guests then, with copies. Its data directory is in `folder`.
@@ -96,7 +102,7 @@ async fn write(path: &Path, copies: Copies) -> Result<()> {
         let transaction = file.transaction()?;
         for number in first..(first + SLICE).min(copies.count) {
             let at = usize::from(number % FAILED_EVERY == 0);
-            copy(&transaction, &models[at], at, next + i64::try_from(number)?, &id(number), copies.created_ms(number))?;
+            copy(&transaction, &models[at], at, next + i64::try_from(number)?, &copies.id(number), copies.created_ms(number))?;
         }
         transaction.commit()?;
         tokio::task::yield_now().await; // Whoever is interrupted hears of it here.
@@ -124,11 +130,6 @@ fn copy(file: &File, model: &Model, at: usize, key: i64, id: &str, created_ms: u
     let quoted = |id: &str| format!("\"{id}\"");
     file.prepare_cached(history)?.execute(rusqlite::params![key, quoted(&model.id), quoted(id), model.execution])?;
     Ok(())
-}
-
-/// The ID of copy `number`, as the server would have drawn it.
-pub(crate) fn id(number: u64) -> String {
-    format!("{:016x}{:016x}", scattered(number), scattered(!number))
 }
 
 /// Another number for each, all over the place: the finalizer of SplitMix64.
@@ -170,7 +171,7 @@ mod tests {
         let mut rows = file.prepare(sql).unwrap();
         let rows = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))).unwrap();
         let expected = (0..30_u64).map(|number| {
-            let (key, id, rest) = (1_004 + number.cast_signed(), id(number), if number % FAILED_EVERY == 0 { "[]" } else { "" });
+            let (key, id, rest) = (1_004 + number.cast_signed(), copies.id(number), if number % FAILED_EVERY == 0 { "[]" } else { "" });
             (key, key, id.clone(), copies.created_ms(number).cast_signed(), format!("[\"{id}\"]{rest}"))
         });
         assert_eq!(rows.collect::<Result<Vec<(i64, i64, String, i64, String)>, _>>().unwrap(), expected.collect::<Vec<_>>());
@@ -178,7 +179,8 @@ mod tests {
 
     #[test]
     fn every_copy_has_an_id_of_its_own() {
-        let ids: std::collections::BTreeSet<String> = (0..10_000).map(id).collect();
+        let copies = Copies { count: 10_000, begin_ms: 1_700_000_000_000 };
+        let ids: std::collections::BTreeSet<String> = (0..10_000).map(|number| copies.id(number)).collect();
         assert!(ids.len() == 10_000 && ids.iter().all(|id| id.len() == 32));
     }
 }

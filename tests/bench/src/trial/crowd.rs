@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::{Place, mib};
-use crate::copies::{self, Copies, FAILED_EVERY, id, scattered};
+use crate::copies::{self, Copies, FAILED_EVERY, scattered};
 use crate::http::{self, Connection, INSTANCES};
 use crate::load::{Amount, Clients};
 use crate::workload::{self, Workload};
@@ -115,7 +115,7 @@ impl Crowd {
 
     /// Asks for the statuses of some.
     async fn statuses(&self, server: SocketAddr, crowd: Copies) -> Result<Histogram<u64>> {
-        let ids = (0..self.reads).map(|read| Ok(format!("{INSTANCES}/{}?edition=current", id(scattered(read) % crowd.count))));
+        let ids = (0..self.reads).map(|read| Ok(format!("{INSTANCES}/{}?edition=current", crowd.id(scattered(read) % crowd.count))));
         measure(server, ids, |status| status["name"] == "Sequence").await
     }
 
