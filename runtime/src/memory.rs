@@ -1,7 +1,10 @@
-//! How much memory does this machine have for us? What the kernel says, or less if the process is in a container that may have less.
+//! How much memory does this machine have for us, and how is it taken? What the kernel says, or less if the process is in a container that
+//! may have less; in small pages.
 
 use std::fs;
 use std::path::Path;
+
+use rustix::thread::disable_transparent_huge_pages;
 
 /// How much memory this process may use, in bytes. `None` if the system does not say.
 pub fn of_this_machine() -> Option<u64> {
@@ -15,6 +18,14 @@ pub fn of_this_machine() -> Option<u64> {
     let first = Path::new("/sys/fs/cgroup/memory/memory.limit_in_bytes").to_owned();
     let bounds = second.chain([first]).filter_map(|path| bound(&read(&path)?));
     machine.into_iter().chain(bounds).min()
+}
+
+/// From now on this process and those that it starts get their memory in small pages, also where the kernel gives huge ones to whoever does
+/// not object: a guest that writes to 15 pages of 4 KiB, in three places, would take 400 KB (measured).
+pub fn use_small_pages() {
+    if let Err(error) = disable_transparent_huge_pages(true) {
+        tracing::warn!("memory may come in huge pages, of which guests use little: {error}");
+    }
 }
 
 /// What `/proc/meminfo` says of the whole machine.

@@ -15,6 +15,7 @@ use crate::api::keys::{self, Keys};
 use crate::config::Config;
 use crate::descriptors;
 use crate::host::SurroundingsByHub;
+use crate::memory;
 
 /// Run a server until it gets SIGTERM or SIGINT (Ctrl-C)
 ///
@@ -91,6 +92,7 @@ impl Serve {
     /// Serves until it is asked to stop.
     pub(super) fn run(self) -> Result<()> {
         start_logging("warn,dacapo=info")?;
+        memory::use_small_pages();
         let config = self.config.as_deref().map(Config::load).transpose().context("load the settings")?.unwrap_or_default();
         let surroundings =
             SurroundingsByHub::read(&config.hubs, config.retention).context("read what the task hubs give their activities")?;

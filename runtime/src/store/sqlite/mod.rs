@@ -42,9 +42,10 @@ pub const FILE: &str = "dacapo.db";
 /// How long the writer waits for somebody from outside who has the file locked, for example a copying tool.
 const BUSY_MS_MAX: u64 = 5_000;
 
-/// Pages that the writer keeps in memory, in KiB. Filled only as far as they are used; four times as much made no difference
-/// that `benches/store.rs` could see.
-const WRITER_CACHE_KIB: i64 = 32 * 1024;
+/// Pages that the writer keeps in memory, in KiB. Filled only as far as they are used; four times as much made no difference with a million
+/// instances in the store, since what is written lies at the end of most trees, and the kernel has the other pages. SQLite walks through
+/// all of them after a transaction that has split a tree in its middle.
+const WRITER_CACHE_KIB: i64 = 8 * 1024;
 
 /// The store of a single machine: `dacapo.db` in a directory of its own, with SQLite's two files beside it.
 ///
