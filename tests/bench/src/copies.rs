@@ -171,7 +171,8 @@ mod tests {
         let mut rows = file.prepare(sql).unwrap();
         let rows = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))).unwrap();
         let expected = (0..30_u64).map(|number| {
-            let (key, id, rest) = (1_004 + number.cast_signed(), copies.id(number), if number % FAILED_EVERY == 0 { "[]" } else { "" });
+            let (key, id, rest) =
+                (1_004 + number.cast_signed(), copies.id(number), if number % FAILED_EVERY == 0 { "[]" } else { "" });
             (key, key, id.clone(), copies.created_ms(number).cast_signed(), format!("[\"{id}\"]{rest}"))
         });
         assert_eq!(rows.collect::<Result<Vec<(i64, i64, String, i64, String)>, _>>().unwrap(), expected.collect::<Vec<_>>());

@@ -115,7 +115,8 @@ impl Crowd {
 
     /// Asks for the statuses of some.
     async fn statuses(&self, server: SocketAddr, crowd: Copies) -> Result<Histogram<u64>> {
-        let ids = (0..self.reads).map(|read| Ok(format!("{INSTANCES}/{}?edition=current", crowd.id(scattered(read) % crowd.count))));
+        let ids =
+            (0..self.reads).map(|read| Ok(format!("{INSTANCES}/{}?edition=current", crowd.id(scattered(read) % crowd.count))));
         measure(server, ids, |status| status["name"] == "Sequence").await
     }
 
