@@ -99,11 +99,3 @@ fn a_history_that_was_changed_does_not_replay() {
     assert!(error.contains("instance a of") && error.contains("it does not replay: task 1"), "{error}");
     fs::write(&store, original).unwrap();
 }
-
-/// Where the kernel gives huge pages to all who do not object, a resident guest would take five times the memory.
-#[test]
-fn a_server_takes_its_memory_in_small_pages() {
-    let server = Server::start();
-    let status = fs::read_to_string(format!("/proc/{}/status", server.process_id())).expect("read about the server");
-    assert!(status.contains("THP_enabled:\t0"), "{status}");
-}

@@ -36,6 +36,14 @@ fn a_data_directory_has_one_server_at_a_time() {
     server.restart();
 }
 
+/// Where the kernel gives huge pages to all who do not object, each guest that stays alive would take five times the memory.
+#[test]
+fn a_server_takes_its_memory_in_small_pages() {
+    let server = Server::start();
+    let status = fs::read_to_string(format!("/proc/{}/status", server.process_id())).expect("read about the server");
+    assert!(status.contains("THP_enabled:\t0"), "{status}");
+}
+
 #[test]
 fn a_mistake_in_the_settings_is_refused_with_its_place() {
     let folder = tempfile::tempdir().expect("make a folder");

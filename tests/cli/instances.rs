@@ -304,7 +304,7 @@ fn restart_runs_the_same_again() {
     shell.done(&["start", "Sequence", "--input", r#"{"count": 2}"#, "--id", "a", "--wait"]);
     let printed = shell.done(&["restart", "a"]);
     let id = printed.strip_suffix('\n').expect("a line");
-    assert_eq!((id.len(), &server.finished(id)["output"]), (32, &json!([0, 1])));
+    assert_eq!((id.len(), &id[12..13], &server.finished(id)["output"]), (32, "7", &json!([0, 1])));
     assert_eq!(shell.done(&["restart", "a", "--same-id"]), "a\n");
     assert_eq!(shell.done(&["restart", "a", "--wait=60"]), "[0,1]\n");
     assert_ne!(shell.json(&["restart", "a", "--json"])["id"], "a");

@@ -1,7 +1,7 @@
 //! Starting an instance.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use dacapo::limits::Limits;
 use serde_json::{Value, json};
@@ -27,6 +27,21 @@ fn a_start_is_accepted_under_every_prefix_with_the_urls_of_the_new_instance() {
         // Whichever prefix was used, all URLs have the canonical one.
         golden::check("start", reply.text(), &[(id, "<id>"), (&server.origin, "http://server")]);
         server.finished(id);
+    }
+}
+
+#[test]
+fn an_id_that_the_server_draws_begins_with_the_time() {
+    let server = Server::start();
+    let now_ms = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let began_ms = now_ms();
+    let id = |reply: Reply| reply.json()["id"].as_str().expect("it has been accepted").to_owned();
+    let first = id(server.post(&format!("{P3}/orchestrators/Sequence"), r#"{"count":1}"#));
+    server.finished(&first);
+    let again = id(server.post(&format!("{P3}/instances/{first}/restart"), ""));
+    for id in [first, again] {
+        let drawn_ms = u128::from_str_radix(&id[..12], 16).expect("hex digits");
+        assert!((began_ms..=now_ms()).contains(&drawn_ms), "{id}");
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) struct Start {
     #[arg(long, value_name = "JSON")]
     input: Option<String>,
 
-    /// The ID, which no live instance may have; without it, a random one
+    /// The ID, which no live instance may have; without it, a new one
     #[arg(long, value_parser = |id: &str| id.parse::<InstanceId>().map(|_| id.to_owned()))]
     id: Option<String>,
 
@@ -75,7 +75,7 @@ impl Start {
     fn wait(self, client: &Client, input: &str, at_most: Option<Duration>) -> Result<()> {
         let deadline = at_most.and_then(moment::deadline);
         // Ours, since the server's answer to a start with a wait may be the output alone, without an ID.
-        let id = self.id.map_or_else(random_id, Ok)?;
+        let id = self.id.map_or_else(draw_id, Ok)?;
         hint(format_args!("Instance {id}"));
         let spinner = Spinner::start(format!("Waiting for {} ({id})", self.name));
         let text = client.run(&self.name, &id, input, &tag::parameters(&self.tags), deadline)?;
@@ -107,7 +107,7 @@ pub(super) fn ended_badly(instance: &Instance, id: &str) -> anyhow::Error {
 }
 
 /// An ID such as the server draws.
-fn random_id() -> Result<String> {
+fn draw_id() -> Result<String> {
     let mut random = [0; 10];
     getrandom::fill(&mut random).context("ask for random bytes")?;
     Ok(InstanceId::draw(Clock.now_ms(), random).to_string())

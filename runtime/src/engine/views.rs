@@ -10,7 +10,7 @@ use crate::store::{InstanceRow, Position, StoreError};
 pub struct StartRequest {
     /// The orchestrator's name; found without regard to case, kept as it is.
     pub function: String,
-    /// The instance's ID; a new random one if absent.
+    /// The instance's ID; drawn if absent.
     pub instance: Option<InstanceId>,
     /// The input; `null` if there is none.
     pub input: Payload,

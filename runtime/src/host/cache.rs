@@ -1,7 +1,8 @@
 //! Where is compiled code kept between two lives of the server? In a folder that only its owner may open.
 //!
 //! A file's name holds the module's digest, which engine it is for, what that engine's settings are, and the hash of the
-//! content, which is checked each time before the file is mapped: a damaged file is compiled anew.
+//! content, which is checked each time before the file is mapped: a damaged file is compiled anew. What another version of this program
+//! has left stays until its module is deleted; whoever wants the room can delete the folder while no server runs.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -182,6 +183,24 @@ mod tests {
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         cache.forget(module);
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn damaged_code_is_not_loaded_and_goes_if_the_folder_is_ours() {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("compiled");
+        let engine = Engine::default();
+        let component = Component::new(&engine, wat::parse_str("(component)").unwrap()).unwrap();
+        let kept = Cache::open(CompiledCode::Kept(&folder)).unwrap();
+        let borrowed = Cache::open(CompiledCode::Borrowed(&folder)).unwrap();
+        let module = Digest([1; 32]);
+        kept.store(module, &engine, &component.serialize().unwrap()).unwrap();
+        let path = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+        let mut code = fs::read(&path).unwrap();
+        *code.last_mut().unwrap() ^= 1;
+        fs::write(&path, code).unwrap();
+        assert!(borrowed.load(module, &engine).is_none() && path.exists());
+        assert!(kept.load(module, &engine).is_none() && !path.exists());
     }
 
     #[test]

@@ -32,9 +32,9 @@ impl InstanceId {
         &self.0
     }
 
-    /// A new ID of 32 hex digits for an instance that begins now, in milliseconds since 1970: a UUID of version 7 (RFC 9562), which
-    /// begins with the time. What begins together lies together in the index of IDs; with IDs that are random from their first digit
-    /// on, each of a million would be on a page of its own.
+    /// A new ID: the 32 hex digits of a UUID of version 7 (RFC 9562), which begins with `now_ms`, in milliseconds since 1970; 74 bits are
+    /// random. What starts together lies together in the index of IDs; with IDs that are random throughout, each start would change a
+    /// page that no other start changes.
     pub fn draw(now_ms: u64, random: [u8; 10]) -> Self {
         Self::from_bytes(*uuid::Builder::from_unix_timestamp_millis(now_ms, &random).as_uuid().as_bytes())
     }
