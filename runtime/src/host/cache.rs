@@ -153,6 +153,13 @@ mod tests {
 
     use super::*;
 
+    /// A place for a folder, and the code of a module for an engine.
+    fn code() -> (tempfile::TempDir, Engine, Digest, Vec<u8>) {
+        let engine = Engine::default();
+        let component = Component::new(&engine, wat::parse_str("(component)").unwrap()).unwrap();
+        (tempfile::tempdir().unwrap(), engine, Digest([1; 32]), component.serialize().unwrap())
+    }
+
     #[test]
     fn a_folder_that_others_may_open_is_refused() {
         let folder = tempfile::tempdir().unwrap();
@@ -165,12 +172,9 @@ mod tests {
 
     #[test]
     fn many_who_keep_the_same_code_do_not_disturb_each_other_and_it_can_be_forgotten() {
-        let parent = tempfile::tempdir().unwrap();
+        let (parent, engine, module, code) = code();
         let folder = parent.path().join("compiled");
         let cache = Cache::open(CompiledCode::Kept(&folder)).unwrap();
-        let engine = Engine::default();
-        let component = Component::new(&engine, wat::parse_str("(component)").unwrap()).unwrap();
-        let (module, code) = (Digest([1; 32]), component.serialize().unwrap());
         thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
@@ -187,29 +191,23 @@ mod tests {
 
     #[test]
     fn damaged_code_is_not_loaded_and_goes_if_the_folder_is_ours() {
-        let parent = tempfile::tempdir().unwrap();
+        let (parent, engine, module, code) = code();
         let folder = parent.path().join("compiled");
-        let engine = Engine::default();
-        let component = Component::new(&engine, wat::parse_str("(component)").unwrap()).unwrap();
         let kept = Cache::open(CompiledCode::Kept(&folder)).unwrap();
         let borrowed = Cache::open(CompiledCode::Borrowed(&folder)).unwrap();
-        let module = Digest([1; 32]);
-        kept.store(module, &engine, &component.serialize().unwrap()).unwrap();
+        kept.store(module, &engine, &code).unwrap();
         let path = fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
-        let mut code = fs::read(&path).unwrap();
-        *code.last_mut().unwrap() ^= 1;
-        fs::write(&path, code).unwrap();
+        let mut damaged = code;
+        *damaged.last_mut().unwrap() ^= 1;
+        fs::write(&path, damaged).unwrap();
         assert!(borrowed.load(module, &engine).is_none() && path.exists());
         assert!(kept.load(module, &engine).is_none() && !path.exists());
     }
 
     #[test]
     fn a_borrowed_folder_is_read_and_not_written_to() {
-        let parent = tempfile::tempdir().unwrap();
+        let (parent, engine, module, code) = code();
         let folder = parent.path().join("compiled");
-        let engine = Engine::default();
-        let component = Component::new(&engine, wat::parse_str("(component)").unwrap()).unwrap();
-        let (module, code) = (Digest([1; 32]), component.serialize().unwrap());
         let kept = Cache::open(CompiledCode::Kept(&folder)).unwrap();
         let borrowed = Cache::open(CompiledCode::Borrowed(&folder)).unwrap();
         borrowed.store(module, &engine, &code).unwrap();
